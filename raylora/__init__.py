@@ -1,0 +1,47 @@
+"""raylora: LoRA sweeps on your own cards.
+
+>>> import raylora
+>>> config = raylora.load_config("my_style.yaml")  # doctest: +SKIP
+>>> result = raylora.sweep(config)  # doctest: +SKIP
+>>> result.best.trial.params, result.adapter_path  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = [
+    "RayloraError",
+    "SweepConfig",
+    "SweepResult",
+    "TrainConfig",
+    "UserError",
+    "export",
+    "load_config",
+    "plan",
+    "report",
+    "sweep",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from raylora.api import SweepResult, export, load_config, plan, report, sweep, train
+    from raylora.config import SweepConfig, TrainConfig
+    from raylora.errors import RayloraError, UserError
+
+_HOMES = {
+    "RayloraError": "raylora.errors",
+    "SweepConfig": "raylora.config",
+    "TrainConfig": "raylora.config",
+    "UserError": "raylora.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `raylora --help` does not wait for pydantic, Ray and torch.
+    if name not in __all__:
+        raise AttributeError(f"module 'raylora' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES.get(name, "raylora.api")), name)

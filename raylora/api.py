@@ -1,0 +1,201 @@
+"""The Python API. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylora.config import SweepConfig, TrainConfig, default_sweep, load_config
+from raylora.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from raylora.sweep.outcome import SweepOutcome
+    from raylora.sweep.plan import Plan
+    from raylora.sweep.ranking import RankedTrial, Ranking
+
+__all__ = ["SweepResult", "export", "load_config", "plan", "report", "sweep", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep, or training run.
+
+    Attributes:
+        outcome: every trial with its reports.
+        ranking: the trials in order.
+        folder: the run's `output_dir`.
+    """
+
+    outcome: SweepOutcome
+    ranking: Ranking
+    folder: Path
+
+    @property
+    def best(self) -> RankedTrial | None:
+        """The winner; None if no trial reached a valid report."""
+        return self.ranking.best
+
+    @property
+    def ties(self) -> tuple[RankedTrial, ...]:
+        """The other trials that are as good, within one standard error."""
+        return self.ranking.ties
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, in ranking order."""
+        return self.ranking.frame()
+
+    @property
+    def report_path(self) -> Path:
+        """The HTML report."""
+        return self.folder / "report.html"
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """The exported adapter of the winner: a `.safetensors` file, or a PEFT folder for language models."""
+        return self.outcome.adapter
+
+    def summary(self) -> dict[str, Any]:
+        """What matters, as JSON can hold it."""
+        best = self.best
+        return {
+            "name": self.outcome.name,
+            "family": self.outcome.family,
+            "objective": self.outcome.objective_name,
+            "base_value": _finite(self.ranking.base_value),
+            "gain": _finite(self.ranking.gain),
+            "gain_error": _finite(self.ranking.gain_error),
+            "best": best and _row(best),
+            "ties": [row.trial.id for row in self.ties],
+            "trials": [_row(row) for row in self.ranking.rows],
+            "adapter": str(self.adapter_path) if self.adapter_path else None,
+            "best_config": str(self.outcome.best_config) if self.outcome.best_config else None,
+            "report": str(self.report_path),
+            "seconds": self.outcome.seconds,
+        }
+
+
+def plan(config: TrainConfig, sweep: bool = True) -> Plan:
+    """Check configuration, base model, data and disk, and say what would run; writes nothing.
+
+    Raises:
+        UserError: whatever stands in the way, all of it at once where it can be told at once.
+    """
+    from raylora.sweep.plan import make_plan
+
+    return make_plan(config, _sweep_config(config) if sweep else None)
+
+
+def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
+    """Train one LoRA and export it: a sweep of one trial.
+
+    Args:
+        config: from `load_config`, or made in Python.
+        resume: go on with an interrupted run in the same `output_dir`.
+        dashboard: start Ray's dashboard, if Ray is started here.
+
+    Raises:
+        UserError: the input cannot be used.
+        RayloraError: the run failed.
+
+    >>> config = load_config("configs/quickstart/style.yaml")  # doctest: +SKIP
+    >>> train(config).adapter_path  # doctest: +SKIP
+    """
+    return _run(config, None, resume, dashboard)
+
+
+def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
+    """Sweep the search space of `config.sweep` (or a good default one), rank, export the winner, write the report.
+
+    Arguments and errors are those of `train`.
+    """
+    return _run(config, _sweep_config(config), resume, dashboard)
+
+
+def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, dashboard: bool) -> SweepResult:
+    from raylora.sweep.finish import finish
+    from raylora.sweep.plan import make_plan
+    from raylora.sweep.run import run
+
+    planned = make_plan(config, sweep_config)
+    outcome, ranking = finish(planned, run(planned, resume, dashboard))
+    return SweepResult(outcome, ranking, Path(config.output_dir))
+
+
+def export(run: str | Path, *, to: str | Path | None = None, trial: str | None = None) -> Path:
+    """Export an adapter of a finished run again: its winner, or the trial that is named.
+
+    Args:
+        run: the run's `output_dir`.
+        to: the file (images) or folder (language models) to write; by default the agreed name in the run's folder,
+            with the trial's name if one is given.
+        trial: a trial of the sweep, such as "trial_00003".
+
+    Raises:
+        UserError: no finished run there, no such trial, or the trial has no adapter.
+    """
+    from raylora import families
+    from raylora.lora.export import IMAGE_ADAPTER, LM_ADAPTER, export as write
+    from raylora.sweep import store
+    from raylora.sweep.finish import trial_config
+    from raylora.sweep.ranking import rank
+    from raylora.sweep.run import OBJECTIVES
+
+    folder = Path(run)
+    outcome = store.load(folder)
+    ranking = rank(outcome, OBJECTIVES[outcome.family][1])
+    known = {row.trial.id: row.trial for row in ranking.rows}
+    if trial is not None and trial not in known:
+        raise UserError.one(f"no trial {trial!r}", where=str(folder), hint=f"its trials: {', '.join(known)}")
+    chosen = known[trial] if trial else ranking.best and ranking.best.trial
+    if chosen is None or chosen.folder is None:
+        raise UserError.one(
+            "no trial of this run has an adapter", where=str(folder), hint="see report.html for the reasons"
+        )
+    config = trial_config(chosen)
+    agreed = IMAGE_ADAPTER if outcome.family == "diffusion" else LM_ADAPTER
+    target = Path(to) if to else folder / (f"{trial}-{agreed}" if trial else agreed)
+    return write(chosen.folder, target.parent, config, families.recognise(config.base_model), target.name)
+
+
+def report(run: str | Path) -> Path:
+    """Write a finished sweep's HTML report again and return its path.
+
+    Raises:
+        UserError: no finished run there, or its base model or data have gone.
+    """
+    from raylora.sweep.finish import report_again
+
+    return report_again(Path(run))
+
+
+def _sweep_config(config: TrainConfig) -> SweepConfig:
+    given = config.sweep
+    if given is None:
+        return default_sweep(config)
+    return given if given.space else given.model_copy(update={"space": default_sweep(config).space})
+
+
+def _row(row: RankedTrial) -> dict[str, Any]:
+    trial = row.trial
+    return {
+        "trial": trial.id,
+        "place": row.place,
+        "status": trial.status,
+        "value": _finite(row.value),
+        "standard_error": _finite(row.error),
+        "tie": row.tie,
+        "lora_rank": trial.rank,
+        "params": dict(trial.params),
+        "examples": trial.best.examples if trial.best else None,
+        "reason": row.reason,
+        "seconds": trial.seconds,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

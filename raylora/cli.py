@@ -1,0 +1,177 @@
+"""The command line: parses, calls the public API, prints. Results go to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from raylora import __version__
+from raylora.console import reserved_stdout, say
+
+if TYPE_CHECKING:
+    from raylora.api import SweepResult
+
+_CONFIG = click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
+_OVERRIDES = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+_RESUME = click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same output_dir.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else.")
+_DASHBOARD = click.option(
+    "--dashboard/--no-dashboard", default=True, help="Start Ray's dashboard if Ray is started here (default: on)."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="raylora")
+def cli() -> None:
+    """LoRA sweeps on your own cards.
+
+    Label the images (or collect the chats), write ten lines of YAML, and run
+
+      raylora sweep my_style.yaml
+
+    The best adapter comes out as a .safetensors file (a PEFT folder for language models), with a report.
+    """
+
+
+@cli.command()
+@_CONFIG
+@_OVERRIDES
+@_RESUME
+@_JSON
+@_DASHBOARD
+def train(config: Path, overrides: tuple[str, ...], resume: bool, as_json: bool, dashboard: bool) -> None:
+    """Train one LoRA as CONFIG says, and export it.
+
+    KEY=VALUE overrides what CONFIG says: raylora train my.yaml lora_rank=16 learning_rate=1e-4
+    """
+    from raylora import api
+
+    _run(api.train, config, overrides, resume, as_json, dashboard)
+
+
+@cli.command()
+@_CONFIG
+@_OVERRIDES
+@_RESUME
+@_JSON
+@_DASHBOARD
+def sweep(config: Path, overrides: tuple[str, ...], resume: bool, as_json: bool, dashboard: bool) -> None:
+    """Try many configurations, rank them, and export the best adapter.
+
+    The search space stands under `sweep:` in CONFIG; without it, learning rates and ranks are tried.
+    """
+    from raylora import api
+
+    _run(api.sweep, config, overrides, resume, as_json, dashboard)
+
+
+@cli.command()
+@_CONFIG
+@_OVERRIDES
+@click.option("--train", "single", is_flag=True, help="Plan `raylora train` instead of `raylora sweep`.")
+def plan(config: Path, overrides: tuple[str, ...], single: bool) -> None:
+    """Check CONFIG, base model and data, and say what would run. Writes nothing."""
+    from raylora import api
+
+    click.echo(api.plan(api.load_config(config, overrides), sweep=not single).text())
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), help="File (images) or folder (language models) to write.")
+@click.option("--trial", help="A trial of the sweep instead of its winner, such as trial_00003.")
+def export(run: Path, to: Path | None, trial: str | None) -> None:
+    """Export the best adapter of the finished run in folder RUN (its output_dir), and print its path."""
+    from raylora import api
+
+    click.echo(api.export(run, to=to, trial=trial))
+
+
+@cli.command()
+@click.argument("sweep_folder", metavar="SWEEP", type=click.Path(path_type=Path))
+def report(sweep_folder: Path) -> None:
+    """Write the HTML report of the finished sweep in folder SWEEP (its output_dir) again, and print its path."""
+    from raylora import api
+
+    click.echo(api.report(sweep_folder))
+
+
+@cli.command("config")
+def config_reference() -> None:
+    """Print every key of a configuration file, with its default and its meaning."""
+    from raylora.config import reference
+
+    click.echo(reference())
+
+
+def _run(
+    action: Callable[..., SweepResult],
+    path: Path,
+    overrides: Sequence[str],
+    resume: bool,
+    as_json: bool,
+    dashboard: bool,
+) -> None:
+    from raylora.config import load_config
+
+    with reserved_stdout() as stdout:
+        result = action(load_config(path, overrides), resume=resume, dashboard=dashboard)
+        if as_json:
+            print(json.dumps(result.summary(), allow_nan=False), file=stdout)
+        else:
+            print(_summary(result), file=stdout)
+
+
+def _summary(result: SweepResult) -> str:
+    from raylora.sweep.ranking import console_table
+    from raylora.sweep.report import headline
+
+    lines = [console_table(result.ranking), "", headline(result.outcome, result.ranking)]
+    if result.adapter_path:
+        lines += [f"adapter  {result.adapter_path}", f"config   {result.outcome.best_config}"]
+    return "\n".join([*lines, f"report   {result.report_path}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 2 the input cannot be used, 1 raylora or the machine failed, 130 interrupted."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    from raylora.errors import Interrupted, RayloraError, UserError
+
+    try:
+        cli.main(arguments, prog_name="raylora", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except UserError as error:
+        count = len(error.problems)
+        say(f"{count} problems:\n{error}" if count > 1 else str(error))
+        return 2
+    except Interrupted as error:
+        say(f"{error}\nrun the same command with --resume to go on")
+        return 130
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted; run the same command with --resume to go on")
+        return 130
+    except BrokenPipeError:
+        return 1
+    except RayloraError as error:
+        say(str(error))
+        return 1
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="raylora-error-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        say(
+            f"raylora failed: {type(error).__name__}: {error}\nThis is our mistake, not yours; details for a report: {file.name}"
+        )
+        return 1
+    return 0

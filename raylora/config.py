@@ -1,0 +1,707 @@
+"""The one schema of a YAML file: what may be set, what it means, and everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from raylora import nearby, yaml_text
+from raylora.config_space import ELSEWHERE, LISTS, Domain, read_space, unknown
+from raylora.config_values import (
+    Flag,
+    Number,
+    PathText,
+    Positive,
+    Section,
+    Text,
+    Whole,
+    example,
+    fields_of,
+    invalid,
+    number_text,
+    path_value,
+    shown,
+    takes,
+    valid_words,
+    yaml_value,
+)
+from raylora.errors import Problem, UserError
+from raylora.nearby import printable
+from raylora.yaml_text import RESOLVERS, Document, Issue, Key
+
+__all__ = [
+    "Domain",
+    "Precision",
+    "SweepConfig",
+    "TrainConfig",
+    "default_sweep",
+    "dump_config",
+    "load_config",
+    "reference",
+]
+
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
+_MOST = 1_000_000_000  # steps or examples: no run has more, and a slip of the keyboard should be told
+_MOST_TRIALS = 10_000
+
+
+class SweepConfig(Section):
+    """The section `sweep:` of a YAML file: which keys are tried, with which values, how often and for how long."""
+
+    space: dict[str, Domain] = Field(
+        default_factory=dict,
+        description="What is tried: a key of this file to a domain (see below). Any key that holds one value may "
+        "stand here, except the paths, `sample_prompts` and `validation_examples`, which must be the same for all "
+        "trials. Empty: learning rates a decade on either side of `learning_rate`, and ranks 4 to 32.",
+        examples=["{lora_rank: [4, 8, 16]}"],
+    )
+    trials: Whole = Field(
+        default=8,
+        ge=1,
+        le=10_000,
+        description="Number of configurations that are tried. 8 to 10 well-chosen ones find what a grid of 25 finds. "
+        "Not used by the searcher `grid`, which tries every combination once.",
+    )
+    searcher: Literal["optuna", "random", "grid"] = Field(
+        default="optuna",
+        description="Who chooses the next trial: `optuna` learns from the results so far (TPE), `random` draws "
+        "independently, `grid` tries every combination (all domains must be lists).",
+    )
+    scheduler: Literal["asha", "none"] = Field(
+        default="asha",
+        description="Who stops weak trials early: `asha` compares trials after the same number of examples and lets "
+        "the best of them go on, `none` lets every trial run to its end.",
+    )
+    grace_examples: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
+        default=None,
+        description="Training examples that every trial sees before `asha` may stop it. Counted in examples, not in "
+        "steps, so that trials of different batch size compare. Null: chosen from the length of the run.",
+        examples=[200],
+    )
+    reduction_factor: Whole = Field(
+        default=3,
+        ge=2,
+        le=100,
+        description="At each comparison `asha` lets the best 1/reduction_factor of the trials go on.",
+    )
+    time_budget_minutes: Positive | None = Field(
+        default=None,
+        description="Minutes after which no more is trained; the best trial so far wins. Null: no limit.",
+        examples=[60],
+    )
+    slots_per_device: Annotated[Whole, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description="Trials that train at the same moment on one device, over one base model in its memory. Null: "
+        "as many as fit.",
+        examples=[4],
+    )
+    max_failures: Whole = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description="How often a trial that lost its machine is started again from its checkpoint.",
+    )
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _read_space(cls, raw: object) -> dict[str, Domain]:
+        space, issues = read_space(raw, TrainConfig)
+        if issues:
+            raise ValueError("; ".join(f"{yaml_text.key_text(issue.key)}: {issue.message}" for issue in issues))
+        return space
+
+    @model_validator(mode="after")
+    def _grid_can_be_counted(self) -> SweepConfig:
+        if self.searcher == "grid":
+            ranges = [name for name, domain in self.space.items() if domain.kind not in LISTS]
+            if ranges:
+                raise PydanticCustomError(
+                    "grid",
+                    "grid needs a list of values for every key, and {ranges} cannot be listed",
+                    {
+                        "ranges": ", ".join(ranges),
+                        "hint": "give lists of values, or use the searcher optuna or random",
+                    },
+                )
+            if self.trial_count > _MOST_TRIALS:
+                raise PydanticCustomError(
+                    "grid",
+                    "grid has {count} combinations, more than {most}",
+                    {"count": str(self.trial_count), "most": str(_MOST_TRIALS), "hint": "use the searcher optuna"},
+                )
+        return self
+
+    @property
+    def trial_count(self) -> int:
+        """Trials that will run: `trials`, or with the searcher `grid` the number of combinations."""
+        if self.searcher != "grid":
+            return self.trials
+        return math.prod(len(domain.values) for domain in self.space.values())
+
+
+class TrainConfig(Section):
+    """One training run. Every key that holds one value may be swept, see `SweepConfig.space`."""
+
+    train_data_dir: PathText = Field(
+        description="What is learned: a folder of images with captions, or a file (or folder of files) of chats. "
+        "Looked for in the current folder, then beside the YAML file.",
+        examples=["./data/style_train"],
+    )
+    metadata_path: PathText | None = Field(
+        default=None,
+        description="Captions of the images: a CSV or JSONL file with a row per image. Null: a metadata file "
+        "in the folder, or a text file beside each image, is found without being named.",
+        examples=["./data/style_train/metadata.csv"],
+    )
+    base_model: PathText = Field(
+        description="The model that is adapted and never changed: a diffusers or transformers folder, a single "
+        "`.safetensors` of Stable Diffusion, or a `.gguf`. Its family is recognised. Only local files are loaded.",
+        examples=["./models/sd15"],
+    )
+    base_model_config: PathText | None = Field(
+        default=None,
+        description="Folder with the configuration and tokenizer that belong to a single-file base model, when "
+        "they are not among those that raylora carries.",
+        examples=["./models/sd15-config"],
+    )
+    output_dir: PathText = Field(
+        default="./output/lora",
+        description="Folder for the adapter, checkpoints, logs and report. Made if it does not exist.",
+    )
+    cache_dir: PathText | None = Field(
+        default=None,
+        description="Folder for encoded examples (latents, text embeddings, token ids), shared by all runs and safe "
+        "to delete. Null: raylora's own cache folder.",
+        examples=["./cache"],
+    )
+    lora_rank: Whole = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Rank of the update: columns of B, rows of A. More can hold more and overfits sooner; 4 to 32 suit "
+        "a style or a tone.",
+    )
+    lora_alpha: Positive | Literal["rank"] = Field(
+        default=16.0,
+        description="The update is `B·A * lora_alpha / lora_rank`. A fixed number (the default) makes the best "
+        "learning rate nearly independent of the rank, so that one learning rate serves a whole sweep. `rank` makes "
+        "it follow the rank: the factor is then 1, and each rank needs its own learning rate.",
+        examples=[16],
+    )
+    lora_dropout: Number = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the inputs of A that are zeroed in training. 0 because short runs seldom overfit; try "
+        "0.05 to 0.1 on few examples.",
+    )
+    lora_targets: Literal["attention", "linear", "all"] = Field(
+        default="linear",
+        description="Layers that get an update: the projections of `attention`; every `linear` layer of the blocks, "
+        "which reaches what full fine-tuning reaches; `all` adds the convolutions of an image model.",
+    )
+    use_rslora: Flag = Field(
+        default=False,
+        description="Divide by the square root of the rank in place of the rank (rank-stabilised LoRA); worth it from "
+        "rank 64 on.",
+    )
+    learning_rate: Number = Field(
+        default=2e-4,
+        gt=0.0,
+        description="Peak step size of AdamW. Usual: 1e-4 to 3e-4 for image models, 2e-4 for language models; it "
+        "grows with the square root of `batch_size`. The first thing to sweep.",
+        examples=[2e-4],
+    )
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
+        default="cosine",
+        description="Course of the learning rate after the warm-up: it stays, or falls to 0 at the last step.",
+    )
+    warmup_steps: Annotated[Whole, Field(ge=0, le=_MOST)] | None = Field(
+        default=None,
+        description="Optimizer steps in which the learning rate rises from 0 to its peak. Null: 5% of all steps.",
+        examples=[20],
+    )
+    batch_size: Whole = Field(
+        default=4,
+        ge=1,
+        le=65_536,
+        description="Examples per optimizer step. Below 32, since larger batches make a LoRA no better.",
+    )
+    epochs: Whole = Field(
+        default=10,
+        ge=1,
+        le=1_000_000,
+        description="Times that every training example is seen. There are no repeats; steps = epochs * examples / "
+        "batch_size, rounded up.",
+    )
+    max_steps: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
+        default=None,
+        description="Number of optimizer steps, in place of what `epochs` gives. Null: `epochs` decides.",
+        examples=[1000],
+    )
+    weight_decay: Number = Field(
+        default=0.01, ge=0.0, description="Decoupled weight decay of AdamW, on A and B; torch's own default."
+    )
+    adam_beta1: Number = Field(
+        default=0.9, ge=0.0, lt=1.0, description="AdamW: decay of the running mean of the gradient."
+    )
+    adam_beta2: Number = Field(
+        default=0.999, ge=0.0, lt=1.0, description="AdamW: decay of the running mean of the squared gradient."
+    )
+    adam_epsilon: Number = Field(
+        default=1e-8, gt=0.0, description="AdamW: added to the root of that mean, against division by zero."
+    )
+    max_grad_norm: Number = Field(
+        default=1.0,
+        gt=0.0,
+        description="Gradients of a trial are scaled down to this L2 norm when they exceed it, so that a rare example "
+        "throws nothing out of line. A large number switches it off.",
+    )
+    seed: Whole = Field(
+        default=0,
+        ge=0,
+        le=2**63 - 1,
+        description="Decides the first weights, data order, noise and dropout: the same seed gives the same adapter.",
+    )
+    save_steps: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
+        default=None,
+        description="Optimizer steps between checkpoints. Null: at every report. Has no influence on the result.",
+        examples=[100],
+    )
+    validation_examples: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
+        default=None,
+        description="Examples held out of training, by which a trial is judged; chosen by their content, so that they "
+        "are the same in every run. Null: a tenth of the data, within sane limits.",
+        examples=[16],
+    )
+    validate_every: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
+        default=None,
+        description="Optimizer steps between two validations; a trial counts by its best one. Null: some ten times in "
+        "a run.",
+        examples=[50],
+    )
+    precision: Precision = Field(
+        default="auto",
+        description="Number format of the frozen base model. `auto`: bfloat16 on a card that has it, else "
+        "float32. Updates are always trained in float32 or wider. float16 is left out: it ends in NaN too easily.",
+    )
+    gradient_checkpointing: Flag = Field(
+        default=False,
+        description="Compute activations a second time in place of keeping them: much less memory, about a third "
+        "slower, the same result.",
+    )
+    sample_prompts: list[Text] | None = Field(
+        default=None,
+        description="Prompts whose images or answers the report shows, of base model and best adapter. Null: taken "
+        "from held-out examples.",
+        examples=["[a red heart, a fox]"],
+    )
+    resolution: Annotated[Whole, Field(ge=8, le=16_384)] | None = Field(
+        default=None,
+        description="Images: edge in pixels of a square with the area that images are scaled to (their aspect is "
+        "kept). Null: what the base model was made for (512 for SD 1.5, 1024 for SDXL).",
+        examples=[512],
+    )
+    min_snr_gamma: Positive | None = Field(
+        default=5.0,
+        description="Images: weight timesteps by min(SNR, gamma) / SNR in training (Hang et al. 2023), which converges "
+        "faster; 5 is the paper's value. Null: no weighting. Validation is never weighted.",
+    )
+    noise_offset: Number = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Images: strength of a constant added to each channel's noise; 0.05 helps dark or bright styles.",
+    )
+    caption_dropout: Number = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Images: share of training examples whose caption is replaced by an empty one.",
+    )
+    max_length: Whole = Field(
+        default=1024,
+        ge=8,
+        le=1_048_576,
+        description="Chats: tokens after which a chat is cut off.",
+    )
+    sweep: SweepConfig | None = Field(
+        default=None,
+        description="The sweep: what is tried in place of single values (see below). Null: `raylora sweep` tries "
+        "learning rates and ranks, `raylora train` ignores this section.",
+    )
+
+    @property
+    def alpha(self) -> float:
+        """The LoRA alpha as a number; the scale of the update is alpha / rank (alpha / sqrt(rank) with rsLoRA)."""
+        return float(self.lora_rank) if self.lora_alpha == "rank" else float(self.lora_alpha)
+
+    @property
+    def scale(self) -> float:
+        """What B·A is multiplied by."""
+        return self.alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
+
+    def total_steps(self, train_examples: int) -> int:
+        """Optimizer steps of a run over `train_examples` examples: `max_steps`, or what `epochs` gives, rounded up.
+
+        Raises:
+            ValueError: there is no example.
+        """
+        if train_examples < 1:
+            raise ValueError("there must be at least one training example")
+        return self.max_steps or -(-self.epochs * train_examples // self.batch_size)
+
+    def warmup(self, total_steps: int) -> int:
+        """Optimizer steps of the warm-up: `warmup_steps`, at most all of them, or 5% of all, rounded down."""
+        return total_steps // 20 if self.warmup_steps is None else min(self.warmup_steps, total_steps)
+
+    def with_values(self, values: Mapping[str, object]) -> TrainConfig:
+        """A validated copy with some values replaced, such as those that a sweep drew for a trial.
+
+        Numbers may be numpy's. Paths are taken as they are.
+
+        Raises:
+            UserError: a key is unknown, or a value not valid for it.
+        """
+        merged = {**fields_of(self), **values}
+        document = Document("values of a trial", merged, {}, [])
+        if issues := list(_schema_issues(merged)):
+            raise UserError(document.problems(issues))
+        return TrainConfig.model_validate(merged)
+
+    def digest(self) -> str:
+        """12 hex digits that are equal for configurations that train the same adapter and judge it the same way.
+
+        Where results go, how often they are saved, the samples of the report, and the sweep around a run are left out.
+        """
+        ignored = {"output_dir", "cache_dir", "save_steps", "sample_prompts", "gradient_checkpointing", "sweep"}
+        values = self.model_dump(exclude=ignored) | {"lora_alpha": self.alpha}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _schema_issues(values: Mapping[str, Any]) -> Iterator[Issue]:
+    """Everything the schema says against values; what the file system says is not looked at."""
+    try:
+        TrainConfig.model_validate(dict(values))
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    else:
+        return
+    strangers = [_unknown_key(detail["loc"]) for detail in details if detail["type"] == "extra_forbidden"]
+    yield from strangers
+    meant = {issue.hint for issue in strangers}
+    seen: set[Key] = set()
+    for detail in details:
+        loc: Key = detail["loc"]
+        if detail["type"] == "extra_forbidden":
+            continue
+        if detail["type"] == "missing":
+            if f"did you mean {loc[0]}?" not in meant:  # else it was told already
+                field = TrainConfig.model_fields[str(loc[0])]
+                yield Issue(loc, "this key is missing", f"add a line, for example {loc[0]}: {example(field)}")
+            continue
+        if detail["type"] == "grid":
+            yield Issue(("sweep", "searcher"), detail["msg"], detail["ctx"]["hint"])
+            continue
+        if loc[:2] == ("sweep", "space"):
+            yield from read_space(values["sweep"]["space"], TrainConfig)[1]
+            continue
+        section: type[Section] = SweepConfig if loc[0] == "sweep" and len(loc) > 1 else TrainConfig
+        field = section.model_fields[str(loc[1] if section is SweepConfig else loc[0])]
+        key, value = _follow(values, loc)
+        if key not in seen:
+            seen.add(key)
+            yield invalid(key, value, field)
+
+
+def _unknown_key(key: Key) -> Issue:
+    in_sweep = {name: f"sweep.{name}" for name in SweepConfig.model_fields}
+    if len(key) == 1:
+        return unknown(key, in_sweep | ELSEWHERE | {name: name for name in TrainConfig.model_fields})
+    elsewhere = {name: to if to.startswith("sweep.") else f"sweep.space.{to}" for name, to in ELSEWHERE.items()}
+    return unknown(key, elsewhere | {name: f"sweep.space.{name}" for name in TrainConfig.model_fields} | in_sweep)
+
+
+def _follow(values: Any, loc: Key) -> tuple[Key, Any]:
+    """The part of a pydantic location that lies in the values, without the names of union members."""
+    key: Key = ()
+    for part in loc:
+        if isinstance(values, Mapping) and part in values or isinstance(values, list) and isinstance(part, int):
+            values = values[part]  # type: ignore[index]
+            key = (*key, part)
+        else:
+            break
+    return key, values
+
+
+def load_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, check_paths: bool = True
+) -> TrainConfig:
+    """Read a YAML file.
+
+    A number may also be spelled in quotes (`lora_rank: "8"`), and a whole number as `1e3`; `true`, `8.5` or `fast` are
+    never taken for a whole number. Inputs are looked for in the current folder, then beside the YAML file; outputs lie
+    under the current folder. All paths of the result are absolute.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value`, the value in YAML, with dots into sections: `sweep.space.lora_rank=[4, 8]`. The last
+            of several for one key counts.
+        check_paths: whether inputs must exist and the output folder be writable.
+
+    Raises:
+        UserError: with everything that is wrong, each with file and line (or the override), and what would be right.
+    """
+    problems: list[Problem] = []
+    try:
+        document = yaml_text.read(Path(path))
+    except UserError as error:
+        problems += error.problems
+        document = Document(printable(str(path), 300), {}, {}, [])
+    if document.value is None and not document.issues and not problems:
+        problems.append(Problem("the file is empty", document.source, "", _SMALLEST))
+    elif not isinstance(document.value, dict) and not document.issues and not problems:
+        kind = "a list" if isinstance(document.value, list) else f"the single value {shown(document.value)}"
+        message = f"this is {kind}, not lines of `key: value`"
+        problems.append(Problem(message, document.source, "", _SMALLEST))
+    readable = not problems and isinstance(document.value, dict)
+    if not isinstance(document.value, dict):
+        document.value = {}
+    for override in overrides:
+        problems += _override(document, override)
+    issues = [*document.issues]
+    if readable:
+        unread = {issue.key for issue in issues if issue.key and _follow(document.value, issue.key)[1] is None}
+        issues += [issue for issue in _schema_issues(document.value) if not _within(issue.key, unread)]
+        issues += _resolve(document.value, [Path.cwd(), Path(path).absolute().parent], check_paths)
+    problems += document.problems(issues)
+    if problems:
+        raise UserError(problems)
+    return TrainConfig.model_validate(document.value)
+
+
+_SMALLEST = "a smallest configuration:\n    train_data_dir: ./data/style_train\n    base_model: ./models/sd15"
+
+
+def _within(key: Key, unread: set[Key]) -> bool:
+    """Whether a value could not be read at all, so that it is told once and not again as null."""
+    return any(key[: len(other)] == other for other in unread)
+
+
+def _override(document: Document, text: str) -> list[Problem]:
+    """Put one `key=value` of the command line into a document; returns why it cannot be done."""
+    where = f"command line: {printable(text, 120)}"
+    name, equals, raw = text.partition("=")
+    parts = [part.strip() for part in name.strip().split(".")]
+    if not equals or not all(parts):
+        return [Problem("this is not key=value", where, "", "for example learning_rate=1e-4 or sweep.trials=4")]
+    field = TrainConfig.model_fields.get(parts[0]) if len(parts) == 1 else None
+    try:
+        read = yaml_text.parse(raw, where, numbered=False)
+    except UserError as error:
+        read = Document(where, raw, {(): where}, [])
+        if field is None or not takes(field, str):
+            return list(error.problems)
+    if field is not None and takes(field, str) and not isinstance(read.value, str | None):
+        read = Document(where, raw, {(): where}, [])  # a shell takes quotes away: output_dir=2024 is a text
+    if len(parts) == 4 and parts[:2] == ["sweep", "space"]:  # a domain has one form: replace it whole
+        word = parts.pop()
+        read.value = {word: read.value}
+        read.places = {(): where} | {(word, *key): where for key in read.places}
+    section = document.value
+    for depth, part in enumerate(parts[:-1]):
+        if section.get(part) is None:
+            section[part] = {}
+            document.places[tuple(parts[: depth + 1])] = where
+        section = section[part]
+        if not isinstance(section, dict):
+            message = f"{'.'.join(parts[: depth + 1])} holds a value, not keys"
+            return [Problem(message, where, printable(name, 80), "")]
+    section[parts[-1]] = read.value
+    target: Key = tuple(parts)
+    for key in [key for key in document.places if key[: len(target)] == target]:
+        del document.places[key]
+    document.places |= {(*target, *key): where for key in read.places}
+    document.issues = [issue for issue in document.issues if issue.key[: len(target)] != target or not issue.key]
+    document.issues += [dataclasses.replace(issue, key=(*target, *issue.key)) for issue in read.issues]
+    return []
+
+
+def _resolve(values: dict[str, Any], folders: Sequence[Path], check: bool) -> Iterator[Issue]:
+    """Make the paths among values absolute, in place; what is not there is an issue."""
+    for name in ("train_data_dir", "metadata_path", "base_model", "base_model_config", "output_dir", "cache_dir"):
+        given = values.get(name, TrainConfig.model_fields[name].default)
+        try:
+            text = path_value(given)
+        except ValueError:
+            continue  # the schema tells of it
+        try:
+            path = nearby.expand(text)
+        except ValueError as error:
+            yield Issue((name,), f"{shown(given)} is not valid: {error}", "write the folder out")
+            continue
+        if name in ("output_dir", "cache_dir"):
+            values[name] = str(path.absolute())
+            reason = nearby.why_not_writable(path.absolute()) if check else ""
+            if reason:
+                yield Issue((name,), f"nothing can be written to {shown(given)}: {reason}", "name another folder")
+            continue
+        tried = nearby.places(path, folders)
+        found = next((place for place in tried if nearby.exists(place)), None)
+        values[name] = str(found or tried[0])
+        if not check:
+            continue
+        if found is None:
+            yield _not_found(name, given, tried)
+        elif name == "metadata_path" and not found.is_file():
+            yield Issue((name,), f"{shown(given)} is a folder, not a file", nearby.near(found / "metadata.csv"))
+
+
+def _not_found(name: str, given: str, tried: Sequence[Path]) -> Issue:
+    looked = " and ".join(printable(str(place), 200) for place in tried)
+    near = nearby.near(tried[0])
+    if name == "base_model" and (repository := _hub_name(given, tried[0])):
+        folder = f"./models/{repository.rpartition('/')[2]}"
+        message = f"{shown(given)} is a name on the Hugging Face hub, and raylora loads local files only"
+        hint = f"download it once, `hf download {repository} --local-dir {folder}`, and write base_model: {folder}"
+        return Issue((name,), message, f"{hint} (looked for {looked})")
+    return Issue((name,), f"{shown(given)} does not exist", f"looked for {looked}; {near}")
+
+
+def _hub_name(given: str, place: Path) -> str:
+    """`owner/name` if a base model that is not there names a repository of the hub, else nothing."""
+    text = given.strip()
+    for prefix in ("https://huggingface.co/", "http://huggingface.co/", "hf://"):
+        if text.startswith(prefix):
+            return "/".join(text.removeprefix(prefix).split("/")[:2])
+    plain = text.replace("-", "").replace("_", "").replace(".", "")
+    owner, slash, name = text.partition("/")
+    is_name = slash and plain.replace("/", "", 1).isalnum() and plain.isascii() and owner[0] != "." and name
+    is_path = owner in ("models", "model", "checkpoints", "data") or Path(name).suffix in (".safetensors", ".gguf")
+    return text if is_name and not is_path and not nearby.exists(place.parent) else ""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 would take for something else."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+for _tag, _pattern, _first in RESOLVERS:
+    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
+
+
+def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = number_text(value)
+    digits, e, exponent = text.partition("e")
+    if e and "." not in digits:
+        digits += ".0"  # YAML 1.1 takes 2e-4 for a text
+    if e and exponent[0] not in "+-":
+        exponent = f"+{exponent}"
+    return dumper.represent_scalar("tag:yaml.org,2002:float", digits + e + exponent)
+
+
+def _represent_list(dumper: yaml.SafeDumper, value: list[object]) -> yaml.SequenceNode:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+
+
+_Dumper.add_representer(float, _represent_float)
+_Dumper.add_representer(list, _represent_list)
+
+
+def dump_config(config: TrainConfig, comment: str = "") -> str:
+    """YAML that `load_config` reads as an equal configuration (if its paths are absolute, as those it gave are).
+
+    Only what differs from the default is written; `comment` becomes comment lines at the top.
+    """
+    values: dict[str, Any] = {}
+    for name, field in TrainConfig.model_fields.items():
+        value = getattr(config, name)
+        if field.is_required() or value != field.default:
+            values[name] = _dump_sweep(value) if isinstance(value, SweepConfig) else value
+    lines = [f"# {printable(line, 1000)}".rstrip() for line in comment.splitlines()]
+    text: str = yaml.dump(
+        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=False
+    )
+    return "\n".join([*lines, text])
+
+
+def _dump_sweep(sweep: SweepConfig) -> dict[str, Any]:
+    values = {
+        name: getattr(sweep, name)
+        for name, field in SweepConfig.model_fields.items()
+        if name != "space" and getattr(sweep, name) != field.default
+    }
+    space = {name: {domain.kind: list(domain.values)} for name, domain in sweep.space.items()}
+    return ({"space": space} if space else {}) | values
+
+
+def default_sweep(config: TrainConfig) -> SweepConfig:
+    """The sweep to run: the configuration's own, and where it names no space, one of good priors.
+
+    Learning rates a decade on either side of `learning_rate` (no higher than 0.01, where LoRA diverges, or
+    `learning_rate` itself), and ranks 4 to 32 with the configured one; for the searcher `grid` five learning rates.
+    """
+    sweep = config.sweep or SweepConfig()
+    if sweep.space:
+        return sweep
+    middle = min(max(config.learning_rate, 1e-9), 1.0)
+    low, high = middle / 10, max(min(middle * 10, 1e-2), middle)
+    ranks = tuple(sorted({4, 8, 16, 32, config.lora_rank}))
+    if sweep.searcher == "grid":
+        rates = [low * (high / low) ** (step / 4) for step in range(5)]
+        domain = Domain(kind="grid", values=tuple(float(f"{rate:.2g}") for rate in rates))
+    else:
+        domain = Domain(kind="loguniform", values=(float(f"{low:.6g}"), float(f"{high:.6g}")))
+    space = {"learning_rate": domain, "lora_rank": Domain(kind="choice", values=ranks)}
+    return SweepConfig.model_validate({**fields_of(sweep), "space": space})
+
+
+_FORMS = (
+    ("[4, 8, 16]", "one of these values"),
+    ("{choice: [4, 8, 16]}", "the same"),
+    ("{grid: [4, 8, 16]}", "the same; says that the searcher `grid` is meant"),
+    ("{uniform: [0.0, 0.2]}", "a number between these"),
+    ("{loguniform: [2e-5, 2e-3]}", "a number between these, each decade as likely (also `log_uniform`)"),
+    ("{int: [1, 8]}", "a whole number between these (also `randint`, `integer`)"),
+    ("{logint: [1, 64]}", "a whole number between these, small ones more often"),
+)
+
+
+def reference() -> str:
+    """All keys as Markdown: what is valid, the default, the meaning. Made from the schema alone."""
+    lines = [
+        "# Keys of a configuration",
+        "",
+        *_table("", TrainConfig),
+        "",
+        "## sweep",
+        "",
+        *_table("sweep.", SweepConfig),
+    ]
+    lines += ["", "### Domains of sweep.space", "", "| form | tries |", "| --- | --- |"]
+    lines += [f"| `{form}` | {meaning} |" for form, meaning in _FORMS]
+    lines += ["", "Bounds are included. Every value that could be tried must be valid for its key.", ""]
+    return "\n".join(lines)
+
+
+def _table(prefix: str, section: type[Section]) -> Iterator[str]:
+    yield "| key | valid | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for name, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        given = "required" if field.is_required() else f"`{yaml_value(default)}`"
+        valid = "the section below" if name == "sweep" else valid_words(field)
+        cells = (f"`{prefix}{name}`", valid, given, field.description or "")
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

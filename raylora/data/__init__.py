@@ -1,0 +1,1 @@
+"""Training data: reading captioned images and chats, holding some out, and the cache of encoded examples."""

@@ -1,0 +1,102 @@
+"""What a family of base models must offer. Everything above (packs, sweeps, reports) knows only this.
+
+A *row* is one example as one forward pass sees it: a dict of tensors without a batch dimension. Rows of
+several trials stand side by side in one batch, so a family's forward must treat rows independently of each
+other, and dimension 0 of what enters every LoRA target must be the row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raylora.config import TrainConfig
+
+Tensors = dict[str, Tensor]
+Losses = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageExample:
+    """A captioned image. `id` is the SHA-256 (hex) of the file's bytes and the caption."""
+
+    id: str
+    path: Path
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatExample:
+    """A chat: messages of `role` (system, user, assistant) and `content`. `id` is the SHA-256 (hex) of their JSON."""
+
+    id: str
+    messages: tuple[tuple[str, str], ...]
+    where: str = ""
+
+
+Example = ImageExample | ChatExample
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What a run learns from and what it is judged by; the split depends on content hashes alone."""
+
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    notes: tuple[str, ...] = ()  # what a person should know: repeats ignored, captions missing, chats truncated
+
+
+class BaseModel(Protocol):
+    """A loaded, frozen base model on one device."""
+
+    family: Literal["diffusion", "causal_lm"]
+    model: nn.Module  #: frozen, in eval mode; LoRA attaches to its modules. Its parameters are never changed.
+    fingerprint: str  #: identity of weights, preprocessing and precision: part of every cache key
+    device: torch.device
+    dtype: torch.dtype
+
+    def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
+        """Names (as of `model.named_modules()`) of the Linear and Conv2d modules that get a LoRA, in model order."""
+
+    def encode(self, examples: Sequence[Example]) -> list[Tensors]:
+        """Everything of an example that does not change while training (latents, text embeddings; token ids, mask).
+
+        Deterministic, on the CPU, contiguous, and saved in the cache by the caller.
+
+        Raises:
+            UserError: a picture cannot be decoded, a chat has no assistant tokens, ...; all of them at once.
+        """
+
+    def release_encoders(self) -> None:
+        """Drop from memory what only `encode` needs."""
+
+    def shape_key(self, encoded: Tensors) -> Hashable:
+        """Rows of examples with equal keys may share a forward pass (image buckets); a constant for text."""
+
+    def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
+        """Draw what is random for one example at one step (timestep, noise, caption dropout) from `generator` alone.
+
+        `row["count"]` (float, scalar) is what the example weighs in its trial's mean: tokens with loss, or 1.
+        """
+
+    def validation_rows(self, example: Example, encoded: Tensors) -> list[Tensors]:
+        """The fixed rows an example is judged by: the same for every trial, run and machine."""
+
+    def losses(self, rows: Sequence[Tensors]) -> Tensor:
+        """Collate rows of one shape key, run the model, return the summed loss of each row: (len(rows),), float32 or wider.
+
+        Differentiable with respect to the LoRA parameters. A trial's loss is sum(losses) / sum(counts) over its batch.
+        """
+
+    def objective(self, losses: Losses, counts: Losses, base: Losses) -> float:
+        """The value (lower is better) from summed losses, all three (examples, validation rows).
+
+        `base` holds the base model's own losses on the same rows. Pure numpy: the bootstrap calls it a thousand times.
+        """

@@ -1,0 +1,81 @@
+"""Aspect-ratio buckets: the sizes that pictures of all shapes are brought to, so that equal sizes share a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LONGEST = 2  #: the longest side of a bucket in units of the resolution: shapes from 1:4 to 4:1
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A picture that was brought to a bucket.
+
+    Attributes:
+        image: RGB, of exactly the bucket's size.
+        original: (width, height) before.
+        crop: (left, top) of what was kept, in pixels of the resized picture.
+    """
+
+    image: Image
+    original: tuple[int, int]
+    crop: tuple[int, int]
+
+
+def step_size(resolution: int, granule: int) -> int:
+    """Pixels between neighbouring bucket sides: 64, or less for small models, and a multiple of `granule`.
+
+    `granule` is the number of pixels that the model shrinks to one: the VAE's factor times the UNet's.
+    """
+    wanted = min(64, resolution // 8)
+    return max(granule, wanted // granule * granule)
+
+
+def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
+    """All (width, height) with an area of at most resolution², sides in steps of `step`, sorted.
+
+    >>> buckets(64, 16)
+    [(32, 128), (48, 80), (64, 64), (80, 48), (128, 32)]
+    """
+    area = resolution * resolution
+    sizes: set[tuple[int, int]] = set()
+    for width in range(step, _LONGEST * resolution + 1, step):
+        height = min(area // width, _LONGEST * resolution) // step * step
+        if height >= step and max(width, height) * resolution <= _LONGEST * area:
+            sizes.add((width, height))
+            sizes.add((height, width))
+    # Of two sizes with one side in common the smaller one wastes pixels.
+    return sorted(
+        (width, height)
+        for width, height in sizes
+        if not any(w >= width and h >= height and (w, h) != (width, height) for w, h in sizes)
+    )
+
+
+def choose(size: tuple[int, int], sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket whose shape is nearest to `size` (width, height); of equals the larger.
+
+    >>> choose((640, 480), buckets(64, 16))
+    (64, 64)
+    """
+    wanted = math.log(size[0] / size[1])
+    return min(
+        sizes, key=lambda bucket: (abs(math.log(bucket[0] / bucket[1]) - wanted), -bucket[0] * bucket[1], bucket)
+    )
+
+
+def fit(image: Image, bucket: tuple[int, int]) -> Fitted:
+    """Resize a picture until it just covers the bucket (LANCZOS), and cut off what hangs over on both sides equally."""
+    from PIL import Image as Images
+
+    width, height = image.size
+    scale = max(bucket[0] / width, bucket[1] / height)
+    resized = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
+    left, top = (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2
+    picture = image.resize(resized, Images.Resampling.LANCZOS) if resized != image.size else image
+    return Fitted(picture.crop((left, top, left + bucket[0], top + bucket[1])), (width, height), (left, top))

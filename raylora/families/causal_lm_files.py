@@ -1,0 +1,226 @@
+"""Which files make a language model, and what is wrong with those that are there. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from raylora.errors import Problem, UserError
+from raylora.families.safetensors_header import BrokenFileError, read_shapes, sampled_hash
+
+KEY = "base_model"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+_MARKS = (*TOKENIZERS, "tokenizer_config.json", "adapter_config.json", "model.safetensors", "pytorch_model.bin")
+_CAUSAL = re.compile("CausalLM|LMHeadModel|ConditionalGeneration")
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFiles:
+    """The files of one language model.
+
+    Attributes:
+        folder: where they lie.
+        gguf: the name of the GGUF file in the folder, or None for a safetensors folder.
+        weights: the files that hold weights, in order.
+        others: configuration and tokenizer files, in order.
+    """
+
+    folder: Path
+    gguf: str | None
+    weights: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
+def looks_like(path: Path) -> bool:
+    """Whether `path` is meant to be a language model, if perhaps a broken one: `check` then says what is wrong.
+
+    True for a .gguf file, and for a folder in transformers' form (of any architecture) or a PEFT adapter's.
+    """
+    if path.is_file():
+        if path.suffix.lower() == ".gguf":
+            return True
+        beside = path.parent / "config.json"
+        return path.name in {"model.safetensors", "pytorch_model.bin", _INDEX} and _is_transformers(beside)
+    if not path.is_dir() or (path / "model_index.json").exists():
+        return False
+    if (path / "config.json").exists():
+        return _is_transformers(path / "config.json")
+    marked = any((path / name).exists() for name in (*_MARKS, _INDEX))
+    return marked or any(path.glob("*.gguf"))
+
+
+def check(path: Path) -> ModelFiles:
+    """Find the files of the model at `path` (a folder of safetensors, or a .gguf file) and check that they are whole.
+
+    Reads JSON and the heads of safetensors files only.
+
+    Raises:
+        UserError: the path is missing, is something else (an adapter, a pickle), or lacks files; all that is wrong.
+    """
+    if not path.exists():
+        raise UserError([_missing_path(path)])
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            hint = f"give the folder that holds it: {path.parent}" if looks_like(path) else _WANTED
+            raise _error(f"{path.name} is a file, but not a .gguf", path, hint)
+        return _find_gguf(path)
+    return _find_folder(path)
+
+
+def fingerprint(files: ModelFiles) -> str:
+    """A hash of the model's files: small ones completely, of large ones size, head, and samples of the content.
+
+    See `sampled_hash`: fine-tunes of one model always differ in it.
+    """
+    digest = hashlib.sha256(b"raylora causal_lm files 1")
+    for file in (*files.others, *files.weights):
+        digest.update(f"{file.name}\0{sampled_hash(file)}\0".encode())
+    return digest.hexdigest()
+
+
+_WANTED = "give a folder with config.json, *.safetensors and a tokenizer, or a .gguf file"
+
+
+def _error(message: str, where: Path, hint: str) -> UserError:
+    return UserError.one(message, where=str(where), key=KEY, hint=hint)
+
+
+def _problem(message: str, where: Path, hint: str) -> Problem:
+    return Problem(message, where=str(where), key=KEY, hint=hint)
+
+
+def _names(names: Iterable[str], most: int = 8) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more if listed else "nothing"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_transformers(path: Path) -> bool:
+    config = _read_json(path)
+    if config is None:
+        return path.exists()  # an unreadable config.json: `check` says so
+    return "_class_name" not in config and ("model_type" in config or "architectures" in config)
+
+
+def _missing_path(path: Path) -> Problem:
+    existing = next((parent for parent in path.parents if parent.is_dir()), Path())
+    names = [entry.name for entry in existing.iterdir()]
+    step = path.relative_to(existing).parts[0] if existing != Path() else path.parts[0]
+    near = difflib.get_close_matches(step, names, 1)
+    hint = f"nearest: {existing / near[0]}" if near else f"{existing} holds {_names(names)}"
+    return _problem("there is no such file or folder", path, hint)
+
+
+def _find_gguf(path: Path) -> ModelFiles:
+    with path.open("rb") as stream:
+        magic = stream.read(64)
+    if not magic.startswith(b"GGUF"):
+        raise _error("is not a GGUF file: it does not begin with 'GGUF'", path, _spoiled_hint(magic))
+    if "-of-0" in path.name:
+        raise _error("is one part of a split GGUF", path, "join the parts first: llama-gguf-split --merge")
+    return ModelFiles(path.parent, path.name, (path,), ())
+
+
+def _spoiled_hint(head: bytes) -> str:
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
+    return "download or copy it again"
+
+
+def _find_folder(folder: Path) -> ModelFiles:
+    names = {entry.name for entry in folder.iterdir()}
+    if "adapter_config.json" in names and "config.json" not in names:
+        base = (_read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
+        hint = f"it was trained on {base}: give that" if base else "give the model that it was trained on"
+        raise _error("is a PEFT adapter, not a base model", folder, hint)
+    problems = [*_config_problems(folder, names)]
+    weights, weight_problems = _weights(folder, names)
+    problems += weight_problems
+    if not names.intersection(TOKENIZERS):
+        hint = "copy tokenizer.json and tokenizer_config.json of the same model into it"
+        problems.append(_problem("has no tokenizer (" + ", ".join(TOKENIZERS[:3]) + ")", folder, hint))
+    if "config.json" not in names:
+        inner = [entry for entry in folder.iterdir() if looks_like(entry)]
+        if inner:
+            problems = [_problem(problems[0].message, folder, f"would do: {_names(str(entry) for entry in inner)}")]
+        elif len(problems) == 3:  # nothing of a model is here
+            problems = [_problem(f"holds no language model; it holds {_names(names)}", folder, _WANTED)]
+    if problems:
+        raise UserError(problems)
+    suffixes = {".json", ".jinja", ".model", ".txt"}
+    others = sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.suffix in suffixes)
+    return ModelFiles(folder, None, tuple(weights), tuple(others))
+
+
+def _config_problems(folder: Path, names: set[str]) -> Iterable[Problem]:
+    path = folder / "config.json"
+    if "config.json" not in names:
+        yield _problem(f"has no config.json; it holds {_names(names)}", folder, "copy config.json of the model into it")
+    elif (config := _read_json(path)) is None:
+        yield _problem("is not valid JSON", path, "download or copy it again")
+    elif "model_type" not in config:
+        yield _problem("names no model_type", path, "copy config.json of the model as transformers writes it")
+    elif (named := config.get("architectures")) and not any(_CAUSAL.search(str(name)) for name in named):
+        hint = "give a model whose config.json names an architecture like LlamaForCausalLM"
+        yield _problem(f"is a {named[0]}, not a causal language model", folder, hint)
+    elif "quantization_config" in config:
+        method = (config["quantization_config"] or {}).get("quant_method", "some method")
+        hint = "give the original weights, or a GGUF file (it is unpacked when it is loaded)"
+        yield _problem(f"is quantized ({method}): LoRA here needs plain weights", folder, hint)
+
+
+def _weights(folder: Path, names: set[str]) -> tuple[list[Path], list[Problem]]:
+    if "model.safetensors" in names:
+        found = [folder / "model.safetensors"]
+    elif _INDEX in names:
+        index = (_read_json(folder / _INDEX) or {}).get("weight_map")
+        if not isinstance(index, dict) or not index:
+            return [], [_problem("has no weight_map", folder / _INDEX, "download or copy it again")]
+        shards = sorted({str(name) for name in index.values()})
+        # a shard is a file of this folder, never a path that leads out of it
+        if lost := [name for name in shards if name not in names]:
+            hint = f"of {len(shards)} shards {len(shards) - len(lost)} are here: download the missing ones"
+            return [], [_problem(f"lacks {_names(lost)}, which {_INDEX} names", folder, hint)]
+        found = [folder / name for name in shards]
+    else:
+        return [], [_no_weights(folder, names)]
+    return found, [problem for file in found if (problem := _spoiled(file))]
+
+
+def _no_weights(folder: Path, names: set[str]) -> Problem:
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth")) and not name.startswith("training_")]
+    if pickles:
+        message = f"has its weights only as a pickle ({_names(pickles)}), which can run code when it is opened"
+        hint = (
+            'where you trust it, convert it once: python -c "from transformers import AutoModelForCausalLM as M; '
+            "M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
+        )
+        return _problem(message, folder, hint)
+    if others := [name for name in names if name.endswith(".safetensors")]:
+        hint = f"name its weights model.safetensors, or list them in {_INDEX}"
+        return _problem(f"has no model.safetensors; it holds {_names(others)}", folder, hint)
+    return _problem(f"has no weights (model.safetensors or {_INDEX})", folder, _WANTED)
+
+
+def _spoiled(file: Path) -> Problem | None:
+    try:
+        read_shapes(file)
+    except BrokenFileError as error:
+        with file.open("rb") as stream:
+            return _problem(str(error), file, _spoiled_hint(stream.read(64)))
+    return None

@@ -1,0 +1,294 @@
+"""Chats as token ids, with a mask of the tokens that the assistant must learn to say, its stop token among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jinja2
+import torch
+
+from raylora.errors import Problem, UserError
+from raylora.families.base import ChatExample, Tensors
+
+Messages = Sequence[tuple[str, str]]
+Span = tuple[int, int]
+
+_log = logging.getLogger(__name__)
+_MARKER = re.compile(r"\{%-?\s*generation\b")
+_FALLBACK = (
+    "{bos}{{% for message in messages %}}<|im_start|>{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{end}\n"
+    "{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+)
+
+
+class TemplateRefusedError(Exception):
+    """The chat template refused the messages; its own words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenised:
+    """A chat as ids, `mask` being True where the token is the assistant's own (both as long as the chat)."""
+
+    ids: list[int]
+    mask: list[bool]
+
+
+class ChatTokens:
+    """A tokenizer with its chat template.
+
+    Attributes:
+        tokenizer: transformers' own; has a chat template in any case once this is made.
+        template: the Jinja source of the chat template.
+        adds_bos: whether plain text is given a token of its own to begin with, by this tokenizer and others like it.
+        end_of_turn: the token that ends an assistant's turn: the template's, or the tokenizer's end of sequence.
+        stops: all tokens at which generation ends.
+        notes: what a person should know: the template was missing, system messages are merged, ...
+    """
+
+    def __init__(self, tokenizer: Any, where: str, stops: Collection[int] = ()) -> None:
+        """Look at what `tokenizer` can do; `stops` are the stop tokens that the model's configuration names.
+
+        Raises:
+            UserError: it is no fast tokenizer, or has neither a chat template nor an end-of-sequence token.
+        """
+        self.tokenizer = tokenizer
+        self.notes: list[str] = []
+        if not getattr(tokenizer, "is_fast", False):
+            hint = "convert it: it must have a tokenizer.json, from which tokens can be traced to characters"
+            raise UserError.one(f"has a slow tokenizer ({type(tokenizer).__name__})", where=where, hint=hint)
+        self.adds_bos = bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
+        self.template = self._template(where)
+        self._marked = _MARKER.search(self.template) is not None
+        known = set(stops)
+        if tokenizer.eos_token_id is not None:
+            known.add(int(tokenizer.eos_token_id))
+        self.end_of_turn: int | None = self._find_end_of_turn(known)
+        self.stops: tuple[int, ...] = tuple(sorted(known if self.end_of_turn is None else {*known, self.end_of_turn}))
+
+    def _template(self, where: str) -> str:
+        if self.tokenizer.chat_template is not None:
+            try:
+                return str(self.tokenizer.get_chat_template())
+            except ValueError as error:  # several templates, none of them called "default"
+                raise UserError.one("has no default chat template", where=where, hint=str(error)) from None
+        eos = self.tokenizer.eos_token
+        end = "<|im_end|>" if "<|im_end|>" in self.tokenizer.get_vocab() else eos
+        if end is None:
+            hint = "add chat_template.jinja to its folder, or eos_token to its tokenizer_config.json"
+            message = "has neither a chat template nor an end-of-sequence token"
+            raise UserError.one(message, where=where, key="base_model", hint=hint)
+        bos = self.tokenizer.bos_token if self.adds_bos else ""
+        self.tokenizer.chat_template = _FALLBACK.format(bos=bos, end=end)
+        self.note(f"{where} has no chat template: ChatML is used, with {end} at the end of a turn")
+        return str(self.tokenizer.chat_template)
+
+    def note(self, text: str) -> None:
+        """Remember and log `text`, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            _log.warning("%s", text)
+
+    def encode(self, examples: Sequence[ChatExample], max_length: int) -> list[Tensors]:
+        """Tokenise chats.
+
+        Returns:
+            For each chat `input_ids` (n,), int64, and `loss_mask` (n,), bool; n is at most `max_length`, and the last
+            token is always one with loss, since what follows it cannot matter to a causal model.
+
+        Raises:
+            UserError: chats that the template refuses, or that have no assistant tokens within `max_length`: all.
+        """
+        encoded: list[Tensors] = []
+        problems: list[Problem] = []
+        truncated = 0
+        for example in examples:
+            place = example.where or example.id[:12]
+            try:
+                whole = self.tokenise(example.messages)
+            except TemplateRefusedError as error:
+                problems.append(Problem(f"the chat template refuses this chat: {error}", place, hint=_ROLES))
+                continue
+            said = [at for at, wanted in enumerate(whole.mask) if wanted and at > 0]
+            kept = [at for at in said if at < max_length]
+            if not kept:
+                problems.append(_unusable(place, len(whole.ids), said, max_length))
+                continue
+            truncated += len(kept) < len(said)
+            end = kept[-1] + 1
+            mask = torch.tensor(whole.mask[:end], dtype=torch.bool)
+            mask[0] = False  # nothing predicts the first token
+            encoded.append({"input_ids": torch.tensor(whole.ids[:end], dtype=torch.int64), "loss_mask": mask})
+        if problems:
+            raise UserError(problems)
+        if truncated:
+            self.note(f"{truncated} of {len(examples)} chats are longer than max_length={max_length} and were cut")
+        return encoded
+
+    def tokenise(self, messages: Messages) -> Tokenised:
+        """Render and tokenise a whole chat; the mask marks each answer and the stop token that follows it.
+
+        A template's own generation markers are honoured; without them an answer is found by rendering the chat
+        once more with placeholders in the place of answers, or, where the template changes answers (strips thoughts),
+        as what each further message adds to the text.
+        """
+        if self._marked:
+            marked = self._tokenise_marked(messages)
+            if marked is not None:
+                return marked
+        text, messages = self._render_whole(messages)
+        spans = self._spans(text, messages)
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
+        mask = [False] * len(ids)
+        for begin, end in spans:
+            for at, (first, last) in enumerate(offsets):
+                # byte tokens may cover no character of their own, and a token may begin before the answer does
+                if begin <= first < end or (first < begin < last):
+                    mask[at] = True
+        return self._with_stops(ids, mask, ends_with_answer=messages[-1][0] == "assistant")
+
+    def render(self, messages: Messages, *, prompt: bool = False) -> str:
+        """The chat as text; with `prompt` it ends where the assistant begins to speak.
+
+        Raises:
+            TemplateRefusedError: the template takes no such chat.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(_as_dicts(messages), tokenize=False, add_generation_prompt=prompt)
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateRefusedError(error.message or type(error).__name__) from error
+        except (ValueError, TypeError, IndexError, KeyError) as error:  # a template of less care
+            raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
+
+    def _find_end_of_turn(self, known: set[int]) -> int | None:
+        try:
+            text = self.render([("user", "a"), ("assistant", "bcd")])
+        except TemplateRefusedError:
+            text = ""
+        after = text.rpartition("bcd")[2] if "bcd" in text else ""
+        special = self.tokenizer.added_tokens_decoder
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        ending = [int(token) for token in ids if token in special or token in known]
+        return ending[0] if ending else self.tokenizer.eos_token_id  # type: ignore[no-any-return]
+
+    def _render_whole(self, messages: Messages) -> tuple[str, Messages]:
+        try:
+            return self.render(messages), messages
+        except TemplateRefusedError:
+            merged = _merge_system(messages)
+            if merged is None:
+                raise
+            text = self.render(merged)  # its own error is the better one: the system role was not the reason
+            self.note("the chat template takes no system messages: they are put before the user's first words")
+            return text, merged
+
+    def _tokenise_marked(self, messages: Messages) -> Tokenised | None:
+        _, messages = self._render_whole(messages)
+        encoding = self.tokenizer.apply_chat_template(
+            _as_dicts(messages), return_dict=True, return_assistant_tokens_mask=True
+        )
+        mask = [bool(value) for value in encoding["assistant_masks"]]
+        if not any(mask):  # markers that mark nothing, as in templates that use them for tools only
+            return None
+        return self._with_stops(list(encoding["input_ids"]), mask, ends_with_answer=messages[-1][0] == "assistant")
+
+    def _spans(self, text: str, messages: Messages) -> list[Span]:
+        """Where in `text` the assistant speaks, in characters, from the end of the generation prompt on."""
+        answers = [at for at, (role, _) in enumerate(messages) if role == "assistant"]
+        spans = self._spans_by_placeholder(text, messages, answers) or self._spans_by_prefix(text, messages, answers)
+        if spans is None:
+            raise TemplateRefusedError("it changes the assistant's words, so they cannot be told from the others'")
+        return [(self._prompt_end(text, messages[:at], span), span[1]) for at, span in zip(answers, spans, strict=True)]
+
+    def _spans_by_placeholder(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
+        marks = {at: f"\u2402answer{at}\u2403" for at in answers}
+        holed = self.render([(role, marks.get(at, said)) for at, (role, said) in enumerate(messages)])
+        pieces: list[str] = []
+        for at in answers:
+            before, found, holed = holed.partition(marks[at])
+            if not found:
+                return None
+            pieces.append(before)
+        pieces.append(holed)
+        for change in _STRIPS:
+            said = [change(messages[at][1]) for at in answers]
+            spans, position = [], 0
+            for before, words in zip(pieces, said, strict=False):
+                position += len(before)
+                spans.append((position, position + len(words)))
+                position += len(words)
+            if text == "".join(part for pair in zip(pieces, [*said, ""], strict=True) for part in pair):
+                return spans
+        return None
+
+    def _spans_by_prefix(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
+        spans: list[Span] = []
+        for at in answers:
+            before = self.render(messages[:at], prompt=True)
+            until = self.render(messages[: at + 1])
+            if text.startswith(until) and until.startswith(before):
+                spans.append((len(before), len(until.rstrip())))
+                continue
+            # an earlier answer whose thoughts are dropped: what is left of it must stand right after the prompt
+            left = messages[at][1].rpartition("</think>")[2].strip()
+            start = len(before)
+            found = text.find(left, start) if text.startswith(before) and left else -1
+            if found < 0 or text[start:found].strip():
+                return None
+            spans.append((start, found + len(left)))
+        return spans
+
+    def _prompt_end(self, text: str, before: Messages, span: Span) -> int:
+        """Where a model begins to speak: what a template writes between its prompt and the words is learnt, too."""
+        try:
+            prompt = self.render(before, prompt=True)
+        except TemplateRefusedError:  # a chat that begins with the assistant
+            return span[0]
+        return len(prompt) if len(prompt) <= span[0] and text.startswith(prompt) else span[0]
+
+    def _with_stops(self, ids: list[int], mask: list[bool], *, ends_with_answer: bool) -> Tokenised:
+        """Let each answer end with its stop token, if one follows; the last answer gets one in any case."""
+        for at in range(len(ids)):
+            ended = at + 1 == len(ids) or not mask[at + 1]
+            if not (mask[at] and ended) or ids[at] in self.stops:
+                continue
+            for stop in range(at + 1, len(ids)):
+                if ids[stop] in self.stops:
+                    mask[at + 1 : stop + 1] = [True] * (stop - at)
+                    break
+                if self.tokenizer.decode([ids[stop]]).strip():
+                    break
+        if ends_with_answer and self.end_of_turn is not None and any(mask):
+            last = max(at for at, wanted in enumerate(mask) if wanted)
+            while last > 0 and ids[last] not in self.stops and not self.tokenizer.decode([ids[last]]).strip():
+                last -= 1  # only whitespace follows, which no one reads
+            if ids[last] not in self.stops:
+                ids, mask = [*ids[: last + 1], self.end_of_turn], [*mask[: last + 1], True]
+        return Tokenised(ids, mask)
+
+
+_ROLES = "each chat is: an optional system message, then user and assistant in turn"
+_STRIPS: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, str.lstrip)
+
+
+def _as_dicts(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
+def _merge_system(messages: Messages) -> Messages | None:
+    if len(messages) < 2 or messages[0][0] != "system" or messages[1][0] != "user":
+        return None
+    return [("user", f"{messages[0][1]}\n\n{messages[1][1]}"), *messages[2:]]
+
+
+def _unusable(place: str, length: int, said: list[int], max_length: int) -> Problem:
+    if not said:
+        return Problem("has no assistant message", place, hint="an example to learn from ends with an answer")
+    message = f"its first answer begins at token {said[0] + 1} of {length}, beyond max_length={max_length}"
+    return Problem(message, place, "max_length", f"set max_length to {said[-1] + 1}, or shorten the chat")

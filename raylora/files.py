@@ -1,0 +1,195 @@
+"""Files that are whole or absent: written beside their final name, synced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raylora.errors import UserError
+
+#: Names of files that are still being written; a process that is killed may leave one behind.
+PARTIAL_PREFIX = ".partial-"
+
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than allowed there",
+}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
+#: Libraries written in Rust (safetensors, tokenizers) raise their own exceptions and carry errno in the text alone.
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], *, size: int | None = None) -> None:
+    """Write a file so that at every moment, and after a crash, it is the old one, the new one, or absent.
+
+    Args:
+        path: the file; missing parent folders are made.
+        write: called once with an empty temporary file in the same folder and with the same suffix, to be written.
+        size: bytes that are about to be written, if known: said when there is no room for them.
+
+    Raises:
+        UserError: no room left, or the place cannot be written to. Whatever `write` raises is passed on otherwise.
+            In every case the temporary file is gone and `path` is as it was.
+    """
+    with saying_what_failed(path, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(6)}-{path.name[-200:]}"
+        try:
+            partial.touch()
+            mode = partial.stat().st_mode  # what the umask makes of it; safetensors leaves files to their owner only
+            write(partial)
+            partial.chmod(mode)
+            _sync(partial)
+            # Windows cannot replace a folder's entry that is open elsewhere, POSIX can: the reader keeps the old file.
+            partial.replace(path)
+            _sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text with `\\n` line ends, as `write_atomically` does, with its errors."""
+    data = text.encode()
+    write_atomically(path, lambda partial: _write_bytes(partial, data), size=len(data))
+
+
+def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder so that it is the old one, the new one, or absent, never half of one.
+
+    When an old one is replaced it is absent for the instant between two renames.
+
+    Args:
+        folder: the folder; missing parents are made.
+        write: called once with an empty temporary folder beside it, which it must fill.
+
+    Raises:
+        UserError: no room left, or the place cannot be written to, as `write_atomically`.
+    """
+    with saying_what_failed(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        token = secrets.token_hex(6)
+        partial = folder.parent / f"{PARTIAL_PREFIX}{token}-{folder.name[-200:]}"
+        old = folder.parent / f"{PARTIAL_PREFIX}{token}-old"
+        try:
+            partial.mkdir()
+            write(partial)
+            _let_others_read(partial)
+            sync_folder(partial)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+            _sync(folder.parent)
+        finally:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            for leftover in (partial, old):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+
+
+@contextmanager
+def saying_what_failed(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turn "no room" and "not allowed", as the system says them while `path` is written, into a `UserError`.
+
+    For writers that cannot use `write_atomically`, such as those that make a whole folder. A refusal that concerns
+    another place than `path`'s folder (an input that cannot be read) is passed on.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        code = _errno(error)
+        if code in _NO_ROOM:
+            raise UserError.one(
+                f"{_NO_ROOM[code]}: {path.name} could not be written{_room(path.parent, size)}",
+                where=str(path.parent),
+                hint="free some space there (old runs, the cache folder: it is safe to delete), or choose another disk",
+            ) from error
+        if code in _NOT_ALLOWED and _concerns(error, path.parent):
+            raise UserError.one(
+                f"{path.name} cannot be written: {os.strerror(code)}",
+                where=str(path.parent),
+                hint="choose a folder that you may write to, or mend its permissions",
+            ) from error
+        raise
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give the files below a folder the mode that the umask makes; safetensors leaves its own to their owner only."""
+    probe = folder / f"{PARTIAL_PREFIX}mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush every file below a folder to the disk, so that renaming the folder cannot leave empty files behind it."""
+    for place in (*folder.rglob("*"), folder):
+        _sync(place)
+
+
+def human_size(count: int) -> str:
+    """Bytes for people.
+
+    >>> human_size(900), human_size(269_000_000)
+    ('900 bytes', '256.5 MiB')
+    """
+    if count < 1024:
+        return f"{count} bytes"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1024:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk itself."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows has no handle of a folder to flush
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _errno(error: BaseException) -> int:
+    """The system's number for what went wrong; 0 when it is not the system that refused."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _RUST_OS_ERROR.search(str(error))
+    return int(found[1] or found[2]) if found else 0
+
+
+def _concerns(error: BaseException, folder: Path) -> bool:
+    name = getattr(error, "filename", None)
+    if not isinstance(name, str):
+        return not isinstance(error, OSError)
+    named = Path(name)
+    return named.parent == folder or named == folder or named in folder.parents
+
+
+def _room(folder: Path, size: int | None) -> str:
+    """How much was needed and how much is left, as far as either can be told."""
+    parts = [f"{human_size(size)} needed"] if size is not None else []
+    existing = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    if existing:
+        parts.append(f"{human_size(shutil.disk_usage(existing).free)} free")
+    return f" ({', '.join(parts)})" if parts else ""

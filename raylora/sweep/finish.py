@@ -1,0 +1,152 @@
+"""What a sweep leaves for people: the ranking, the best adapter, `best.yaml`, the samples and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from PIL import Image
+
+from raylora.config import TrainConfig, dump_config, load_config
+from raylora.console import say
+from raylora.families.base import ChatExample, ImageExample
+from raylora.files import write_text_atomically
+from raylora.sweep import cluster, store
+from raylora.sweep.outcome import SweepOutcome, TrialOutcome
+from raylora.sweep.plan import Plan
+from raylora.sweep.ranking import Ranking, rank
+from raylora.sweep.report import Sample, write_report
+from raylora.sweep.run import CONFIG, OBJECTIVES
+from raylora.training import checkpoint_files
+
+BEST, REPORT, TABLE = "best.yaml", "report.html", "trials.csv"
+IMAGE_SAMPLES, TEXT_SAMPLES = 6, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What is asked of base model and adapter, and what a person made of it, if known."""
+
+    text: str
+    reference: Path | str | None = None
+
+
+def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
+    """Rank the trials, export the winner, and write everything into the sweep's folder.
+
+    Raises:
+        UserError: no room on the disk.
+    """
+    folder = Path(plan.config.output_dir)
+    ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=plan.config.seed)
+    samples: list[Sample] = []
+    if ranking.best is not None:
+        best = ranking.best.trial
+        config = trial_config(best)
+        adapter = export_trial(best, folder, config)
+        write_text_atomically(folder / BEST, best_yaml(plan.config, best))
+        outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder / BEST)
+        say("making samples with the exported adapter")
+        samples = make_samples(config, adapter, prompts(plan))
+    store.save(folder, outcome)
+    write_text_atomically(folder / TABLE, ranking.frame().to_csv(index=False))
+    write_report(folder / REPORT, outcome, ranking, samples)
+    return outcome, ranking
+
+
+def trial_config(trial: TrialOutcome) -> TrainConfig:
+    """The configuration a trial was trained with."""
+    assert trial.folder is not None
+    return TrainConfig.model_validate(checkpoint_files.read_state(trial.folder)["config"])
+
+
+def best_yaml(config: TrainConfig, best: TrialOutcome) -> str:
+    """A configuration that `raylora train` accepts and that trains the winner again."""
+    single = config.with_values({**best.params, "sweep": None, "output_dir": f"{config.output_dir}_best"})
+    return dump_config(
+        single, comment=f"The best of the sweep in {config.output_dir} ({best.id}).\nraylora train {BEST}"
+    )
+
+
+def export_trial(trial: TrialOutcome, folder: Path, config: TrainConfig) -> Path:
+    """Write a trial's best adapter as `adapter.safetensors` (images) or `adapter/` (language models) into a folder.
+
+    Raises:
+        UserError: the checkpoint is not whole, or there is no room on the disk.
+    """
+    from raylora import families
+    from raylora.lora.export import export
+
+    assert trial.folder is not None
+    return export(trial.folder, folder, config, families.recognise(config.base_model))
+
+
+def prompts(plan: Plan) -> list[Prompt]:
+    """The prompts of the report: those of the configuration, or else the first held-out examples."""
+    if plan.config.sample_prompts:
+        return [Prompt(text) for text in plan.config.sample_prompts]
+    found: list[Prompt] = []
+    for example in plan.dataset.held_out:
+        if isinstance(example, ImageExample):
+            found.append(Prompt(example.caption, example.path))
+        elif len(example.messages) >= 2 and example.messages[-2][0] == "user":
+            found.append(Prompt(example.messages[-2][1], example.messages[-1][1]))
+    kind = ChatExample if plan.family == "causal_lm" else ImageExample
+    return found[: TEXT_SAMPLES if kind is ChatExample else IMAGE_SAMPLES]
+
+
+def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> list[Sample]:
+    """Ask base model and exported adapter, where the devices are: in a Ray task that takes a share as a trial does."""
+    from raylora.data.images import open_rgb
+
+    with cluster.running(dashboard=False):
+        task = ray.remote(_generate).options(**_task_options())
+        texts = [prompt.text for prompt in wanted]
+        base, best = ray.get([task.remote(config, None, texts), task.remote(config, adapter, texts)])
+    samples = []
+    for prompt, before, after in zip(wanted, base, best, strict=True):
+        reference: Image.Image | str | None = None
+        if isinstance(prompt.reference, Path):
+            reference = open_rgb(prompt.reference)
+        elif prompt.reference is not None:
+            reference = prompt.reference
+        samples.append(Sample(prompt.text, before, after, reference))
+    return samples
+
+
+def _task_options() -> dict[str, Any]:
+    share = cluster.share(1)
+    return {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
+
+
+def _generate(config: TrainConfig, adapter: Path | None, texts: list[str]) -> list[Any]:
+    from raylora import families
+
+    if families.recognise(config.base_model) == "diffusion":
+        from raylora.families import diffusion
+
+        return diffusion.generate(config, adapter, texts, config.seed)
+    from raylora.families import causal_lm
+
+    return causal_lm.generate(config, adapter, texts)
+
+
+def report_again(folder: Path) -> Path:
+    """Write a finished sweep's report again, with fresh samples where its base model and data are still there.
+
+    Raises:
+        UserError: the folder holds no finished sweep, or base model or data have gone.
+    """
+    from raylora.sweep.plan import make_plan
+
+    outcome = store.load(folder)
+    config = load_config(folder / CONFIG)
+    plan = make_plan(config, config.sweep)
+    ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=config.seed)
+    samples: list[Sample] = []
+    if ranking.best is not None and outcome.adapter is not None:
+        samples = make_samples(trial_config(ranking.best.trial), outcome.adapter, prompts(plan))
+    return write_report(folder / REPORT, outcome, ranking, samples)

@@ -1,0 +1,123 @@
+"""What a sweep leaves behind: plain data that ranking and report read, and that knows nothing of Ray or torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Losses = NDArray[np.float64]
+Status = Literal["finished", "stopped", "diverged", "failed", "interrupted"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Validation:
+    """One report of a trial on the held-out examples.
+
+    Attributes:
+        step: optimizer steps done.
+        examples: training examples seen.
+        value: the objective; lower is better.
+        losses: summed losses, (examples, rows).
+        counts: what each loss weighs (tokens, or 1), (examples, rows).
+    """
+
+    step: int
+    examples: int
+    value: float
+    losses: Losses
+    counts: Losses
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrialOutcome:
+    """How one trial ended.
+
+    Attributes:
+        id: unique in its sweep.
+        params: the swept keys and the values this trial had.
+        rank: its `lora_rank`, swept or not.
+        status: `stopped` was ended early by the scheduler, `interrupted` by a person or a lost machine.
+        history: its reports in order: `step`, `examples`, `value`, `train_loss`, `learning_rate`, `seconds`.
+        best: its report of lowest value; None if it never reported a finite one.
+        reason: why it stopped, diverged or failed, in plain words.
+        folder: where its checkpoints lie.
+        seconds: time it trained.
+    """
+
+    id: str
+    params: Mapping[str, object]
+    rank: int
+    status: Status
+    history: Sequence[Mapping[str, float]] = ()
+    best: Validation | None = None
+    reason: str = ""
+    folder: Path | None = None
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchRange:
+    """The values one key could take: either `choices`, or all from `low` to `high`."""
+
+    key: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[object, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SweepOutcome:
+    """A sweep that has ended, or a training run: a sweep of one trial.
+
+    Attributes:
+        name: what the person calls it.
+        family: decides how values are explained and how the adapter is used.
+        base: the base model's own losses on the held-out rows, (examples, rows).
+        base_value: the base model's objective.
+        trials: in any order.
+        objective_name: short: it stands before an equals sign ("J", "loss per token").
+        config_yaml: the configuration as the person can run it again.
+        base_model: as the configuration names it.
+        train_examples: number of examples trained on.
+        held_out_examples: number of examples judged by.
+        notes: what was noticed while reading the data.
+        search: the search space.
+        adapter: the exported adapter of the best trial: a file for images, a folder for language models.
+        best_config: the `best.yaml` that `raylora train` accepts.
+        device: in words ("2 x GeForce RTX 4090", "CPU").
+        versions: of the packages that matter.
+        started: when it began.
+        seconds: wall-clock time of the whole sweep.
+    """
+
+    name: str
+    family: Literal["diffusion", "causal_lm"]
+    base: Losses
+    base_value: float
+    trials: Sequence[TrialOutcome]
+    objective_name: str
+    config_yaml: str = ""
+    base_model: str = ""
+    train_examples: int = 0
+    held_out_examples: int = 0
+    notes: Sequence[str] = ()
+    search: Sequence[SearchRange] = ()
+    adapter: Path | None = None
+    best_config: Path | None = None
+    device: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    started: datetime.datetime | None = None
+    seconds: float = 0.0
+
+    @property
+    def swept(self) -> list[str]:
+        """The swept keys, the learning rate and the rank first."""
+        keys = dict.fromkeys(key for trial in self.trials for key in trial.params)
+        first = [key for key in ("learning_rate", "lora_rank") if key in keys]
+        return first + sorted(key for key in keys if key not in first)

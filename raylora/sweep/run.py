@@ -1,0 +1,262 @@
+"""A sweep from its plan to its outcome: Ray Tune over trainers. `raylora train` is a sweep of one trial."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray import tune
+from ray.tune.stopper import Stopper
+
+from raylora.config import SweepConfig, TrainConfig, dump_config
+from raylora.console import say
+from raylora.errors import Interrupted, Problem, RayloraError, UserError
+from raylora.families import objectives
+from raylora.files import write_text_atomically
+from raylora.paths import cache_root
+from raylora.sweep import cluster, space
+from raylora.sweep.outcome import SearchRange, Status, SweepOutcome, TrialOutcome, Validation
+from raylora.sweep.plan import Plan
+from raylora.sweep.progress import Progress
+from raylora.sweep.registry import Registry
+from raylora.sweep.trial import NAMESPACE, REASON, STATUS, USER_ERROR, run_trial, trial_label
+from raylora.training import checkpoint_files
+
+TUNE, EVENTS, CONFIG = "tune", "events.jsonl", "config.yaml"
+OBJECTIVES = {
+    "diffusion": ("J", objectives.diffusion_objective),
+    "causal_lm": ("loss per token", objectives.causal_lm_objective),
+}
+
+
+class _StopOnUserError(Stopper):  # type: ignore[misc]
+    """What one trial was refused for, all would be refused for."""
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self._seen = self._seen or USER_ERROR in result
+        return self._seen
+
+    def stop_all(self) -> bool:
+        return self._seen
+
+
+def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
+    """Run, or go on with, a planned sweep in its `output_dir`; returns what came out, not yet ranked or exported.
+
+    Raises:
+        UserError: nothing to resume, a changed configuration, or what only the loaded base model could tell.
+        Interrupted: Ctrl-C; the sweep can be resumed.
+        RayloraError: every trial failed.
+    """
+    folder = Path(plan.config.output_dir)
+    text = dump_config(plan.config)
+    started = time.time()
+    _prepare_folder(folder, text, resume)
+    with cluster.running(dashboard) as url, _tune_environment():
+        say(f"Ray runs on {cluster.device_words()}{f', dashboard at http://{url}' if url else ''}")
+        with _registry(plan, folder) as registry_name:
+            tuner = _restored(plan, folder, registry_name) if resume else _fresh(plan, folder, registry_name)
+            tuner.fit()
+        trials = tune.ExperimentAnalysis(str(folder / TUNE)).trials
+        device = cluster.device_words()
+    return _collect(plan, folder, trials, text, device, started)
+
+
+def _prepare_folder(folder: Path, text: str, resume: bool) -> None:
+    if resume:
+        if not any((folder / TUNE).glob("experiment_state*")):
+            raise UserError.one(
+                "nothing to resume: no sweep was started here", where=str(folder), hint="run it without --resume"
+            )
+        before = (folder / CONFIG).read_text()
+        if before != text:
+            changed = [line for line in text.splitlines() if line not in before.splitlines()]
+            changed += [line for line in before.splitlines() if line not in text.splitlines()]
+            raise UserError.one(
+                f"the configuration differs from the one the sweep was started with: {'; '.join(changed[:4])}",
+                where=str(folder / CONFIG),
+                hint="resume with the same configuration, or start a new sweep with another output_dir",
+            )
+        return
+    if any(folder.glob(f"{TUNE}/*")):
+        number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())
+        aside = folder.with_name(f"{folder.name}.{number}")
+        folder.rename(aside)
+        say(f"an earlier run in {folder} was moved to {aside}")
+    write_text_atomically(folder / CONFIG, text)
+
+
+@contextlib.contextmanager
+def _tune_environment() -> Iterator[None]:
+    """Settings that Tune reads from the environment alone, for as long as it runs."""
+    settings = {
+        "TUNE_GLOBAL_CHECKPOINT_S": "5",  # what a kill -9 may cost
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    }
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key)
+            else:
+                os.environ[key] = value
+
+
+@contextlib.contextmanager
+def _registry(plan: Plan, folder: Path) -> Iterator[str]:
+    name = f"registry-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    arguments = (plan.config, cache_root(plan.config.cache_dir), plan.validate_every, folder / EVENTS)
+    registry = ray.remote(Registry).options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000)
+    handle = registry.remote(*arguments)
+    try:
+        yield name
+    finally:
+        ray.kill(handle)
+
+
+def _trainable(plan: Plan, registry_name: str) -> Any:
+    config, slots = plan.config, _slots(plan)
+
+    def trial(params: dict[str, Any]) -> None:
+        run_trial(params, config, registry_name)
+
+    return tune.with_resources(trial, cluster.share(slots))
+
+
+def _slots(plan: Plan) -> int:
+    if plan.sweep is None:
+        return 1
+    return plan.sweep.slots_per_device or min(cluster.DEFAULT_SLOTS, plan.trials)
+
+
+def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
+    sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
+    grid = sweep.searcher == "grid"
+    return tune.Tuner(
+        _trainable(plan, registry_name),
+        param_space=space.param_space(sweep),
+        tune_config=tune.TuneConfig(
+            metric=None if sweep.searcher == "optuna" and sweep.space else space.METRIC,
+            mode=None if sweep.searcher == "optuna" and sweep.space else "min",
+            num_samples=1 if grid else sweep.trials,
+            search_alg=space.searcher(sweep, plan.config.seed, cluster.capacity(_slots(plan))),
+            scheduler=space.scheduler(sweep, plan.longest, plan.validate_every),
+            time_budget_s=sweep.time_budget_minutes and sweep.time_budget_minutes * 60,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial_label(trial.trial_id),
+            trial_name_creator=lambda trial: trial_label(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=str(folder.absolute()),
+            failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+            stop=_StopOnUserError(),
+            callbacks=[Progress(registry_name, plan.trials, OBJECTIVES[plan.family][0])],
+            verbose=0,
+        ),
+    )
+
+
+def _restored(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
+    return tune.Tuner.restore(str(folder / TUNE), _trainable(plan, registry_name), resume_errored=True)
+
+
+def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str, started: float) -> SweepOutcome:
+    problems: list[Problem] = [p for trial in trials for p in (trial.last_result or {}).get(USER_ERROR, ())]
+    if problems:
+        raise UserError(dict.fromkeys(problems))
+    outcomes = [_trial_outcome(trial, plan.config) for trial in trials]
+    if any(outcome.status == "interrupted" for outcome in outcomes):
+        done = sum(outcome.status != "interrupted" for outcome in outcomes)
+        raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
+    if all(outcome.status == "failed" for outcome in outcomes):
+        reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
+        raise RayloraError("every trial failed:\n" + "\n".join(f"  {reason}" for reason in reasons))
+    name, objective = OBJECTIVES[plan.family]
+    kept = checkpoint_files.read_validation(next(outcome.folder for outcome in outcomes if outcome.folder))
+    base, counts = kept.base, np.ones_like(kept.base) if kept.counts is None else kept.counts
+    return SweepOutcome(
+        name=folder.name,
+        family=plan.family,
+        base=base,
+        base_value=objective(base, counts, base),
+        trials=outcomes,
+        objective_name=name,
+        config_yaml=text,
+        base_model=plan.config.base_model,
+        train_examples=len(plan.dataset.train),
+        held_out_examples=len(plan.dataset.held_out),
+        notes=plan.dataset.notes,
+        search=_search_ranges(plan.sweep),
+        device=device,
+        versions={package: importlib.metadata.version(package) for package in VERSIONS},
+        started=datetime.datetime.fromtimestamp(started, datetime.UTC),
+        seconds=time.time() - started,
+    )
+
+
+def _last_line(trial: Any) -> str:
+    return str(trial.get_pickled_error() or trial.get_error() or "").strip().rsplit("\n", 1)[-1]
+
+
+def _search_ranges(sweep: SweepConfig | None) -> list[SearchRange]:
+    ranges = []
+    for key, domain in sweep.space.items() if sweep else ():
+        if domain.kind in ("choice", "grid"):
+            ranges.append(SearchRange(key, choices=domain.values))
+        else:
+            low, high = domain.values
+            ranges.append(SearchRange(key, float(low), float(high)))  # type: ignore[arg-type]
+    return ranges
+
+
+VERSIONS = ("raylora", "ray", "torch", "diffusers", "transformers", "peft", "optuna")
+
+
+def _trial_outcome(trial: Any, base: TrainConfig) -> TrialOutcome:
+    config = base.with_values(trial.config)
+    result = trial.last_result or {}
+    reason, best, history, seconds, folder = "", None, [], 0.0, None
+    status: Status = "interrupted"
+    if trial.checkpoint is not None:
+        folder = Path(trial.checkpoint.path)
+        state = checkpoint_files.read_state(folder)
+        kept = checkpoint_files.read_validation(folder)
+        if kept.losses is not None and kept.counts is not None:
+            best = Validation(**state["best"], losses=kept.losses, counts=kept.counts)
+        history, seconds = state["history"], state["seconds"]
+    if trial.status == "ERROR":
+        status, reason = "failed", _last_line(trial)
+    elif trial.status == "TERMINATED":
+        reported = result.get(STATUS)
+        status = "stopped" if reported == "running" else reported or "failed"
+        reason = result.get(REASON) or ("" if reported else "ended before its first report")
+    return TrialOutcome(
+        id=trial_label(trial.trial_id),
+        params=dict(trial.config),
+        rank=config.lora_rank,
+        status=status,
+        history=history,
+        best=best,
+        reason=reason,
+        folder=folder,
+        seconds=seconds,
+    )

@@ -1,0 +1,101 @@
+"""A trial: an ordinary Ray Tune function trainable that trains nothing itself.
+
+It holds a fraction of a device, joins that device's trainer, and passes reports on to Tune. It loads no model
+and imports no torch. It is taken out of the pack by the driver (see `Registry.ended`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from raylora.config import TrainConfig
+from raylora.errors import UserError
+from raylora.sweep.space import METRIC, TIME
+from raylora.training import checkpoint_files
+
+NAMESPACE = "raylora"
+#: What a diverged trial reports: worse than anything, and finite, since searchers and schedulers compute with it.
+DIVERGED_VALUE = 1e9
+#: Result keys beside the metrics.
+STATUS, REASON, USER_ERROR = "trial_status", "trial_reason", "user_error"
+
+
+def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str) -> None:
+    """Train one trial of a sweep; what `Tuner` is given.
+
+    Args:
+        params: the values that Tune drew.
+        base: the sweep's configuration.
+        registry_name: name of the sweep's registry actor.
+    """
+    trial = trial_label(tune.get_context().get_trial_id())
+    context = ray.get_runtime_context()
+    node = context.get_node_id()
+    gpus = context.get_accelerator_ids().get("GPU", [])
+    device = gpus[0] if gpus else "cpu"
+    registry = ray.get_actor(registry_name, namespace=NAMESPACE)
+    trainer = ray.get(registry.trainer.remote(trial, node, device, node_threads(node)))
+    try:
+        config = base.with_values(params)
+        ray.get(trainer.join.remote(trial, config, _resume_from()))
+        _pass_reports(trial, trainer)
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error.cause, UserError):
+            raise
+        # Trying again would not mend it: the sweep's driver reads this and says it to the person.
+        tune.report({METRIC: DIVERGED_VALUE, TIME: 0, USER_ERROR: error.cause.problems})
+
+
+def _pass_reports(trial: str, trainer: Any) -> None:
+    while True:
+        report = ray.get(trainer.advance.remote(trial))
+        metrics: dict[str, Any] = {
+            METRIC: DIVERGED_VALUE,
+            **report.metrics,
+            STATUS: report.status,
+            REASON: report.reason,
+        }
+        try:
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(report.checkpoint))
+        finally:
+            shutil.rmtree(report.checkpoint.parent, ignore_errors=True)
+        if report.status != "running":
+            return
+
+
+def _resume_from() -> Path | None:
+    """The checkpoint Tune hands us, or an older one of this trial if that is half-written (a kill in mid-copy)."""
+    given = tune.get_checkpoint()
+    if given is None:
+        return None
+    folder = Path(given.path)
+    candidates = [folder, *sorted((p for p in folder.parent.glob("checkpoint_*") if p < folder), reverse=True)]
+    return next((path for path in candidates if checkpoint_files.is_whole(path)), folder)
+
+
+def trial_label(trial_id: str) -> str:
+    """`trial_00003` from Tune's `a1b2c_00003`: stable over a resume, and readable.
+
+    >>> trial_label("a1b2c_00003")
+    'trial_00003'
+    """
+    return f"trial_{trial_id.rsplit('_', 1)[-1]}"
+
+
+def node_threads(node: str) -> int:
+    """CPU threads of the trainer on a node: the CPUs that Ray was told it has."""
+    for entry in ray.nodes():
+        if entry["NodeID"] == node:
+            return max(1, int(entry["Resources"].get("CPU", 1)))
+    return 1
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The join, leave and report events of a sweep, in order."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

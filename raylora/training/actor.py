@@ -1,0 +1,39 @@
+"""The Ray actor around a trainer; the one file of this package that knows Ray.
+
+Importing it stays cheap: torch comes with the trainer, in the actor's own process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raylora.config import TrainConfig
+
+if TYPE_CHECKING:
+    from raylora.training.trainer import Report
+
+
+class TrainerActor:
+    """A trainer whose calls wait without blocking each other. Arguments are those of `Trainer`."""
+
+    def __init__(self, config: TrainConfig, cache_root: Path, validate_every: int, events: Path, threads: int) -> None:
+        from raylora.training.trainer import Trainer
+
+        self._trainer = Trainer(config, cache_root, validate_every, events, threads)
+
+    async def ping(self) -> None:
+        """Return at once, if the process lives."""
+
+    async def join(self, trial: str, config: TrainConfig, resume: Path | None) -> int:
+        """See `Trainer.join`."""
+        return await asyncio.wrap_future(self._trainer.join(trial, config, resume))
+
+    async def advance(self, trial: str) -> Report:
+        """See `Trainer.advance`."""
+        return await asyncio.wrap_future(self._trainer.advance(trial))
+
+    async def leave(self, trial: str) -> None:
+        """See `Trainer.leave`."""
+        await asyncio.wrap_future(self._trainer.leave(trial))

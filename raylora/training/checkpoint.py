@@ -1,0 +1,140 @@
+"""A trial's checkpoint: a folder that is whole or absent, of safetensors and JSON alone.
+
+    adapter.safetensors     A and B as they are now
+    optimizer.safetensors   AdamW's moments over the flat buffer
+    best.safetensors        A and B at the best validation
+    validation.safetensors  losses on the held-out rows: the base model's, and those of the best validation
+    state.json              step, status, history, configuration, and the SHA-256 of the other files
+
+Random numbers are keyed by step, so there is no generator state to save. The base model is never in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raylora.errors import UserError
+from raylora.files import write_folder_atomically
+from raylora.training.checkpoint_files import FORMAT, FRESH_START, read_state, read_validation, sha256
+from raylora.training.data import EncodedDataset
+from raylora.training.member import BestValidation, Member
+
+#: Keys that place a run but do not decide its result; the data and the base model are compared by their digest.
+_MAY_CHANGE = {
+    "base_model",
+    "base_model_config",
+    "cache_dir",
+    "metadata_path",
+    "output_dir",
+    "sample_prompts",
+    "save_steps",
+    "train_data_dir",
+}
+
+
+def save(folder: Path, member: Member, data: EncodedDataset) -> None:
+    """Write a member's checkpoint as `folder`, replacing one of that name.
+
+    Raises:
+        UserError: no room left on the disk, or the folder cannot be written.
+    """
+
+    def write(partial: Path) -> None:
+        moments = member.optimizer.state.get(member.adapter.flat, {})
+        files: dict[str, Mapping[str, Tensor]] = {
+            "adapter.safetensors": member.adapter.tensors(),
+            "optimizer.safetensors": {
+                key: value.detach().cpu() for key, value in moments.items() if isinstance(value, Tensor)
+            },
+        }
+        arrays = {"base": data.base_losses}
+        if member.best is not None:
+            files["best.safetensors"] = member.best.adapter
+            arrays |= {"losses": member.best.losses, "counts": member.best.counts}
+        files["validation.safetensors"] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+        for name, tensors in files.items():
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial / name)
+        state = {
+            "format": FORMAT,
+            "trial": member.trial,
+            "step": member.step,
+            "status": member.status,
+            "reason": member.reason,
+            "seconds": member.seconds,
+            "loss_sum": _finite(member.loss_sum),
+            "loss_steps": member.loss_steps,
+            "history": [{k: _finite(v) for k, v in entry.items()} for entry in member.history],
+            "best": member.best and {f: getattr(member.best, f) for f in ("step", "examples", "value")},
+            "config": member.config.model_dump(mode="json", exclude={"sweep"}),
+            "data": data.digest,
+            "sha256": {name: sha256(partial / name) for name in files},
+        }
+        (partial / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+
+    write_folder_atomically(folder, write)
+
+
+def load(folder: Path, member: Member, data: EncodedDataset) -> None:
+    """Bring a new member to where a checkpoint left off.
+
+    Raises:
+        UserError: the checkpoint is half-written, or was made with another configuration, base model or data set.
+    """
+    state = read_state(folder)
+    own = member.config.model_dump(mode="json", exclude={"sweep"})
+    was = state["config"]
+    changed = sorted(key for key in own.keys() | was.keys() if key not in _MAY_CHANGE and own.get(key) != was.get(key))
+    if changed:
+        key = changed[0]
+        raise UserError.one(
+            f"the checkpoint was made with {key}: {was.get(key)}, the configuration says {own.get(key)}",
+            where=str(folder),
+            key=", ".join(changed),
+            hint="resume with the configuration it was started with, or choose another output_dir",
+        )
+    if state["data"] != data.digest:
+        raise UserError.one(
+            "the checkpoint was made with other training data or another base model",
+            where=str(folder),
+            hint="resume with the data it was started with, or choose another output_dir",
+        )
+    try:
+        member.adapter.load(load_file(folder / "adapter.safetensors"))
+    except ValueError as error:
+        raise UserError.one(str(error), where=str(folder), hint=FRESH_START) from error
+    moments = load_file(folder / "optimizer.safetensors")
+    if moments:
+        # AdamW keeps its step as a CPU tensor and its moments beside the parameter.
+        device = member.adapter.flat.device
+        member.optimizer.state[member.adapter.flat] = {
+            key: value if key == "step" else value.to(device) for key, value in moments.items()
+        }
+    member.step, member.status, member.reason = state["step"], state["status"], state["reason"]
+    member.seconds, member.loss_steps = state["seconds"], state["loss_steps"]
+    member.loss_sum = _nan(state["loss_sum"])
+    member.history = [{key: _nan(value) for key, value in entry.items()} for entry in state["history"]]
+    if state["best"] is not None:
+        validation = read_validation(folder)
+        assert validation.losses is not None and validation.counts is not None
+        member.best = BestValidation(
+            losses=validation.losses,
+            counts=validation.counts,
+            adapter=load_file(folder / "best.safetensors"),
+            **state["best"],
+        )
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _nan(number: float | None) -> float:
+    return math.nan if number is None else number

@@ -1,0 +1,76 @@
+"""The files of a checkpoint without torch: is it whole, and what does its state say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from raylora.errors import UserError
+
+FORMAT = 1
+FRESH_START = "delete the folder to start this trial again, or resume from an older checkpoint beside it"
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint after its files have been checked against their hashes.
+
+    Raises:
+        UserError: the checkpoint is missing, half-written or altered.
+    """
+    try:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        broken = [name for name, digest in state["sha256"].items() if sha256(folder / name) != digest]
+    except FileNotFoundError as error:
+        raise UserError.one(
+            f"half-written checkpoint: {Path(error.filename).name} is missing", where=str(folder), hint=FRESH_START
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise UserError.one(
+            "half-written checkpoint: state.json is not whole", where=str(folder), hint=FRESH_START
+        ) from error
+    if broken:
+        raise UserError.one(f"half-written checkpoint: {broken[0]} is not whole", where=str(folder), hint=FRESH_START)
+    if state.get("format") != FORMAT:
+        raise UserError.one(
+            f"checkpoint of format {state.get('format')}, this raylora reads format {FORMAT}",
+            where=str(folder),
+            hint=FRESH_START,
+        )
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedValidation:
+    """Losses on the held-out rows, (examples, rows): of the base model, and of the best validation if there was one."""
+
+    base: NDArray[np.float64]
+    losses: NDArray[np.float64] | None
+    counts: NDArray[np.float64] | None
+
+
+def read_validation(folder: Path) -> SavedValidation:
+    """The losses kept in a checkpoint whose state has been read."""
+    arrays = load_file(folder / "validation.safetensors")
+    return SavedValidation(arrays["base"], arrays.get("losses"), arrays.get("counts"))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint can be loaded."""
+    try:
+        read_state(folder)
+    except UserError:
+        return False
+    return True
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""The split is decided by content alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylora.data.split import default_held_out, split, without_duplicates
+from raylora.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    id: str
+
+
+ids = st.lists(st.text("0123456789abcdef", min_size=1, max_size=8), min_size=2, max_size=60, unique=True)
+
+
+def things(names: Sequence[str]) -> list[Thing]:
+    return [Thing(name) for name in names]
+
+
+@settings(deadline=None)
+@given(ids, st.randoms(use_true_random=False), st.data())
+def test_only_content_decides(names: list[str], random: object, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(names) - 1))
+    train, held_out = split(things(names), count)
+    shuffled = data.draw(st.permutations(names))
+    assert split(things(shuffled), count)[1] == held_out
+    assert {one.id for one in train} | {one.id for one in held_out} == set(names)
+    assert len(held_out) == count and not set(train) & set(held_out)
+    assert list(train) == [one for one in things(names) if one in train]
+
+
+@settings(deadline=None)
+@given(ids, st.text("0123456789abcdef", min_size=9, max_size=9), st.data())
+def test_one_more_example_moves_nobody_else(names: list[str], new: str, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(names) - 1))
+    _, before = split(things(names), count)
+    _, after = split([*things(names), Thing(new)], count)
+    if Thing(new) in after:
+        assert tuple(one for one in after if one != Thing(new)) == before[:-1]
+    else:
+        assert after == before
+
+
+@settings(deadline=None)
+@given(ids, st.data())
+def test_fewer_held_out_are_the_first_of_more(names: list[str], data: st.DataObject) -> None:
+    more = data.draw(st.integers(1, len(names) - 1))
+    fewer = data.draw(st.integers(1, more))
+    assert split(things(names), fewer)[1] == split(things(names), more)[1][:fewer]
+
+
+def test_defaults() -> None:
+    counts = (2, 3, 10, 16, 64, 100, 300, 640, 5000)
+    assert [default_held_out(count) for count in counts] == [1, 1, 5, 8, 8, 10, 30, 64, 64]
+    assert len(split(things([str(n) for n in range(64)]), None)[1]) == 8
+
+
+def test_copies_are_left_out() -> None:
+    unique, notes = without_duplicates(things(["a", "b", "a", "c", "b"]))
+    assert [one.id for one in unique] == ["a", "b", "c"]
+    assert notes == ["2 examples are copies of others and are left out"]
+    assert without_duplicates(unique) == (unique, [])
+    train, held_out = split(things(["a", "b", "a"]), 1)
+    assert len(train) == len(held_out) == 1
+
+
+@pytest.mark.parametrize(("names", "held_out"), [([], None), (["a", "a"], None), (["a", "b"], 2), (["a", "b"], 0)])
+def test_too_few(names: list[str], held_out: int | None) -> None:
+    with pytest.raises(UserError) as caught:
+        split(things(names), held_out)
+    assert caught.value.problems[0].hint

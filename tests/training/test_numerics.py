@@ -1,0 +1,241 @@
+"""The numerics contract: a packed trial is the same trial alone, and that is what PEFT with torch's AdamW trains."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import peft
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylora.config import TrainConfig
+from raylora.lora.keyed import generator
+from raylora.training.member import Member, batch_indices, learning_rate
+from raylora.training.pack import Pack
+from tests.training.fixtures import FAMILIES, Lab, lab, variants
+
+TRIALS = [
+    {"lora_rank": 2, "learning_rate": 1e-3, "batch_size": 1, "seed": 1, "max_steps": 9},
+    {"lora_rank": 4, "learning_rate": 5e-3, "batch_size": 2, "seed": 2, "max_steps": 8, "lr_scheduler": "constant"},
+    {"lora_rank": 8, "learning_rate": 2e-3, "batch_size": 4, "seed": 3, "max_steps": 6, "use_rslora": True},
+    {"lora_rank": 16, "learning_rate": 1e-4, "batch_size": 3, "seed": 1, "max_steps": 7, "max_grad_norm": 0.01},
+]
+
+
+class Watched:
+    """A pack that remembers each trial's loss at each of its own steps."""
+
+    def __init__(self, lab: Lab, max_rows: int = 64) -> None:
+        self.pack = Pack(lab.base, lab.data, max_rows)
+        self.losses: dict[str, list[float]] = {}
+        self.done: dict[str, Member] = {}
+
+    def join(self, trial: str, config: TrainConfig) -> None:
+        self.pack.join(trial, config)
+        self.losses[trial] = []
+
+    def step(self) -> None:
+        before = {name: member.loss_sum for name, member in self.pack.members.items()}
+        self.pack.step()
+        for name, member in list(self.pack.members.items()):
+            self.losses[name].append(member.loss_sum - before[name])
+            if member.status != "running":
+                self.done[name] = self.pack.leave(name)
+
+    def finish(self) -> None:
+        while self.pack.members:
+            self.step()
+
+
+def alone(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, torch.Tensor]]:
+    watched = Watched(lab)
+    watched.join("alone", config)
+    watched.finish()
+    return watched.losses["alone"], watched.done["alone"].adapter.tensors()
+
+
+def with_peft(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The same trial by PEFT and torch alone: its injection, its autograd, torch's AdamW, clipping and schedule."""
+    targets = lab.base.targets(config.lora_targets)
+    start = Pack(lab.base, lab.data).join("start", config).adapter.tensors()
+    model = copy.deepcopy(lab.base.model)
+    settings = peft.LoraConfig(
+        r=config.lora_rank, lora_alpha=config.alpha, use_rslora=config.use_rslora, target_modules=targets, bias="none"
+    )
+    peft.inject_adapter_in_model(settings, model)
+    named = {
+        f"{name.removesuffix(f'.lora_{letter}.default.weight')}.lora_{letter}.weight": parameter
+        for name, parameter in model.named_parameters()
+        for letter in "AB"
+        if name.endswith(f".lora_{letter}.default.weight")
+    }
+    assert named.keys() == start.keys()
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(start[name])
+    base = copy.copy(lab.base)
+    base.model = model
+    optimizer = torch.optim.AdamW(
+        named.values(),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+    )
+    losses = []
+    total = config.total_steps(len(lab.data.train))
+    for step in range(total):
+        picked = batch_indices(config.seed, step, config.batch_size, len(lab.data.train))
+        rows = [
+            (base.shape_key(lab.data.train[index]), base.training_row(lab.data.train[index], config, generator(key, "draw")))
+            for key, index in ((f"{config.seed}/{step}/{i}", index) for i, index in enumerate(picked))
+        ]
+        count = sum(float(row["count"]) for _, row in rows)
+        loss = sum(base.losses([row]).sum() for _, row in rows) / count
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(named.values(), config.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = learning_rate(config, step, total)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, {name: parameter.detach() for name, parameter in named.items()}
+
+
+def assert_same(
+    ours: tuple[Sequence[float], dict[str, torch.Tensor]],
+    theirs: tuple[Sequence[float], dict[str, torch.Tensor]],
+    dtype: torch.dtype,
+) -> None:
+    tolerance = 1e-8 if dtype == torch.float64 else 1e-3
+    assert ours[0] == pytest.approx(theirs[0], rel=tolerance, abs=0)
+    if dtype == torch.float64:  # AdamW magnifies float32 rounding in its first steps
+        for name, tensor in theirs[1].items():
+            error = (ours[1][name] - tensor).norm() / tensor.norm()
+            assert error < tolerance, name
+
+
+def staggered(lab: Lab, configs: Sequence[TrainConfig], max_rows: int = 64) -> Watched:
+    """All trials in one pack, each joining two steps after the one before."""
+    watched = Watched(lab, max_rows)
+    for i, config in enumerate(configs):
+        watched.join(str(i), config)
+        watched.step()
+        watched.step()
+    watched.finish()
+    return watched
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("targets", ["linear", "all"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_alone_equals_peft(family: str, targets: str, dtype: torch.dtype) -> None:
+    bench = lab(family, dtype)
+    configs = variants(bench.config, [{**values, "lora_targets": targets} for values in TRIALS])
+    watched = staggered(bench, configs)
+    for i, config in enumerate(configs):
+        packed = watched.losses[str(i)], watched.done[str(i)].adapter.tensors()
+        single = alone(bench, config)
+        assert len(packed[0]) == config.max_steps
+        assert_same(packed, single, dtype)
+        assert_same(single, with_peft(bench, config), dtype)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_micro_batches_change_nothing(family: str) -> None:
+    bench = lab(family, torch.float64)
+    configs = variants(bench.config, TRIALS)
+    whole, pieces = staggered(bench, configs), staggered(bench, configs, max_rows=2)
+    for name, member in whole.done.items():
+        assert_same(
+            (pieces.losses[name], pieces.done[name].adapter.tensors()),
+            (whole.losses[name], member.adapter.tensors()),
+            torch.float64,
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_follows_the_trial(family: str) -> None:
+    bench = lab(family, torch.float64)
+    configs = variants(bench.config, [{**values, "lora_dropout": 0.3} for values in TRIALS[:3]])
+    watched = staggered(bench, configs)
+    for i, config in enumerate(configs):
+        losses, weights = alone(bench, config)
+        assert_same((watched.losses[str(i)], watched.done[str(i)].adapter.tensors()), (losses, weights), torch.float64)
+        # From the second step on B is not zero, and what is dropped matters.
+        assert losses != pytest.approx(alone(bench, config.with_values({"lora_dropout": 0.0}))[0], rel=1e-8)
+
+
+drawn_trials = st.fixed_dictionaries(
+    {
+        "lora_rank": st.sampled_from([1, 2, 3, 5, 8]),
+        "lora_alpha": st.sampled_from([1.0, 16.0, "rank"]),
+        "learning_rate": st.sampled_from([1e-4, 1e-3, 1e-2]),
+        "batch_size": st.integers(1, 4),
+        "seed": st.integers(0, 2),
+        "max_steps": st.integers(1, 4),
+        "lora_targets": st.sampled_from(["attention", "linear", "all"]),
+        "weight_decay": st.sampled_from([0.0, 0.1]),
+    }
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=12, deadline=None)
+@given(
+    plan=st.lists(
+        st.tuples(drawn_trials, st.integers(0, 3), st.one_of(st.none(), st.integers(1, 3))), min_size=2, max_size=5
+    ),
+    max_rows=st.sampled_from([2, 64]),
+)
+def test_any_pack_with_any_joins_and_leaves(
+    family: str, plan: list[tuple[dict[str, object], int, int | None]], max_rows: int
+) -> None:
+    bench = lab(family, torch.float64)
+    watched = Watched(bench, max_rows)
+    leaving = {}
+    for i, (values, wait, leave_after) in enumerate(plan):
+        watched.join(str(i), bench.config.with_values(values))
+        leaving[str(i)] = leave_after
+        for _ in range(wait):
+            watched.step()
+            for name, limit in leaving.items():
+                if name in watched.pack.members and limit is not None and len(watched.losses[name]) >= limit:
+                    watched.done[name] = watched.pack.leave(name)
+    watched.finish()
+    for i, (values, _, _) in enumerate(plan):
+        losses, weights = alone(bench, bench.config.with_values(values))
+        packed = watched.losses[str(i)]
+        assert packed == pytest.approx(losses[: len(packed)], rel=1e-8, abs=0)
+        if len(packed) == len(losses):
+            assert_same((packed, watched.done[str(i)].adapter.tensors()), (losses, weights), torch.float64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_diverging_trial_ends_alone(family: str) -> None:
+    bench = lab(family, torch.float64)
+    good, bad = variants(bench.config, [TRIALS[1], {**TRIALS[2], "learning_rate": 1e290, "lr_scheduler": "constant"}])
+    watched = Watched(bench)
+    watched.join("good", good)
+    watched.join("bad", bad)
+    watched.finish()
+    assert watched.done["bad"].status == "diverged"
+    assert "step" in watched.done["bad"].reason
+    assert watched.done["good"].status == "finished"
+    assert_same((watched.losses["good"], watched.done["good"].adapter.tensors()), alone(bench, good), torch.float64)
+    assert all(math.isfinite(loss) for loss in watched.losses["good"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_base_model_is_never_changed(family: str) -> None:
+    bench = lab(family, torch.float32)
+    before = {name: tensor.clone() for name, tensor in bench.base.model.state_dict().items()}
+    watched = staggered(bench, variants(bench.config, TRIALS[:2]))
+    assert watched.done
+    after = bench.base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in bench.base.model.parameters())
