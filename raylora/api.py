@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylora.config import SweepConfig, TrainConfig, default_sweep, load_config
+from raylora import nearby
+from raylora.config import SweepConfig, TrainConfig, default_sweep, load_config, with_checked_paths
 from raylora.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,14 +87,14 @@ def plan(config: TrainConfig, sweep: bool = True) -> Plan:
     """
     from raylora.sweep.plan import make_plan
 
-    return make_plan(config, _sweep_config(config) if sweep else None)
+    return make_plan(with_checked_paths(config), _sweep_config(config) if sweep else None)
 
 
 def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
     """Train one LoRA and export it: a sweep of one trial.
 
     Args:
-        config: from `load_config`, or made in Python.
+        config: from `load_config`, or made in Python; relative paths then count from the current folder.
         resume: go on with an interrupted run in the same `output_dir`.
         dashboard: start Ray's dashboard, if Ray is started here.
 
@@ -121,9 +121,9 @@ def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, da
     from raylora.sweep.plan import make_plan
     from raylora.sweep.run import run
 
-    planned = make_plan(config, sweep_config)
+    planned = make_plan(with_checked_paths(config), sweep_config)
     outcome, ranking = finish(planned, run(planned, resume, dashboard))
-    return SweepResult(outcome, ranking, Path(config.output_dir))
+    return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 
 
 def export(run: str | Path, *, to: str | Path | None = None, trial: str | None = None) -> Path:
@@ -131,35 +131,39 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
 
     Args:
         run: the run's `output_dir`.
-        to: the file (images) or folder (language models) to write; by default the agreed name in the run's folder,
-            with the trial's name if one is given.
+        to: the file (images; or a folder for it) or folder (language models) to write; by default the agreed name in
+            the run's folder, with the trial's name if one is given. An older adapter there is replaced.
         trial: a trial of the sweep, such as "trial_00003".
 
     Raises:
-        UserError: no finished run there, no such trial, or the trial has no adapter.
+        UserError: no finished run there, no such trial, the trial has no adapter, or something else lies at `to`.
     """
-    from raylora import families
-    from raylora.lora.export import IMAGE_ADAPTER, LM_ADAPTER, export as write
+    from raylora.lora.export import IMAGE_ADAPTER, LM_ADAPTER
+    from raylora.lora.export import export as write
     from raylora.sweep import store
     from raylora.sweep.finish import trial_config
     from raylora.sweep.ranking import rank
-    from raylora.sweep.run import OBJECTIVES
+    from raylora.sweep.run import CONFIG, OBJECTIVES
 
-    folder = Path(run)
+    folder = _run_folder(run)
     outcome = store.load(folder)
-    ranking = rank(outcome, OBJECTIVES[outcome.family][1])
+    seed = load_config(folder / CONFIG, check_paths=False).seed
+    ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=seed)  # as it was ranked when it ended
     known = {row.trial.id: row.trial for row in ranking.rows}
     if trial is not None and trial not in known:
         raise UserError.one(f"no trial {trial!r}", where=str(folder), hint=f"its trials: {', '.join(known)}")
-    chosen = known[trial] if trial else ranking.best and ranking.best.trial
+    best = ranking.best.trial if ranking.best else None
+    chosen = known[trial] if trial else best
     if chosen is None or chosen.folder is None:
         raise UserError.one(
             "no trial of this run has an adapter", where=str(folder), hint="see report.html for the reasons"
         )
     config = trial_config(chosen)
     agreed = IMAGE_ADAPTER if outcome.family == "diffusion" else LM_ADAPTER
-    target = Path(to) if to else folder / (f"{trial}-{agreed}" if trial else agreed)
-    return write(chosen.folder, target.parent, config, families.recognise(config.base_model), target.name)
+    target = folder / (f"{trial}-{agreed}" if trial else agreed)
+    if to is not None:
+        target = _file_target(Path(to)) if outcome.family == "diffusion" else _folder_target(Path(to))
+    return write(chosen.folder, target.parent, config, outcome.family, target.name)
 
 
 def report(run: str | Path) -> Path:
@@ -170,7 +174,35 @@ def report(run: str | Path) -> Path:
     """
     from raylora.sweep.finish import report_again
 
-    return report_again(Path(run))
+    return report_again(_run_folder(run))
+
+
+def _run_folder(run: str | Path) -> Path:
+    folder = Path(run)
+    if folder.exists() and not folder.is_dir():
+        raise UserError.one("is a file, not the folder of a run", where=str(folder), hint="give a run's output_dir")
+    return folder
+
+
+def _file_target(to: Path) -> Path:
+    from raylora.lora.export import IMAGE_ADAPTER
+
+    target = to / IMAGE_ADAPTER if to.is_dir() else to
+    if target.suffix != ".safetensors":
+        raise UserError.one("an adapter is a .safetensors file", where=str(to), key="--to", hint=f"{to}.safetensors")
+    return target
+
+
+def _folder_target(to: Path) -> Path:
+    """The folder that an export may replace: a new one, an empty one, or an older adapter, and nothing else."""
+    target = nearby.current_folder() / to
+    if target.exists() and not (target / "adapter_config.json").is_file():
+        if not target.is_dir():
+            raise UserError.one("is a file, not a folder", where=str(to), key="--to", hint="name a new folder")
+        if any(target.iterdir()):
+            hint = f"name a new folder: {to / 'adapter'}"
+            raise UserError.one("holds something else than an adapter", where=str(to), key="--to", hint=hint)
+    return target.resolve()
 
 
 def _sweep_config(config: TrainConfig) -> SweepConfig:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raylora import __version__
-from raylora.console import reserved_stdout, say
+from raylora.console import open_closed_streams, reserved_stdout, say
 
 if TYPE_CHECKING:
     from raylora.api import SweepResult
@@ -120,6 +120,7 @@ def _run(
     dashboard: bool,
 ) -> None:
     from raylora.config import load_config
+    from raylora.errors import RayloraError
 
     with reserved_stdout() as stdout:
         result = action(load_config(path, overrides), resume=resume, dashboard=dashboard)
@@ -127,6 +128,8 @@ def _run(
             print(json.dumps(result.summary(), allow_nan=False), file=stdout)
         else:
             print(_summary(result), file=stdout)
+    if result.adapter_path is None:
+        raise RayloraError("no trial reached a valid report, so there is no adapter: try lower learning rates")
 
 
 def _summary(result: SweepResult) -> str:
@@ -141,11 +144,13 @@ def _summary(result: SweepResult) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 the input cannot be used, 1 raylora or the machine failed, 130 interrupted."""
+    open_closed_streams()
     sys.exit(_exit_code(arguments))
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
     from raylora.errors import Interrupted, RayloraError, UserError
+    from raylora.files import NO_ROOM
 
     try:
         cli.main(arguments, prog_name="raylora", standalone_mode=False)
@@ -153,8 +158,9 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         error.show()
         return 2
     except UserError as error:
-        count = len(error.problems)
-        say(f"{count} problems:\n{error}" if count > 1 else str(error))
+        # Anew from its problems: one that Ray carried here prints the traceback of the other process as its text.
+        count, text = len(error.problems), str(UserError(error.problems))
+        say(f"{count} problems:\n{text}" if count > 1 else text)
         return 2
     except Interrupted as error:
         say(f"{error}\nrun the same command with --resume to go on")
@@ -162,16 +168,25 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         say("interrupted; run the same command with --resume to go on")
         return 130
-    except BrokenPipeError:
-        return 1
     except RayloraError as error:
         say(str(error))
         return 1
     except Exception as error:
-        with tempfile.NamedTemporaryFile("w", prefix="raylora-error-", suffix=".txt", delete=False) as file:
-            traceback.print_exc(file=file)
-        say(
-            f"raylora failed: {type(error).__name__}: {error}\nThis is our mistake, not yours; details for a report: {file.name}"
-        )
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            place = error.filename or "standard output"
+            say(f"{place}: {NO_ROOM[error.errno]}\n    free some space, or choose another disk")
+            return 2
+        cause = getattr(error, "cause", None) or error  # what Ray carried here has a traceback as its text
+        say(f"raylora failed: {type(cause).__name__}: {cause}\nThis is our mistake, not yours{_details()}")
         return 1
     return 0
+
+
+def _details() -> str:
+    """Keep the traceback in a file, for a report of the mistake, if there is room for it."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="raylora-error-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+    except OSError as error:
+        return f" (no details: {error.strerror})"
+    return f"; details for a report: {file.name}"

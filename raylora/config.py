@@ -48,6 +48,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "reference",
+    "with_checked_paths",
 ]
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
@@ -61,8 +62,8 @@ class SweepConfig(Section):
     space: dict[str, Domain] = Field(
         default_factory=dict,
         description="What is tried: a key of this file to a domain (see below). Any key that holds one value may "
-        "stand here, except the paths, `sample_prompts` and `validation_examples`, which must be the same for all "
-        "trials. Empty: learning rates a decade on either side of `learning_rate`, and ranks 4 to 32.",
+        "stand here, except the paths and what trials must share to be compared (held-out examples, resolution, "
+        "max_length, precision). Empty: learning rates a decade on either side of `learning_rate`, and ranks 4 to 32.",
         examples=["{lora_rank: [4, 8, 16]}"],
     )
     trials: Whole = Field(
@@ -101,8 +102,7 @@ class SweepConfig(Section):
     )
     slots_per_device: Annotated[Whole, Field(ge=1, le=64)] | None = Field(
         default=None,
-        description="Trials that train at the same moment on one device, over one base model in its memory. Null: "
-        "as many as fit.",
+        description="Trials that train at the same moment on one device, over one base model in its memory. Null: 4.",
         examples=[4],
     )
     max_failures: Whole = Field(
@@ -275,7 +275,7 @@ class TrainConfig(Section):
     )
     save_steps: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
         default=None,
-        description="Optimizer steps between checkpoints. Null: at every report. Has no influence on the result.",
+        description="Optimizer steps between checkpoints, each with a validation. Null: at every report.",
         examples=[100],
     )
     validation_examples: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
@@ -286,9 +286,9 @@ class TrainConfig(Section):
     )
     validate_every: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
         default=None,
-        description="Optimizer steps between two validations; a trial counts by its best one. Null: some ten times in "
-        "a run.",
-        examples=[50],
+        description="Training examples between two reports, each with a validation and a checkpoint; a trial counts by "
+        "its best one. Counted in examples, so that trials of different batch size compare. Null: eight in a run.",
+        examples=[400],
     )
     precision: Precision = Field(
         default="auto",
@@ -483,11 +483,27 @@ def load_config(
     if readable:
         unread = {issue.key for issue in issues if issue.key and _follow(document.value, issue.key)[1] is None}
         issues += [issue for issue in _schema_issues(document.value) if not _within(issue.key, unread)]
-        issues += _resolve(document.value, [Path.cwd(), Path(path).absolute().parent], check_paths)
+        here = nearby.current_folder()
+        issues += _resolve(document.value, [here, (here / path).parent], check_paths)
     problems += document.problems(issues)
     if problems:
         raise UserError(problems)
     return TrainConfig.model_validate(document.value)
+
+
+def with_checked_paths(config: TrainConfig) -> TrainConfig:
+    """A configuration made in Python as `load_config` would give it: inputs are there, outputs can be written.
+
+    Relative paths count from the current folder; all paths of the result are absolute.
+
+    Raises:
+        UserError: every path that cannot be used.
+    """
+    values = fields_of(config)
+    document = Document("", values, {}, [])
+    if issues := list(_resolve(values, [nearby.current_folder()], check=True)):
+        raise UserError(document.problems(issues))
+    return TrainConfig.model_validate(values)
 
 
 _SMALLEST = "a smallest configuration:\n    train_data_dir: ./data/style_train\n    base_model: ./models/sd15"

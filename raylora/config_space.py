@@ -34,6 +34,13 @@ FIXED = {  # what a sweep cannot vary, and why
     **dict.fromkeys(("output_dir", "cache_dir"), "every trial gets a folder of its own under output_dir"),
     "sample_prompts": "all trials are shown on the same prompts",
     "validation_examples": "trials that are judged on different examples cannot be compared",
+    **dict.fromkeys(
+        ("resolution", "max_length"), "trials that are judged on the same examples in another form cannot be compared"
+    ),
+    **dict.fromkeys(
+        ("precision", "gradient_checkpointing"), "all trials on a device share one base model in its memory"
+    ),
+    "validate_every": "rungs and reports must be the same for all trials",
     "sweep": "a sweep holds no other sweep",
 }
 ELSEWHERE = {  # names that people know from other trainers

@@ -14,6 +14,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def open_closed_streams() -> None:
+    """Where the shell closed standard output or error (`>&-`), what is printed there goes nowhere.
+
+    Without it the next file that is opened gets the stream's number, and what libraries print ends in that file.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w"))
+
+
 @contextlib.contextmanager
 def reserved_stdout() -> Iterator[TextIO]:
     """Give out the real standard output, while everything else that is printed there goes to standard error.

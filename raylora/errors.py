@@ -54,5 +54,5 @@ class RayloraError(Exception):
     """Something failed that is not the person's mistake; the CLI exits with 1."""
 
 
-class Interrupted(RayloraError):
+class Interrupted(RayloraError):  # noqa: N818 - no error: the person wanted it
     """The person interrupted a sweep that can be resumed; the CLI exits with 130."""

@@ -16,7 +16,8 @@ from raylora.errors import UserError
 #: Names of files that are still being written; a process that is killed may leave one behind.
 PARTIAL_PREFIX = ".partial-"
 
-_NO_ROOM = {
+#: Errors of the system that mean that nothing more can be written, in words.
+NO_ROOM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is larger than allowed there",
@@ -107,9 +108,9 @@ def saying_what_failed(path: Path, size: int | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         code = _errno(error)
-        if code in _NO_ROOM:
+        if code in NO_ROOM:
             raise UserError.one(
-                f"{_NO_ROOM[code]}: {path.name} could not be written{_room(path.parent, size)}",
+                f"{NO_ROOM[code]}: {path.name} could not be written{_room(path.parent, size)}",
                 where=str(path.parent),
                 hint="free some space there (old runs, the cache folder: it is safe to delete), or choose another disk",
             ) from error

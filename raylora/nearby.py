@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from raylora.errors import UserError
+
 MOST_ENTRIES = 2000  # of a folder that are looked at for a similar name; a data set may hold a million
 
 
@@ -36,6 +38,18 @@ def expand(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+
+
+def current_folder() -> Path:
+    """The folder that relative paths count from.
+
+    Raises:
+        UserError: it has been removed.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError.one("the current folder has been removed", hint="cd to a folder that exists") from error
 
 
 def places(path: Path, folders: Sequence[Path]) -> list[Path]:

@@ -5,6 +5,7 @@ python -m raylora.quickstart    prints the model's folder, which it makes on the
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import shutil
 import sys
@@ -112,9 +113,22 @@ def _license() -> str:
     raise UserError.one(f"the package {PACKAGE} is incomplete: it has no LICENSE", hint="install it again")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the folder of the language model, and link it where the configurations look for it."""
+    parser = argparse.ArgumentParser(prog="python -m raylora.quickstart", description=main.__doc__)
+    parser.add_argument("--link", type=Path, help="make this a link to the folder")
+    arguments = parser.parse_args()
     try:
-        print(language_model(cache_root(None)))
+        folder = language_model(cache_root(None))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    if arguments.link:
+        arguments.link.parent.mkdir(parents=True, exist_ok=True)
+        arguments.link.unlink(missing_ok=True)
+        arguments.link.symlink_to(folder.absolute())
+    print(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,13 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from raylora.data.examples import ChatExample
 from raylora.data.reading import few, is_unicode, limited, missing_place, nearest, read_text, shown, what_is_there
 from raylora.errors import Problem, UserError
-
-if TYPE_CHECKING:  # importing it costs seconds (torch), and problems shall be told at once
-    from raylora.families.base import ChatExample
 
 SUFFIXES = (".jsonl", ".json")
 ROLES = {
@@ -71,8 +69,6 @@ def read(path: Path) -> tuple[list[ChatExample], list[str]]:
     if problems:
         raise UserError(problems)
 
-    from raylora.families.base import ChatExample
-
     return [ChatExample(_id(messages), messages, where) for where, messages in found], notes
 
 
@@ -83,6 +79,8 @@ def _files(path: Path, notes: list[str]) -> list[Path]:
     if not path.is_dir():
         if path.suffix.lower() not in SUFFIXES:
             raise UserError.one(f"is not a {' or '.join(SUFFIXES)} file", where=shown(path), key=key, hint=_SHAPES)
+        if not path.is_file():  # a pipe or a device would be waited for without end
+            raise UserError.one("is not a file", where=shown(path), key=key, hint="save the chats in a file")
         return [path]
     entries = [entry for entry in sorted(path.rglob("*")) if not _hidden(entry.relative_to(path))]
     files = [entry for entry in entries if entry.is_file()]

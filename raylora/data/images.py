@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from raylora.data.examples import ImageExample
 from raylora.data.reading import (
     SHOWN,
     few,
@@ -29,10 +30,8 @@ from raylora.data.reading import (
 )
 from raylora.errors import Problem, UserError
 
-if TYPE_CHECKING:  # importing it costs seconds (torch), and problems shall be told at once
+if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from raylora.families.base import ImageExample
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 UNREADABLE = (".heic", ".heif", ".jxl", ".psd", ".raw", ".cr2", ".nef", ".dng", ".svg", ".tga", ".exr")
@@ -98,8 +97,6 @@ def read(train_data_dir: Path, metadata_path: Path | None) -> tuple[list[ImageEx
     if folder.problems or problems:
         raise UserError([*folder.problems, *problems])
     _note_folder_names(folder, notes)
-
-    from raylora.families.base import ImageExample
 
     return [ImageExample(digests[name], folder.root / name, captions[name]) for name in folder.images], notes
 
@@ -245,13 +242,13 @@ def _csv_rows(path: Path, text: str, base: str) -> tuple[list[_Row], list[Proble
     file_column = caption_column = -1
     delimiter = ","
     for delimiter in sorted(",;\t|", key=lambda one: -lines[first].count(one)):
-        header = next(csv.reader([lines[first]], delimiter=delimiter), [])
+        header = _fields(lines[first], delimiter)
         file_column, caption_column = _column(header, FILE_COLUMNS), _column(header, CAPTION_COLUMNS)
         if file_column >= 0 and caption_column >= 0:
             break
     else:
         delimiter = max(",;\t|", key=lines[first].count)
-        header = next(csv.reader([lines[first]], delimiter=delimiter), [])
+        header = _fields(lines[first], delimiter)
         return [], [_wrong_columns(f"{shown(path)}:{first + 1}", header, "has not the columns that are needed")]
 
     rows: list[_Row] = []
@@ -275,6 +272,13 @@ def _csv_rows(path: Path, text: str, base: str) -> tuple[list[_Row], list[Proble
     except csv.Error as error:
         problems.append(Problem(f"is not CSV: {error}", f"{shown(path)}:{reader.line_num}"))
     return rows, problems
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a field of more than 128 KiB: no header
+        return [line[:40]]
 
 
 def _wrong_columns(where: str, found: list[str], what: str) -> Problem:
@@ -426,6 +430,8 @@ def _decode_all(folder: _Folder, captions: dict[str, str]) -> tuple[dict[str, st
     def check(name: str) -> tuple[str, Problem | None]:
         path = folder.root / name
         try:
+            if path.exists() and not path.is_file():  # a pipe or a device would be waited for without end
+                return "", Problem("is not a file", shown(path), hint="remove it")
             data = path.read_bytes()
             width, height = _decode(data).size
         except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over

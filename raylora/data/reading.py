@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raylora.errors import Problem, UserError
+from raylora.nearby import printable
 
 SHOWN = 5  # as many of one kind of problem as a person reads before they look for the common cause
 
 
 def shown(path: Path | str) -> str:
-    """A path as it can be printed: names that are no valid text (bytes of another encoding) come escaped."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """A path as it can be printed on one line: bytes of another encoding and control characters come escaped."""
+    return printable(str(path), 1000)
 
 
 def read_text(path: Path) -> str:
@@ -99,6 +101,14 @@ def what_is_there(files: Iterable[str], folders: int) -> str:
     if folders:
         words.append(f"{folders} folder{'s' * (folders > 1)}")
     return ", ".join(shown(word) for word in words) or "nothing"
+
+
+def holds(place: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file is, or a folder (or a folder below) has, a visible file of one of these kinds, metadata aside."""
+    if not place.is_dir():
+        return place.name.lower().endswith(suffixes)
+    names = (name.lower() for _, _, files in os.walk(place) for name in files)
+    return any(name.endswith(suffixes) and not name.startswith((".", "metadata.")) for name in names)
 
 
 def missing_place(path: Path, key: str) -> Problem:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from raylora.data.reading import few, holds, missing_place, shown
 from raylora.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from raylora.config import TrainConfig
-    from raylora.families.base import BaseModel, Dataset
+    from raylora.data.examples import Dataset, Example
+    from raylora.families.base import BaseModel
 
 FamilyName = Literal["diffusion", "causal_lm"]
 
@@ -25,38 +28,35 @@ def recognise(base_model: str) -> FamilyName:
     from raylora.families import causal_lm_files, diffusion_files
 
     path = Path(base_model)
+    if not path.exists():
+        raise UserError([missing_place(path, "base_model")])
     if diffusion_files.looks_like(path):
         return "diffusion"
     if causal_lm_files.looks_like(path):
         return "causal_lm"
-    found = (
-        ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
-        if path.is_dir()
-        else f"a {path.suffix or 'plain'} file"
-    )
     raise UserError.one(
-        f"not a base model that raylora knows; found {found}",
-        where=base_model,
+        f"not a base model that raylora knows; {_what(path)}",
+        where=shown(base_model),
         key="base_model",
-        hint="give a diffusers folder (with model_index.json), a Stable Diffusion .safetensors, "
+        hint=f"it is a part of {shown(path.parent)}: give that"
+        if (path.parent / "model_index.json").is_file()
+        else "give a diffusers folder (with model_index.json), a Stable Diffusion .safetensors, "
         "a transformers folder (with config.json), or a .gguf language model",
     )
 
 
-def check(config: TrainConfig) -> FamilyName:
-    """Recognise the base model and see that its files are there and whole, without loading it.
+def check(config: TrainConfig) -> None:
+    """See that the base model's files are there and whole, without loading it.
 
     Raises:
         UserError: what is missing or not supported.
     """
     from raylora.families import causal_lm_files, diffusion_files
 
-    family = recognise(config.base_model)
-    if family == "diffusion":
+    if recognise(config.base_model) == "diffusion":
         diffusion_files.describe(Path(config.base_model), config.base_model_config)
     else:
         causal_lm_files.check(Path(config.base_model))
-    return family
 
 
 def read_dataset(config: TrainConfig) -> Dataset:
@@ -65,16 +65,58 @@ def read_dataset(config: TrainConfig) -> Dataset:
     Raises:
         UserError: everything that is wrong with the data.
     """
-    from raylora.data import chats, images, split
-    from raylora.families.base import Dataset
+    from raylora.data import split
+    from raylora.data.examples import Dataset
+
+    family = recognise(config.base_model)
+    try:
+        examples, notes = _read(config, family)
+    except UserError as error:
+        raise _other_kind(config, family) or error from None
+    unique, copies = split.without_duplicates(examples)
+    train, held_out = split.split(unique, config.validation_examples)
+    return Dataset(tuple(train), tuple(held_out), (*notes, *copies))
+
+
+def _what(path: Path) -> str:
+    """What stands in the place of a base model."""
+    if not path.is_dir():
+        return f"it is a {path.suffix} file" if path.suffix else "it is a file without a suffix"
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        return f"the folder cannot be read: {error.strerror}"
+    return f"the folder holds {few(names)}" if names else "the folder is empty"
+
+
+def _read(config: TrainConfig, family: FamilyName) -> tuple[Sequence[Example], list[str]]:
+    from raylora.data import chats, images
 
     data = Path(config.train_data_dir)
-    if recognise(config.base_model) == "diffusion":
-        examples, notes = images.read(data, Path(config.metadata_path) if config.metadata_path else None)
-    else:
-        examples, notes = chats.read(data)  # type: ignore[assignment]
-    train, held_out = split.split(examples, config.validation_examples)
-    return Dataset(tuple(train), tuple(held_out), tuple(notes))
+    if family == "diffusion":
+        return images.read(data, Path(config.metadata_path) if config.metadata_path else None)
+    return chats.read(data)
+
+
+def _other_kind(config: TrainConfig, family: FamilyName) -> UserError | None:
+    """The error for data that another family of base models learns from; None for all other data."""
+    from raylora.data import chats, images
+
+    data = Path(config.train_data_dir)
+    model, needed, held = "an image model", "a folder of images with captions", "chats (or other JSON)"
+    right: tuple[str, ...] = images.SUFFIXES
+    other: tuple[str, ...] = chats.SUFFIXES
+    if family == "causal_lm":
+        model, needed, held = "a language model", f"a {' or '.join(chats.SUFFIXES)} file of chats", "images"
+        right, other = other, right
+    if holds(data, right) or not holds(data, other):
+        return None
+    return UserError.one(
+        f"holds {held}, but the base model {shown(config.base_model)} is {model} and learns from {needed}",
+        where=shown(data),
+        key="train_data_dir",
+        hint=f"give {needed}, or the other kind of base model",
+    )
 
 
 def load(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> BaseModel:

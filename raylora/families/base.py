@@ -7,9 +7,7 @@ other, and dimension 0 of what enters every LoRA target must be the row.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,39 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raylora.config import TrainConfig
+from raylora.data.examples import Example
 
 Tensors = dict[str, Tensor]
 Losses = NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageExample:
-    """A captioned image. `id` is the SHA-256 (hex) of the file's bytes and the caption."""
-
-    id: str
-    path: Path
-    caption: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ChatExample:
-    """A chat: messages of `role` (system, user, assistant) and `content`. `id` is the SHA-256 (hex) of their JSON."""
-
-    id: str
-    messages: tuple[tuple[str, str], ...]
-    where: str = ""
-
-
-Example = ImageExample | ChatExample
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """What a run learns from and what it is judged by; the split depends on content hashes alone."""
-
-    train: tuple[Example, ...]
-    held_out: tuple[Example, ...]
-    notes: tuple[str, ...] = ()  # what a person should know: repeats ignored, captions missing, chats truncated
 
 
 class BaseModel(Protocol):
@@ -90,7 +59,7 @@ class BaseModel(Protocol):
         """The fixed rows an example is judged by: the same for every trial, run and machine."""
 
     def losses(self, rows: Sequence[Tensors]) -> Tensor:
-        """Collate rows of one shape key, run the model, return the summed loss of each row: (len(rows),), float32 or wider.
+        """Collate rows of one shape key, run the model, return each row's summed loss: (len(rows),), float32 or wider.
 
         Differentiable with respect to the LoRA parameters. A trial's loss is sum(losses) / sum(counts) over its batch.
         """

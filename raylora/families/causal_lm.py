@@ -23,8 +23,9 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from raylora.config import TrainConfig
+from raylora.data.examples import ChatExample, Example
 from raylora.errors import UserError
-from raylora.families.base import ChatExample, Example, Losses, Tensors
+from raylora.families.base import Losses, Tensors
 from raylora.families.causal_lm_files import KEY, ModelFiles, check, fingerprint, looks_like
 from raylora.families.chat_tokens import ChatTokens
 from raylora.families.head_loss import head_loss

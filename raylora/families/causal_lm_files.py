@@ -105,7 +105,7 @@ def _names(names: Iterable[str], most: int = 8) -> str:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -175,11 +175,14 @@ def _config_problems(folder: Path, names: set[str]) -> Iterable[Problem]:
         yield _problem("is not valid JSON", path, "download or copy it again")
     elif "model_type" not in config:
         yield _problem("names no model_type", path, "copy config.json of the model as transformers writes it")
-    elif (named := config.get("architectures")) and not any(_CAUSAL.search(str(name)) for name in named):
+    elif (named := config.get("architectures")) and not isinstance(named, list):
+        yield _problem('"architectures" is not a list of names', path, "download or copy it again")
+    elif named and not any(_CAUSAL.search(str(name)) for name in named):
         hint = "give a model whose config.json names an architecture like LlamaForCausalLM"
         yield _problem(f"is a {named[0]}, not a causal language model", folder, hint)
     elif "quantization_config" in config:
-        method = (config["quantization_config"] or {}).get("quant_method", "some method")
+        settings = config["quantization_config"]
+        method = settings.get("quant_method", "some method") if isinstance(settings, dict) else "some method"
         hint = "give the original weights, or a GGUF file (it is unpacked when it is loaded)"
         yield _problem(f"is quantized ({method}): LoRA here needs plain weights", folder, hint)
 
@@ -221,6 +224,9 @@ def _spoiled(file: Path) -> Problem | None:
     try:
         read_shapes(file)
     except BrokenFileError as error:
-        with file.open("rb") as stream:
-            return _problem(str(error), file, _spoiled_hint(stream.read(64)))
+        head = b""
+        if file.is_file():
+            with file.open("rb") as stream:
+                head = stream.read(64)
+        return _problem(str(error), file, _spoiled_hint(head))
     return None

@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 import torch
 
+from raylora.data.examples import ChatExample
 from raylora.errors import Problem, UserError
-from raylora.families.base import ChatExample, Tensors
+from raylora.families.base import Tensors
 
 Messages = Sequence[tuple[str, str]]
 Span = tuple[int, int]

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from raylora.config import TrainConfig
+from raylora.data.examples import Example, ImageExample
 from raylora.data.images import open_rgb
 from raylora.errors import Problem, UserError
 from raylora.families import buckets
-from raylora.families.base import Example, ImageExample, Losses, Tensors
+from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion_files import Checkpoint, describe
 from raylora.families.diffusion_parts import assemble, load_scheduler, load_texts, load_unet, load_vae, quiet
 from raylora.families.objectives import TIMESTEPS, diffusion_objective

@@ -165,7 +165,7 @@ def _read_json(path: Path, key: str) -> dict[str, Any]:
         raise _error(
             f"cannot be read: {error.strerror}", path, "it is part of the model: copy the model again", key
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _error("is not JSON", path, "it is part of the model: copy the model again", key) from error
     if not isinstance(value, dict):
         raise _error("holds no JSON object", path, "it is part of the model: copy the model again", key)
@@ -358,7 +358,7 @@ def _single_kind(shapes: Shapes, path: Path) -> Kind:
         raise _error("is the refiner of Stable Diffusion XL, which is not supported", path, "give the base model of XL")
     if not starts[_UNET]:
         raise _error(_other_part(shapes), path, _WANTED)
-    channels = shapes.get(f"{_UNET}input_blocks.0.0.weight", (0, 0))[1]
+    channels = (*shapes.get(f"{_UNET}input_blocks.0.0.weight", ()), 0, 0)[1]
     if channels != 4:
         raise _error(_special(channels), path, _WANTED)
     kind: Kind = "sdxl" if f"{_UNET}label_emb.0.0.weight" in shapes else "sd15"

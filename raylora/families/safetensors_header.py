@@ -42,7 +42,7 @@ def read_shapes(path: Path) -> Shapes:
             header = json.loads(stream.read(length))
     except OSError as error:
         raise BrokenFileError(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenFileError("is not a .safetensors file: its header is no JSON") from error
     try:
         shapes, end = _parse(header)

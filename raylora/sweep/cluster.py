@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator
 
@@ -44,9 +45,10 @@ def running(dashboard: bool) -> Iterator[str]:
 def share(slots: int) -> dict[str, float]:
     """What a trial asks of Ray: 1/slots of a GPU, or of a node's CPUs where the cluster has no GPU."""
     if ray.cluster_resources().get("GPU", 0) > 0:
-        return {"CPU": 0, "GPU": 1 / slots}
+        return {"CPU": 0, "GPU": math.floor(10_000 / slots) / 10_000}
     smallest = min(node["Resources"]["CPU"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
-    return {"CPU": smallest / slots}
+    # Ray counts in ten-thousandths: rounded up, the last of three thirds would not fit.
+    return {"CPU": math.floor(smallest / slots * 10_000) / 10_000}
 
 
 def capacity(slots: int) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from raylora.config import TrainConfig, dump_config, load_config
 from raylora.console import say
-from raylora.families.base import ChatExample, ImageExample
+from raylora.data.examples import ImageExample
 from raylora.files import write_text_atomically
 from raylora.sweep import cluster, store
 from raylora.sweep.outcome import SweepOutcome, TrialOutcome
@@ -85,17 +85,20 @@ def export_trial(trial: TrialOutcome, folder: Path, config: TrainConfig) -> Path
 
 
 def prompts(plan: Plan) -> list[Prompt]:
-    """The prompts of the report: those of the configuration, or else the first held-out examples."""
-    if plan.config.sample_prompts:
-        return [Prompt(text) for text in plan.config.sample_prompts]
-    found: list[Prompt] = []
-    for example in plan.dataset.held_out:
+    """The prompts of the report: those of the configuration, or else the first held-out examples.
+
+    A prompt that is an example's comes with what a person made of it.
+    """
+    known: dict[str, Path | str] = {}
+    for example in (*plan.dataset.held_out, *plan.dataset.train):
         if isinstance(example, ImageExample):
-            found.append(Prompt(example.caption, example.path))
+            known.setdefault(example.caption, example.path)
         elif len(example.messages) >= 2 and example.messages[-2][0] == "user":
-            found.append(Prompt(example.messages[-2][1], example.messages[-1][1]))
-    kind = ChatExample if plan.family == "causal_lm" else ImageExample
-    return found[: TEXT_SAMPLES if kind is ChatExample else IMAGE_SAMPLES]
+            known.setdefault(example.messages[-2][1], example.messages[-1][1])
+    if plan.config.sample_prompts:
+        return [Prompt(text, known.get(text)) for text in plan.config.sample_prompts]
+    count = TEXT_SAMPLES if plan.family == "causal_lm" else IMAGE_SAMPLES
+    return [Prompt(text, reference) for text, reference in list(known.items())[:count]]
 
 
 def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> list[Sample]:
@@ -105,7 +108,7 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
     with cluster.running(dashboard=False):
         task = ray.remote(_generate).options(**_task_options())
         texts = [prompt.text for prompt in wanted]
-        base, best = ray.get([task.remote(config, None, texts), task.remote(config, adapter, texts)])
+        base, best = ray.get(task.remote(config, adapter, texts))
     samples = []
     for prompt, before, after in zip(wanted, base, best, strict=True):
         reference: Image.Image | str | None = None
@@ -122,16 +125,19 @@ def _task_options() -> dict[str, Any]:
     return {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
 
 
-def _generate(config: TrainConfig, adapter: Path | None, texts: list[str]) -> list[Any]:
+def _generate(config: TrainConfig, adapter: Path, texts: list[str]) -> tuple[list[Any], list[Any]]:
+    """Pictures or answers of the base model, and of the adapter; one process, since its imports cost seconds."""
     from raylora import families
 
     if families.recognise(config.base_model) == "diffusion":
         from raylora.families import diffusion
 
-        return diffusion.generate(config, adapter, texts, config.seed)
+        return diffusion.generate(config, None, texts, config.seed), diffusion.generate(
+            config, adapter, texts, config.seed
+        )
     from raylora.families import causal_lm
 
-    return causal_lm.generate(config, adapter, texts)
+    return causal_lm.generate(config, None, texts), causal_lm.generate(config, adapter, texts)
 
 
 def report_again(folder: Path) -> Path:

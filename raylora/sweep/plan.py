@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
-from raylora import families
-from raylora.config import SweepConfig, TrainConfig
-from raylora.errors import UserError
-from raylora.families.base import Dataset
+from raylora import families, nearby
+from raylora.config import Domain, SweepConfig, TrainConfig
+from raylora.config_space import LISTS
+from raylora.data.examples import Dataset
+from raylora.errors import Problem, UserError
 
 #: Reports of a run when `validate_every` is not given.
 REPORTS = 8
@@ -56,16 +58,9 @@ class Plan:
             ("output", config.output_dir),
         ]
         if self.sweep:
-            rows.append(
-                ("trials", f"{self.trials}, chosen by {self.sweep.searcher}, stopped early by {self.sweep.scheduler}")
-            )
-            for key, domain in self.sweep.space.items():
-                rows.append(
-                    (
-                        f"  {key}",
-                        f"{domain.kind} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in domain.values)}",
-                    )
-                )
+            chosen = f"chosen by {self.sweep.searcher}, stopped early by {self.sweep.scheduler}"
+            rows.append(("trials", f"{self.trials}, {chosen}"))
+            rows += [(f"  {key}", _domain_words(domain)) for key, domain in self.sweep.space.items()]
         lines = [f"{name:<18} {value}" for name, value in rows]
         return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)])
 
@@ -76,33 +71,56 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None) -> Plan:
     Raises:
         UserError: whatever stands in the way of the run.
     """
-    family = families.check(config)
-    dataset = families.read_dataset(config)
+    family = families.recognise(config.base_model)
+    problems: list[Problem] = []
+    for look in (families.check, _check_room):
+        try:
+            look(config)
+        except UserError as error:
+            problems += error.problems
+    try:
+        dataset = families.read_dataset(config)
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from error
+    if problems:
+        raise UserError(problems)
     train = len(dataset.train)
     longest = config.total_steps(train) * config.batch_size
     every = config.validate_every or max(1, longest // REPORTS)
     if sweep:
         longest = max(longest, _longest(config, sweep, train))
-    _check_room(Path(config.output_dir))
     return Plan(config, sweep, family, dataset, every, longest)
 
 
+def _domain_words(domain: Domain) -> str:
+    values = [f"{value:g}" if isinstance(value, float) else str(value) for value in domain.values]
+    return f"{domain.kind} {', '.join(values)}"
+
+
 def _longest(config: TrainConfig, sweep: SweepConfig, train: int) -> int:
-    """Most training examples that any trial can see."""
-    ends = {
-        key: [max(domain.values), min(domain.values)] if domain.kind not in ("choice", "grid") else list(domain.values)
-        for key, domain in sweep.space.items()
-        if key in ("epochs", "max_steps", "batch_size")
-    }
-    combinations: list[dict[str, object]] = [{}]
-    for key, values in ends.items():
-        combinations = [{**combination, key: value} for combination in combinations for value in values]
-    runs = [config.with_values(combination) for combination in combinations]
-    return max(run.total_steps(train) * run.batch_size for run in runs)
+    """No trial can see more training examples; with a range of batch sizes it may be some more than any does.
+
+    What epochs give is rounded up to whole batches, so the largest batch need not be the one that sees most.
+    """
+
+    def tried(key: str) -> list[Any]:
+        domain = sweep.space.get(key)
+        return list(domain.values) if domain else [getattr(config, key)]
+
+    epochs, batches = max(tried("epochs")), tried("batch_size")
+    most = [steps * max(batches) for steps in tried("max_steps") if steps]
+    if not all(tried("max_steps")):
+        domain = sweep.space.get("batch_size")
+        if domain and domain.kind not in LISTS:
+            most.append(epochs * train + max(batches) - 1)
+        else:
+            most += [-(-epochs * train // batch) * batch for batch in batches]
+    return int(max(most))
 
 
-def _check_room(folder: Path) -> None:
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
+def _check_room(config: TrainConfig) -> None:
+    folder = Path(config.output_dir)
+    existing = next(place for place in (folder, *folder.parents) if nearby.exists(place))
     free = shutil.disk_usage(existing).free
     if free < _LEAST_ROOM:
         raise UserError.one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray
@@ -9,23 +10,24 @@ from ray.tune import Callback
 
 from raylora.console import say
 from raylora.sweep.space import METRIC, TIME
-from raylora.sweep.trial import DIVERGED_VALUE, NAMESPACE, REASON, STATUS, USER_ERROR, trial_label
+from raylora.sweep.trial import DIVERGED_VALUE, NAMESPACE, REASON, STATUS, USER_ERROR
 from raylora.sweep.words import number
 
+#: Environment variable of the driver: name of the registry actor of the sweep that is running.
+REGISTRY = "RAYLORA_REGISTRY"
 
-class Progress(Callback):
+
+class Progress(Callback):  # type: ignore[misc]
     """Says a line a report, and takes trials out of their packs when they are over, however they ended.
 
     Tune pickles its callbacks with the experiment and brings them back on a resume: plain values only.
 
     Args:
-        registry_name: name of the sweep's registry actor.
         total: trials of the sweep.
         name: how the value is called.
     """
 
-    def __init__(self, registry_name: str, total: int, name: str) -> None:
-        self._registry_name = registry_name
+    def __init__(self, total: int, name: str) -> None:
         self._total = total
         self._name = name
         self._best = DIVERGED_VALUE
@@ -33,7 +35,7 @@ class Progress(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say which values a trial has."""
         values = ", ".join(f"{key} {number(value)}" for key, value in trial.config.items())
-        say(f"{trial_label(trial.trial_id)} starts{': ' + values if values else ''}")
+        say(f"{trial} starts{': ' + values if values else ''}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -41,7 +43,7 @@ class Progress(Callback):
         """Say a trial's value."""
         if USER_ERROR in result:
             return
-        head = f"{trial_label(trial.trial_id)} {result[TIME]:>6.0f} examples"
+        head = f"{trial} {result[TIME]:>6.0f} examples"
         if result[STATUS] == "diverged":
             say(f"{head}  diverged: {result[REASON]}")
             return
@@ -55,21 +57,22 @@ class Progress(Callback):
         self._ended(trial)
         result = trial.last_result or {}
         early = "stopped early, " if result.get(STATUS) == "running" else ""
-        say(f"{trial_label(trial.trial_id)} {early}over ({_over(trials) + 1} of {self._total})")
+        say(f"{trial} {early}over ({_over(trials) + 1} of {self._total})")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process or node died; Tune starts it again from its checkpoint."""
         self._ended(trial)
-        say(f"{trial_label(trial.trial_id)} lost its process and goes on from its checkpoint")
+        say(f"{trial} lost its process and goes on from its checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
         self._ended(trial)
-        say(f"{trial_label(trial.trial_id)} failed")
+        say(f"{trial} failed")
 
     def _ended(self, trial: Any) -> None:
-        registry = ray.get_actor(self._registry_name, namespace=NAMESPACE)
-        ray.get(registry.ended.remote(trial_label(trial.trial_id)))
+        # The name is this run's, not the one that a resumed experiment was pickled with.
+        registry = ray.get_actor(os.environ[REGISTRY], namespace=NAMESPACE)
+        ray.get(registry.ended.remote(str(trial)))
 
 
 def _over(trials: list[Any]) -> int:

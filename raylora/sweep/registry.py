@@ -92,18 +92,25 @@ class Registry:
                 if not self._trials[place] and place not in self._endings:
                     self._endings[place] = asyncio.create_task(self._end(place))
 
+    async def close(self) -> None:
+        """End all trainers, each after its current step, so that they remove their scratch files."""
+        async with self._lock:
+            for handle in self._trainers.values():
+                await _alive(handle.close.remote())
+
     async def _end(self, place: tuple[str, str]) -> None:
         await asyncio.sleep(self._linger)
         async with self._lock:
             self._endings.pop(place, None)
             handle = self._trainers.pop(place, None)
             if handle is not None:
+                await _alive(handle.close.remote())
                 ray.kill(handle)
 
 
 async def _alive(answer: Awaitable[Any]) -> bool:
     try:
         await answer
-    except ray.exceptions.RayActorError:
+    except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # it, or its node, has gone
         return False
     return True

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
+import logging
+import math
 import os
+import secrets
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import optuna
 import ray
 from ray import tune
 from ray.tune.stopper import Stopper
@@ -23,10 +26,10 @@ from raylora.errors import Interrupted, Problem, RayloraError, UserError
 from raylora.families import objectives
 from raylora.files import write_text_atomically
 from raylora.paths import cache_root
-from raylora.sweep import cluster, space
+from raylora.sweep import cluster, interrupt, mend, space
 from raylora.sweep.outcome import SearchRange, Status, SweepOutcome, TrialOutcome, Validation
 from raylora.sweep.plan import Plan
-from raylora.sweep.progress import Progress
+from raylora.sweep.progress import REGISTRY, Progress
 from raylora.sweep.registry import Registry
 from raylora.sweep.trial import NAMESPACE, REASON, STATUS, USER_ERROR, run_trial, trial_label
 from raylora.training import checkpoint_files
@@ -68,9 +71,14 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
         say(f"Ray runs on {cluster.device_words()}{f', dashboard at http://{url}' if url else ''}")
         with _registry(plan, folder) as registry_name:
             tuner = _restored(plan, folder, registry_name) if resume else _fresh(plan, folder, registry_name)
-            tuner.fit()
+            with interrupt.catching() as interrupted:
+                tuner.fit()
+            mend.after_restore(folder / TUNE)
         trials = tune.ExperimentAnalysis(str(folder / TUNE)).trials
         device = cluster.device_words()
+    if interrupted:
+        done = sum(trial.status == "TERMINATED" for trial in trials)
+        raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
     return _collect(plan, folder, trials, text, device, started)
 
 
@@ -101,8 +109,10 @@ def _prepare_folder(folder: Path, text: str, resume: bool) -> None:
 @contextlib.contextmanager
 def _tune_environment() -> Iterator[None]:
     """Settings that Tune reads from the environment alone, for as long as it runs."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong is said in our own words
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = {
-        "TUNE_GLOBAL_CHECKPOINT_S": "5",  # what a kill -9 may cost
+        "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill -9 may cost
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
@@ -110,7 +120,11 @@ def _tune_environment() -> Iterator[None]:
     before = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A trial that repeats steps after a resume tells Optuna its values again, which Optuna need not say.
+            warnings.filterwarnings("ignore", message="The reported value is ignored", category=UserWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
     finally:
         for key, value in before.items():
             if value is None:
@@ -121,21 +135,25 @@ def _tune_environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _registry(plan: Plan, folder: Path) -> Iterator[str]:
-    name = f"registry-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    # A name of this run alone: the registry of a driver that was killed may live on for some seconds.
+    name = f"registry-{secrets.token_hex(8)}"
     arguments = (plan.config, cache_root(plan.config.cache_dir), plan.validate_every, folder / EVENTS)
     registry = ray.remote(Registry).options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000)
     handle = registry.remote(*arguments)
+    os.environ[REGISTRY] = name
     try:
         yield name
+        ray.get(handle.close.remote())
     finally:
+        del os.environ[REGISTRY]
         ray.kill(handle)
 
 
-def _trainable(plan: Plan, registry_name: str) -> Any:
-    config, slots = plan.config, _slots(plan)
+def _trainable(plan: Plan, folder: Path, registry_name: str) -> Any:
+    config, slots, experiment = plan.config, _slots(plan), folder.absolute() / TUNE
 
     def trial(params: dict[str, Any]) -> None:
-        run_trial(params, config, registry_name)
+        run_trial(params, config, registry_name, experiment)
 
     return tune.with_resources(trial, cluster.share(slots))
 
@@ -150,7 +168,7 @@ def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
     grid = sweep.searcher == "grid"
     return tune.Tuner(
-        _trainable(plan, registry_name),
+        _trainable(plan, folder, registry_name),
         param_space=space.param_space(sweep),
         tune_config=tune.TuneConfig(
             metric=None if sweep.searcher == "optuna" and sweep.space else space.METRIC,
@@ -160,8 +178,8 @@ def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
             scheduler=space.scheduler(sweep, plan.longest, plan.validate_every),
             time_budget_s=sweep.time_budget_minutes and sweep.time_budget_minutes * 60,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial_label(trial.trial_id),
-            trial_name_creator=lambda trial: trial_label(trial.trial_id),
+            trial_dirname_creator=trial_label,
+            trial_name_creator=trial_label,
         ),
         run_config=tune.RunConfig(
             name=TUNE,
@@ -169,14 +187,15 @@ def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             stop=_StopOnUserError(),
-            callbacks=[Progress(registry_name, plan.trials, OBJECTIVES[plan.family][0])],
+            callbacks=[Progress(plan.trials, OBJECTIVES[plan.family][0])],
             verbose=0,
         ),
     )
 
 
 def _restored(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
-    return tune.Tuner.restore(str(folder / TUNE), _trainable(plan, registry_name), resume_errored=True)
+    mend.before_restore(folder / TUNE)
+    return tune.Tuner.restore(str(folder / TUNE), _trainable(plan, folder, registry_name), resume_errored=True)
 
 
 def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str, started: float) -> SweepOutcome:
@@ -184,20 +203,16 @@ def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str
     if problems:
         raise UserError(dict.fromkeys(problems))
     outcomes = [_trial_outcome(trial, plan.config) for trial in trials]
-    if any(outcome.status == "interrupted" for outcome in outcomes):
-        done = sum(outcome.status != "interrupted" for outcome in outcomes)
-        raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
     if all(outcome.status == "failed" for outcome in outcomes):
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
         raise RayloraError("every trial failed:\n" + "\n".join(f"  {reason}" for reason in reasons))
     name, objective = OBJECTIVES[plan.family]
     kept = checkpoint_files.read_validation(next(outcome.folder for outcome in outcomes if outcome.folder))
-    base, counts = kept.base, np.ones_like(kept.base) if kept.counts is None else kept.counts
     return SweepOutcome(
         name=folder.name,
         family=plan.family,
-        base=base,
-        base_value=objective(base, counts, base),
+        base=kept.base,
+        base_value=objective(kept.base, kept.counts, kept.base),
         trials=outcomes,
         objective_name=name,
         config_yaml=text,
@@ -211,6 +226,11 @@ def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str
         started=datetime.datetime.fromtimestamp(started, datetime.UTC),
         seconds=time.time() - started,
     )
+
+
+def _numbers(entry: dict[str, float | None]) -> dict[str, float]:
+    """A report as a checkpoint has it: JSON has no NaN, and a trial that diverged has no value at its end."""
+    return {"value": math.nan, **{key: math.nan if number is None else number for key, number in entry.items()}}
 
 
 def _last_line(trial: Any) -> str:
@@ -236,13 +256,13 @@ def _trial_outcome(trial: Any, base: TrainConfig) -> TrialOutcome:
     result = trial.last_result or {}
     reason, best, history, seconds, folder = "", None, [], 0.0, None
     status: Status = "interrupted"
-    if trial.checkpoint is not None:
+    if trial.checkpoint is not None and checkpoint_files.is_whole(Path(trial.checkpoint.path)):
         folder = Path(trial.checkpoint.path)
         state = checkpoint_files.read_state(folder)
         kept = checkpoint_files.read_validation(folder)
-        if kept.losses is not None and kept.counts is not None:
+        if kept.losses is not None:
             best = Validation(**state["best"], losses=kept.losses, counts=kept.counts)
-        history, seconds = state["history"], state["seconds"]
+        history, seconds = [_numbers(entry) for entry in state["history"]], state["seconds"]
     if trial.status == "ERROR":
         status, reason = "failed", _last_line(trial)
     elif trial.status == "TERMINATED":
@@ -250,7 +270,7 @@ def _trial_outcome(trial: Any, base: TrainConfig) -> TrialOutcome:
         status = "stopped" if reported == "running" else reported or "failed"
         reason = result.get(REASON) or ("" if reported else "ended before its first report")
     return TrialOutcome(
-        id=trial_label(trial.trial_id),
+        id=str(trial),
         params=dict(trial.config),
         rank=config.lora_rank,
         status=status,

@@ -26,15 +26,16 @@ DIVERGED_VALUE = 1e9
 STATUS, REASON, USER_ERROR = "trial_status", "trial_reason", "user_error"
 
 
-def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str) -> None:
+def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, experiment: Path) -> None:
     """Train one trial of a sweep; what `Tuner` is given.
 
     Args:
         params: the values that Tune drew.
         base: the sweep's configuration.
         registry_name: name of the sweep's registry actor.
+        experiment: Tune's folder, with a folder for each trial.
     """
-    trial = trial_label(tune.get_context().get_trial_id())
+    trial = tune.get_context().get_trial_name()
     context = ray.get_runtime_context()
     node = context.get_node_id()
     gpus = context.get_accelerator_ids().get("GPU", [])
@@ -43,7 +44,7 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str) -> 
     trainer = ray.get(registry.trainer.remote(trial, node, device, node_threads(node)))
     try:
         config = base.with_values(params)
-        ray.get(trainer.join.remote(trial, config, _resume_from()))
+        ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
         _pass_reports(trial, trainer)
     except ray.exceptions.RayTaskError as error:
         if not isinstance(error.cause, UserError):
@@ -69,23 +70,30 @@ def _pass_reports(trial: str, trainer: Any) -> None:
             return
 
 
-def _resume_from() -> Path | None:
-    """The checkpoint Tune hands us, or an older one of this trial if that is half-written (a kill in mid-copy)."""
-    given = tune.get_checkpoint()
-    if given is None:
-        return None
-    folder = Path(given.path)
-    candidates = [folder, *sorted((p for p in folder.parent.glob("checkpoint_*") if p < folder), reverse=True)]
-    return next((path for path in candidates if checkpoint_files.is_whole(path)), folder)
+def resume_from(folder: Path, config: TrainConfig) -> Path | None:
+    """The checkpoint a trial goes on from: the one furthest on that is whole and its own.
 
-
-def trial_label(trial_id: str) -> str:
-    """`trial_00003` from Tune's `a1b2c_00003`: stable over a resume, and readable.
-
-    >>> trial_label("a1b2c_00003")
-    'trial_00003'
+    Looked for in its folder and not taken from Tune, whose record may be some seconds behind when its process was
+    killed: the checkpoint it names may have made room for newer ones, or be half-written by a kill in mid-copy; or
+    the record knows nothing yet of the trial that left it. What decides is the configuration, which is all that a
+    trial's result depends on. Checkpoints of another one are removed.
     """
-    return f"trial_{trial_id.rsplit('_', 1)[-1]}"
+    whole: list[tuple[int, Path]] = []
+    for path in sorted(folder.glob("checkpoint_*")):
+        if not checkpoint_files.is_whole(path):
+            continue
+        state = checkpoint_files.read_state(path)
+        if checkpoint_files.changed_keys(state, config):
+            shutil.rmtree(path)
+        else:
+            whole.append((state["step"], path))
+    return max(whole)[1] if whole else None
+
+
+def trial_label(trial: Any) -> str:
+    """`trial_00003` for the third trial of a sweep, whoever drew it: Tune's own ids are random, and not in order."""
+    number = int(trial.experiment_tag.split("_", 1)[0])
+    return f"trial_{number + ('_' in trial.trial_id):05d}"  # BasicVariantGenerator, whose ids have a "_", counts from 0
 
 
 def node_threads(node: str) -> int:

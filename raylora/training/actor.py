@@ -37,3 +37,7 @@ class TrainerActor:
     async def leave(self, trial: str) -> None:
         """See `Trainer.leave`."""
         await asyncio.wrap_future(self._trainer.leave(trial))
+
+    async def close(self) -> None:
+        """See `Trainer.close`."""
+        await asyncio.to_thread(self._trainer.close)

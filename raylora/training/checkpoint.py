@@ -11,7 +11,6 @@ Random numbers are keyed by step, so there is no generator state to save. The ba
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,21 +22,17 @@ from torch import Tensor
 
 from raylora.errors import UserError
 from raylora.files import write_folder_atomically
-from raylora.training.checkpoint_files import FORMAT, FRESH_START, read_state, read_validation, sha256
+from raylora.training.checkpoint_files import (
+    FORMAT,
+    FRESH_START,
+    changed_keys,
+    read_state,
+    read_validation,
+    sha256,
+    state_text,
+)
 from raylora.training.data import EncodedDataset
 from raylora.training.member import BestValidation, Member
-
-#: Keys that place a run but do not decide its result; the data and the base model are compared by their digest.
-_MAY_CHANGE = {
-    "base_model",
-    "base_model_config",
-    "cache_dir",
-    "metadata_path",
-    "output_dir",
-    "sample_prompts",
-    "save_steps",
-    "train_data_dir",
-}
 
 
 def save(folder: Path, member: Member, data: EncodedDataset) -> None:
@@ -55,10 +50,10 @@ def save(folder: Path, member: Member, data: EncodedDataset) -> None:
                 key: value.detach().cpu() for key, value in moments.items() if isinstance(value, Tensor)
             },
         }
-        arrays = {"base": data.base_losses}
+        arrays = {"base": data.base_losses, "counts": data.validation_counts}
         if member.best is not None:
             files["best.safetensors"] = member.best.adapter
-            arrays |= {"losses": member.best.losses, "counts": member.best.counts}
+            arrays["losses"] = member.best.losses
         files["validation.safetensors"] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         for name, tensors in files.items():
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial / name)
@@ -77,7 +72,7 @@ def save(folder: Path, member: Member, data: EncodedDataset) -> None:
             "data": data.digest,
             "sha256": {name: sha256(partial / name) for name in files},
         }
-        (partial / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+        (partial / "state.json").write_text(state_text(state))
 
     write_folder_atomically(folder, write)
 
@@ -89,13 +84,12 @@ def load(folder: Path, member: Member, data: EncodedDataset) -> None:
         UserError: the checkpoint is half-written, or was made with another configuration, base model or data set.
     """
     state = read_state(folder)
-    own = member.config.model_dump(mode="json", exclude={"sweep"})
-    was = state["config"]
-    changed = sorted(key for key in own.keys() | was.keys() if key not in _MAY_CHANGE and own.get(key) != was.get(key))
+    changed = changed_keys(state, member.config)
     if changed:
         key = changed[0]
         raise UserError.one(
-            f"the checkpoint was made with {key}: {was.get(key)}, the configuration says {own.get(key)}",
+            f"the checkpoint was made with {key}: {state['config'].get(key)}, "
+            f"the configuration says {getattr(member.config, key, None)}",
             where=str(folder),
             key=", ".join(changed),
             hint="resume with the configuration it was started with, or choose another output_dir",
@@ -123,7 +117,7 @@ def load(folder: Path, member: Member, data: EncodedDataset) -> None:
     member.history = [{key: _nan(value) for key, value in entry.items()} for entry in state["history"]]
     if state["best"] is not None:
         validation = read_validation(folder)
-        assert validation.losses is not None and validation.counts is not None
+        assert validation.losses is not None
         member.best = BestValidation(
             losses=validation.losses,
             counts=validation.counts,

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from raylora.config import TrainConfig
 from raylora.data.cache import EncodedCache
-from raylora.families.base import BaseModel, Dataset, Losses, Tensors
+from raylora.data.examples import Dataset
+from raylora.families.base import BaseModel, Losses, Tensors
 from raylora.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ class EncodedDataset:
     base_losses: Losses
     digest: str
     encoded: int = 0
+
+    @property
+    def validation_counts(self) -> Losses:
+        """What each held-out row weighs, (examples, rows)."""
+        return np.array([[float(row["count"]) for row in rows] for rows in self.validation_rows])
 
 
 def prepare(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDataset:
@@ -72,7 +78,8 @@ def prepare(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDatas
 def _read(path: Path) -> Losses:
     if path.exists():
         try:
-            return load_file(path)["losses"]
+            losses: Losses = load_file(path)["losses"]
+            return losses
         except (SafetensorError, KeyError, OSError) as error:
             log.warning("%s cannot be read (%s) and is computed again", path, error)
     return np.empty((0, 0))

@@ -112,7 +112,7 @@ class Pack:
 
     def held_out_losses(self, member: Member | None) -> tuple[Losses, Losses]:
         """Summed losses and counts (examples, rows) on the held-out examples; without a member, of the base model."""
-        counts = np.array([[float(row["count"]) for row in rows] for rows in self.data.validation_rows])
+        counts = self.data.validation_counts
         shaped = zip(self.data.validation_shapes, self.data.validation_rows, strict=True)
         flat = [(shape, row) for shape, rows in shaped for row in rows]
         numbered = [_Row(i, "", 1.0, shape, row) for i, (shape, row) in enumerate(flat)]

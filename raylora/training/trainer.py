@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import platform
 import queue
 import tempfile
 import threading
@@ -45,6 +47,10 @@ class Report:
     status: Status
     reason: str
     checkpoint: Path
+
+
+class LeftError(Exception):
+    """The trial that should go on is not in the pack."""
 
 
 class Trainer:
@@ -98,7 +104,13 @@ class Trainer:
         future: Future[Report] = Future()
 
         def go() -> None:
+            if not future.set_running_or_notify_cancel():  # from here on its caller cannot take it back
+                return
             try:
+                if trial not in self._need_pack().members:
+                    raise LeftError(f"{trial} is not in the pack")
+                if trial in self._going:
+                    raise ValueError(f"{trial} is being trained already")
                 member = self._need_pack().members[trial]
             except BaseException as error:
                 future.set_exception(error)
@@ -123,6 +135,8 @@ class Trainer:
 
         def stop() -> None:
             self._closed = True
+            for trial in list(self._going):
+                self._leave(trial, "closed")
 
         self._commands.put(stop)
         self._thread.join()
@@ -132,6 +146,8 @@ class Trainer:
         future: Future[T] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(action())
             except BaseException as error:
@@ -194,7 +210,7 @@ class Trainer:
     def _leave(self, trial: str, why: str) -> None:
         future = self._going.pop(trial, None)
         if future is not None:
-            future.cancel()
+            future.set_exception(LeftError(f"{trial} was taken out of the pack"))
         if self._pack is not None and trial in self._pack.members:
             self._leave_pack(trial, why)
 
@@ -233,6 +249,7 @@ class Trainer:
         entry = {
             "time": time.time(),
             "event": event,
+            "trainer": f"{platform.node()}/{os.getpid()}",
             "trial": trial,
             "pack": self._pack and len(self._pack.members),
             **facts,

@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from raylora.config import TrainConfig
+from raylora.data.examples import ChatExample, ImageExample
 from raylora.errors import UserError
-from raylora.families.base import ChatExample, ImageExample, Tensors
+from raylora.families.base import Tensors
 from raylora.families.causal_lm import CausalLM, load
 from raylora.families.head_loss import head_loss
 from tests.families.tiny_lm import CHATML, SPECIAL, VOCABULARY, tiny_glm, tiny_llama, tiny_qwen, tiny_tokenizer

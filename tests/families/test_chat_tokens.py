@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from raylora.data.examples import ChatExample
 from raylora.errors import UserError
-from raylora.families.base import ChatExample
 from raylora.families.chat_tokens import ChatTokens
 from tests.families.tiny_lm import CHATML, tiny_tokenizer
 

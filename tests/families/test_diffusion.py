@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from raylora.config import TrainConfig
+from raylora.data.examples import ImageExample
 from raylora.errors import UserError
 from raylora.families import diffusion
-from raylora.families.base import ImageExample, Tensors
+from raylora.families.base import Tensors
 from raylora.families.buckets import buckets, choose, fit, step_size
 from raylora.families.diffusion_files import CONFIGS, describe
 from raylora.families.diffusion_parts import load_texts, load_unet, load_vae
@@ -386,7 +387,7 @@ from pathlib import Path
 from raylora.config import TrainConfig
 from raylora.families import diffusion
 torch.set_num_threads(1)
-from raylora.families.base import ImageExample
+from raylora.data.examples import ImageExample
 config = TrainConfig(train_data_dir="x", base_model={str(root / "sdxl")!r})
 model = diffusion.load(config, torch.device("cpu"), torch.float32)
 model.encode([ImageExample("0" * 64, Path({str(root / "0.png")!r}), "a very long caption " * 20)])

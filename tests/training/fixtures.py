@@ -20,7 +20,15 @@ from tests.families.tiny import tiny_sd
 from tests.families.tiny_lm import tiny_llama
 
 FAMILIES = ("diffusion", "causal_lm")
-QUESTIONS = ("what is a cat", "say hello", "why", "count to three please", "name a colour", "is it raining", "who are you")
+QUESTIONS = (
+    "what is a cat",
+    "say hello",
+    "why",
+    "count to three please",
+    "name a colour",
+    "is it raining",
+    "who are you",
+)
 ANSWERS = ("an animal.", "hello, you.", "because it is so, and was so.", "1 2 3", "blue", "no, not today", "a model")
 
 

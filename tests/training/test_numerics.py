@@ -91,7 +91,10 @@ def with_peft(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, tor
     for step in range(total):
         picked = batch_indices(config.seed, step, config.batch_size, len(lab.data.train))
         rows = [
-            (base.shape_key(lab.data.train[index]), base.training_row(lab.data.train[index], config, generator(key, "draw")))
+            (
+                base.shape_key(lab.data.train[index]),
+                base.training_row(lab.data.train[index], config, generator(key, "draw")),
+            )
             for key, index in ((f"{config.seed}/{step}/{i}", index) for i, index in enumerate(picked))
         ]
         count = sum(float(row["count"]) for _, row in rows)

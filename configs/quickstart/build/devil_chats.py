@@ -38,7 +38,7 @@ SOURCE = """# devils_dictionary.jsonl
 - **Source:** Debian's package `dict-devil`, version 1.0-13.1 (`usr/share/dictd/devil.dict.dz` and `devil.index`).
 - **Made by** `configs/quickstart/build/devil_chats.py`: prose only (verses and anecdotes that follow a definition are
   left out), 20 to 500 characters, white space, emphasis and cross-references removed, one chat a headword, sorted.
-  Twenty entries that joke about peoples are left out.
+  Entries that joke about peoples are left out too.
 """
 
 

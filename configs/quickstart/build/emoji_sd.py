@@ -10,8 +10,8 @@ seed, so that the same machine makes the same weights.
     for f in *.tgz; do mkdir ${f%.tgz}; tar xzf $f -C ${f%.tgz}; done
     python configs/quickstart/build/emoji_sd.py --packages . --out configs/quickstart/models/emoji-sd
 
-Takes about an hour and a half on two cores. The Fluent pictures (without those of the demo's training set)
-only help the autoencoder see more than one drawing style; the UNet and text encoder see Noto alone.
+Takes about an hour and a half on two cores that do nothing else. The Fluent pictures (without those of the demo's
+training set) only help the autoencoder see more than one drawing style; UNet and text encoder see Noto alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from emoji_sources import demo_codes, fluent_images, noto_images
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -35,6 +34,19 @@ VAE_STEPS, VAE_BATCH = 3400, 16
 UNET_STEPS, UNET_BATCH = 6000, 32
 CAPTION_DROPOUT = 0.1  # what classifier-free guidance needs
 MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556: converges about three times faster than uniform weights
+
+CARD = """# emoji-sd
+
+A small Stable-Diffusion-architecture model (AutoencoderKL, CLIPTextModel, UNet2DConditionModel; 64x64 pixels, fp16)
+that knows about a thousand Noto emoji by name: "red heart", "fox", "pizza" (captions.json lists them all). It exists
+so that the quickstart can train a style LoRA on two CPU cores without a network; it is no use for anything else.
+
+- **Made by** `configs/quickstart/build/emoji_sd.py`.
+- **Learned from** the Noto emoji pictures in npm's `emoji-datasource-google` 16.0.0 (Google, Apache License 2.0), named
+  by `unicode-emoji-json` 0.9.0 (MIT). The autoencoder alone also saw Fluent emoji of `@lobehub/fluent-emoji-3d` 1.1.0
+  (MIT), but none of the 64 that the quickstart trains on.
+- **Licence:** Apache License 2.0.
+"""
 
 
 def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
@@ -65,7 +77,10 @@ def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
     tokenizer = CLIPTokenizer(
-        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>"
+        vocab=str(folder / "vocab.json"),
+        merges=str(folder / "merges.txt"),
+        model_max_length=77,
+        pad_token="<|endoftext|>",
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -110,7 +125,9 @@ def train_vae(pictures: torch.Tensor) -> AutoencoderKL:
     return vae.eval()
 
 
-def save_pipeline(folder: Path, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel) -> None:
+def save_pipeline(
+    folder: Path, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> None:
     """Write a diffusers pipeline folder with fp16 weights."""
     pipeline = StableDiffusionPipeline(
         vae=copy.deepcopy(vae).half(),
@@ -118,7 +135,12 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, text: CLIPTextModel, tokeniz
         tokenizer=tokenizer,
         unet=copy.deepcopy(unet).half(),
         scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -127,7 +149,9 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, text: CLIPTextModel, tokeniz
     pipeline.save_pretrained(folder, safe_serialization=True)
 
 
-def train_unet(latents: torch.Tensor, captions: list[str], tokenizer: CLIPTokenizer, vae: AutoencoderKL, out: Path) -> None:
+def train_unet(
+    latents: torch.Tensor, captions: list[str], tokenizer: CLIPTokenizer, vae: AutoencoderKL, out: Path
+) -> None:
     """Train UNet and text encoder together on scaled `latents` (N, 4, 16, 16); writes the EMA weights to `out`."""
     torch.manual_seed(SEED + 1)
     text = CLIPTextModel(
@@ -188,12 +212,15 @@ def train_unet(latents: torch.Tensor, captions: list[str], tokenizer: CLIPTokeni
         if step == 499 or step % 1000 == 999 or step == UNET_STEPS - 1:
             averaged_unet, averaged_text = copy.deepcopy(unet), copy.deepcopy(text)
             with torch.no_grad():
-                for target, source in zip([*averaged_unet.parameters(), *averaged_text.parameters()], averages, strict=True):
+                for target, source in zip(
+                    [*averaged_unet.parameters(), *averaged_text.parameters()], averages, strict=True
+                ):
                     target.copy_(source)
             save_pipeline(out, vae, averaged_text, tokenizer, averaged_unet)
 
 
 def main() -> None:
+    """Make the model in three stages: tokenizer, autoencoder, UNet with its text encoder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="folder with the three unpacked npm packages")
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
@@ -206,6 +233,7 @@ def main() -> None:
     fluent = fluent_images(arguments.packages, exclude=set(demo_codes(arguments.packages)))
     captions = list(names.values())
     print(f"{len(captions)} captioned Noto emoji, {len(fluent)} Fluent for the autoencoder", flush=True)
+    (arguments.out / "README.md").write_text(CARD)
     (arguments.out / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=0) + "\n")
     tokenizer = train_tokenizer(captions, arguments.out / "tokenizer")
     noto_pixels = torch.from_numpy(np.stack(noto)).permute(0, 3, 1, 2).float() / 127.5 - 1

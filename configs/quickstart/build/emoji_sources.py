@@ -62,7 +62,14 @@ def demo_codes(packages: Path) -> list[str]:
     """The emoji of the demo's training set: a spread over the groups, chosen by hash, stable for ever."""
     groups = json.loads((packages / NAMES).read_text())
     chosen: list[str] = []
-    quota = {"Animals & Nature": 18, "Food & Drink": 16, "Smileys & Emotion": 12, "Travel & Places": 8, "Objects": 6, "Activities": 4}
+    quota = {
+        "Animals & Nature": 18,
+        "Food & Drink": 16,
+        "Smileys & Emotion": 12,
+        "Travel & Places": 8,
+        "Objects": 6,
+        "Activities": 4,
+    }
     names = emoji_names(packages)
     for group, count in quota.items():
         members = [emoji for emoji in names if groups[emoji]["group"] == group]

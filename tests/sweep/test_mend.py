@@ -1,0 +1,39 @@
+"""What a killed driver leaves in Tune's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raylora.errors import UserError
+from raylora.sweep import mend
+
+
+def folder(root: Path, *records: str) -> Path:
+    for number, text in enumerate(records):
+        (root / f"experiment_state-2026-01-01_00-00-0{number}.json").write_text(text)
+    for number in (3, 4):
+        kept = root / "trial_00001" / f"checkpoint_{number:06d}"
+        kept.mkdir(parents=True)
+        (kept / "state.json").write_text("{}")
+    return root
+
+
+def test_checkpoints_that_have_gone_are_there_for_tune_and_then_not(tmp_path: Path) -> None:
+    mend.before_restore(folder(tmp_path, "{}"))
+    names = [f"checkpoint_{number:06d}" for number in range(5)]
+    assert sorted(path.name for path in (tmp_path / "trial_00001").iterdir()) == names
+    mend.after_restore(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "trial_00001").iterdir()) == names[3:]
+
+
+def test_a_half_written_record_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    mend.before_restore(folder(tmp_path, "{}", "{}", '{"trial_data": ['))
+    assert len(list(tmp_path.glob("experiment_state*"))) == 2
+
+
+def test_without_any_record_the_person_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="half-written") as caught:
+        mend.before_restore(folder(tmp_path, "{"))
+    assert caught.value.problems[0].where == str(tmp_path)
