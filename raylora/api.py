@@ -138,10 +138,8 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     Raises:
         UserError: no finished run there, no such trial, the trial has no adapter, or something else lies at `to`.
     """
-    from raylora.lora.export import IMAGE_ADAPTER, LM_ADAPTER
-    from raylora.lora.export import export as write
     from raylora.sweep import store
-    from raylora.sweep.finish import trial_config
+    from raylora.sweep.finish import adapter_name, export_trial
     from raylora.sweep.ranking import rank
     from raylora.sweep.run import CONFIG, OBJECTIVES
 
@@ -158,12 +156,10 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
         raise UserError.one(
             "no trial of this run has an adapter", where=str(folder), hint="see report.html for the reasons"
         )
-    config = trial_config(chosen)
-    agreed = IMAGE_ADAPTER if outcome.family == "diffusion" else LM_ADAPTER
-    target = folder / (f"{trial}-{agreed}" if trial else agreed)
+    target = folder / (f"{trial}-{adapter_name(outcome)}" if trial else adapter_name(outcome))
     if to is not None:
         target = _file_target(Path(to)) if outcome.family == "diffusion" else _folder_target(Path(to))
-    return write(chosen.folder, target.parent, config, outcome.family, target.name)
+    return export_trial(outcome, chosen, target)
 
 
 def report(run: str | Path) -> Path:
@@ -185,9 +181,7 @@ def _run_folder(run: str | Path) -> Path:
 
 
 def _file_target(to: Path) -> Path:
-    from raylora.lora.export import IMAGE_ADAPTER
-
-    target = to / IMAGE_ADAPTER if to.is_dir() else to
+    target = to / "adapter.safetensors" if to.is_dir() else to
     if target.suffix != ".safetensors":
         raise UserError.one("an adapter is a .safetensors file", where=str(to), key="--to", hint=f"{to}.safetensors")
     return target

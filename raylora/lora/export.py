@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,25 +11,22 @@ from safetensors.torch import load_file
 from raylora.config import TrainConfig
 from raylora.errors import UserError
 
-#: Names inside a run's output_dir, agreed on and kept.
-IMAGE_ADAPTER, LM_ADAPTER = "adapter.safetensors", "adapter"
-
 
 def export(
     checkpoint: Path,
-    folder: Path,
+    target: Path,
     config: TrainConfig,
     family: Literal["diffusion", "causal_lm"],
-    name: str | None = None,
+    info: Mapping[str, str],
 ) -> Path:
     """Write the best adapter of a checkpoint: kohya layout for images, a PEFT folder for language models.
 
     Args:
         checkpoint: folder with `best.safetensors`.
-        folder: where it goes.
+        target: the file (images) or folder (language models) to write.
         config: what it was trained with.
         family: of its base model.
-        name: file or folder name; the agreed one by default.
+        info: further metadata of an image adapter, by kohya's names (`ss_num_train_images`, ...).
 
     Raises:
         UserError: the trial never had a valid adapter, or there is no room on the disk.
@@ -40,8 +38,7 @@ def export(
     if family == "diffusion":
         from raylora.lora.export_kohya import export_kohya
 
-        info = {"ss_output_name": folder.name, "ss_sd_model_name": Path(config.base_model).name}
-        return export_kohya(folder / (name or IMAGE_ADAPTER), tensors, config, info)
+        return export_kohya(target, tensors, config, dict(info))
     from raylora.lora.export_peft import export_peft
 
-    return export_peft(folder / (name or LM_ADAPTER), tensors, config, config.base_model)
+    return export_peft(target, tensors, config, config.base_model)

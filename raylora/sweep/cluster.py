@@ -6,9 +6,12 @@ import contextlib
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 
 import ray
+
+from raylora.errors import UserError
 
 #: Trials on one device when the configuration does not say. Measured on small UNets and language models: more
 #: gains little on a CPU, and on a card it is activations, not adapters, that fill the memory.
@@ -26,7 +29,9 @@ def running(dashboard: bool) -> Iterator[str]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the house
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
         context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         context = ray.init(
@@ -40,6 +45,22 @@ def running(dashboard: bool) -> Iterator[str]:
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ask beforehand: `ray.init` tries for minutes and then says so in its own words."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto", which Ray looks up itself
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError.one(
+            f"no Ray cluster answers there: {error}",
+            where=address,
+            key="RAY_ADDRESS",
+            hint="start it (ray start --head), or unset RAY_ADDRESS to run on this machine",
+        ) from error
 
 
 def share(slots: int) -> dict[str, float]:

@@ -42,19 +42,22 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
     """
     folder = Path(plan.config.output_dir)
     ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=plan.config.seed)
-    samples: list[Sample] = []
     if ranking.best is not None:
         best = ranking.best.trial
-        config = trial_config(best)
-        adapter = export_trial(best, folder, config)
+        adapter = export_trial(outcome, best, folder / adapter_name(outcome))
         write_text_atomically(folder / BEST, best_yaml(plan.config, best))
         outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder / BEST)
-        say("making samples with the exported adapter")
-        samples = make_samples(config, adapter, prompts(plan))
     store.save(folder, outcome)
     write_text_atomically(folder / TABLE, ranking.frame().to_csv(index=False))
-    write_report(folder / REPORT, outcome, ranking, samples)
+    write_report(folder / REPORT, outcome, ranking, _samples(plan, outcome, ranking))
     return outcome, ranking
+
+
+def _samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[Sample]:
+    if ranking.best is None or outcome.adapter is None:
+        return []
+    say("making samples with the exported adapter")
+    return make_samples(trial_config(ranking.best.trial), outcome.adapter, prompts(plan))
 
 
 def trial_config(trial: TrialOutcome) -> TrainConfig:
@@ -71,17 +74,24 @@ def best_yaml(config: TrainConfig, best: TrialOutcome) -> str:
     )
 
 
-def export_trial(trial: TrialOutcome, folder: Path, config: TrainConfig) -> Path:
-    """Write a trial's best adapter as `adapter.safetensors` (images) or `adapter/` (language models) into a folder.
+def adapter_name(outcome: SweepOutcome) -> str:
+    """The name of the adapter inside the run's folder, agreed on and kept: a file for images, else a folder."""
+    return "adapter.safetensors" if outcome.family == "diffusion" else "adapter"
+
+
+def export_trial(outcome: SweepOutcome, trial: TrialOutcome, target: Path) -> Path:
+    """Write a trial's best adapter to `target`: a file in kohya layout for images, a PEFT folder for language models.
 
     Raises:
-        UserError: the checkpoint is not whole, or there is no room on the disk.
+        UserError: the checkpoint is not whole or has no adapter, or there is no room on the disk.
     """
-    from raylora import families
     from raylora.lora.export import export
 
     assert trial.folder is not None
-    return export(trial.folder, folder, config, families.recognise(config.base_model))
+    info = {"ss_num_train_images": str(outcome.train_examples)}
+    if outcome.started is not None:
+        info["ss_training_started_at"] = str(outcome.started.timestamp())
+    return export(trial.folder, target, trial_config(trial), outcome.family, info)
 
 
 def prompts(plan: Plan) -> list[Prompt]:
@@ -152,7 +162,4 @@ def report_again(folder: Path) -> Path:
     config = load_config(folder / CONFIG)
     plan = make_plan(config, config.sweep)
     ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=config.seed)
-    samples: list[Sample] = []
-    if ranking.best is not None and outcome.adapter is not None:
-        samples = make_samples(trial_config(ranking.best.trial), outcome.adapter, prompts(plan))
-    return write_report(folder / REPORT, outcome, ranking, samples)
+    return write_report(folder / REPORT, outcome, ranking, _samples(plan, outcome, ranking))

@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import math
 import os
+import pickle
 import secrets
 import time
 import warnings
@@ -66,20 +67,32 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
     folder = Path(plan.config.output_dir)
     text = dump_config(plan.config)
     started = time.time()
-    _prepare_folder(folder, text, resume)
     with cluster.running(dashboard) as url, _tune_environment():
+        _prepare_folder(folder, text, resume)  # after Ray answered: an earlier run is not moved for nothing
         say(f"Ray runs on {cluster.device_words()}{f', dashboard at http://{url}' if url else ''}")
         with _registry(plan, folder) as registry_name:
             tuner = _restored(plan, folder, registry_name) if resume else _fresh(plan, folder, registry_name)
             with interrupt.catching() as interrupted:
                 tuner.fit()
             mend.after_restore(folder / TUNE)
-        trials = tune.ExperimentAnalysis(str(folder / TUNE)).trials
+        trials = _trials(folder / TUNE)
         device = cluster.device_words()
     if interrupted:
         done = sum(trial.status == "TERMINATED" for trial in trials)
         raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
     return _collect(plan, folder, trials, text, device, started)
+
+
+def _trials(experiment: Path) -> list[Any]:
+    try:
+        trials: list[Any] = tune.ExperimentAnalysis(str(experiment)).trials
+    except (ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError.one(
+            "Tune's record of the sweep is not whole",
+            where=str(experiment),
+            hint="see that the disk has room, and run the same command with --resume",
+        ) from error
+    return trials
 
 
 def _prepare_folder(folder: Path, text: str, resume: bool) -> None:
@@ -203,11 +216,12 @@ def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str
     if problems:
         raise UserError(dict.fromkeys(problems))
     outcomes = [_trial_outcome(trial, plan.config) for trial in trials]
-    if all(outcome.status == "failed" for outcome in outcomes):
+    folders = [outcome.folder for outcome in outcomes if outcome.folder]
+    if not folders:
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
-        raise RayloraError("every trial failed:\n" + "\n".join(f"  {reason}" for reason in reasons))
+        raise RayloraError("no trial came to a report:\n" + "\n".join(f"  {reason}" for reason in reasons))
     name, objective = OBJECTIVES[plan.family]
-    kept = checkpoint_files.read_validation(next(outcome.folder for outcome in outcomes if outcome.folder))
+    kept = checkpoint_files.read_validation(folders[0])
     return SweepOutcome(
         name=folder.name,
         family=plan.family,
@@ -267,8 +281,8 @@ def _trial_outcome(trial: Any, base: TrainConfig) -> TrialOutcome:
         status, reason = "failed", _last_line(trial)
     elif trial.status == "TERMINATED":
         reported = result.get(STATUS)
-        status = "stopped" if reported == "running" else reported or "failed"
-        reason = result.get(REASON) or ("" if reported else "ended before its first report")
+        status = "stopped" if reported == "running" else reported or "interrupted"
+        reason = result.get(REASON) or ("" if reported else "the time was over before its first report")
     return TrialOutcome(
         id=str(trial),
         params=dict(trial.config),

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from raylora.errors import UserError
@@ -55,16 +57,19 @@ def load(folder: Path) -> SweepOutcome:
         UserError: the folder holds no finished sweep.
     """
     try:
-        facts: dict[str, Any] = json.loads((folder / FILE).read_text())
-        arrays = load_file(folder / ARRAYS)
+        return _parse(json.loads((folder / FILE).read_text()), load_file(folder / ARRAYS), folder)
     except FileNotFoundError as error:
+        missing = Path(error.filename).name if error.filename else ARRAYS
         raise UserError.one(
-            f"no finished sweep: {FILE} is missing", where=str(folder), hint=_finished_near(folder)
+            f"no finished sweep: {missing} is missing", where=str(folder), hint=_finished_near(folder)
         ) from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError.one(
-            f"{FILE} is not whole", where=str(folder), hint="run the sweep again with --resume"
+            f"{FILE} or {ARRAYS} is not whole", where=str(folder), hint="run the sweep again with --resume"
         ) from error
+
+
+def _parse(facts: dict[str, Any], arrays: dict[str, NDArray[np.float64]], folder: Path) -> SweepOutcome:
     trials = []
     for entry in facts.pop("trials"):
         best = entry.pop("best", None)

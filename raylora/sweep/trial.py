@@ -16,6 +16,7 @@ from ray import tune
 
 from raylora.config import TrainConfig
 from raylora.errors import UserError
+from raylora.files import saying_what_failed
 from raylora.sweep.space import METRIC, TIME
 from raylora.training import checkpoint_files
 
@@ -45,15 +46,16 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, exp
     try:
         config = base.with_values(params)
         ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
-        _pass_reports(trial, trainer)
-    except ray.exceptions.RayTaskError as error:
-        if not isinstance(error.cause, UserError):
+        _pass_reports(trial, trainer, experiment)
+    except (UserError, ray.exceptions.RayTaskError) as error:
+        cause = error if isinstance(error, UserError) else error.cause
+        if not isinstance(cause, UserError):
             raise
         # Trying again would not mend it: the sweep's driver reads this and says it to the person.
-        tune.report({METRIC: DIVERGED_VALUE, TIME: 0, USER_ERROR: error.cause.problems})
+        tune.report({METRIC: DIVERGED_VALUE, TIME: 0, USER_ERROR: cause.problems})
 
 
-def _pass_reports(trial: str, trainer: Any) -> None:
+def _pass_reports(trial: str, trainer: Any, experiment: Path) -> None:
     while True:
         report = ray.get(trainer.advance.remote(trial))
         metrics: dict[str, Any] = {
@@ -63,7 +65,8 @@ def _pass_reports(trial: str, trainer: Any) -> None:
             REASON: report.reason,
         }
         try:
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(report.checkpoint))
+            with saying_what_failed(experiment / trial / "checkpoint"):
+                tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(report.checkpoint))
         finally:
             shutil.rmtree(report.checkpoint.parent, ignore_errors=True)
         if report.status != "running":

@@ -89,7 +89,7 @@ class Pack:
             owners = torch.tensor([row.member for row in rows], device=sums.device)
             with self._lora.rows(_segments(rows, members)):
                 weighted = self.base.losses([row.tensors for row in rows]).to(sums.dtype) * weights
-                weighted.sum().backward()
+                torch.autograd.backward(weighted.sum())
             sums.index_add_(0, owners, weighted.detach())
         norms = torch.stack([member.adapter.grad.norm() for member in members])
         # One read of the device for the whole pack.
