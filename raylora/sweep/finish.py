@@ -97,10 +97,10 @@ def export_trial(outcome: SweepOutcome, trial: TrialOutcome, target: Path) -> Pa
 def prompts(plan: Plan) -> list[Prompt]:
     """The prompts of the report: those of the configuration, or else the first held-out examples.
 
-    A prompt that is an example's comes with what a person made of it.
+    A prompt that is a held-out example's comes with what a person made of it.
     """
     known: dict[str, Path | str] = {}
-    for example in (*plan.dataset.held_out, *plan.dataset.train):
+    for example in plan.dataset.held_out:
         if isinstance(example, ImageExample):
             known.setdefault(example.caption, example.path)
         elif len(example.messages) >= 2 and example.messages[-2][0] == "user":
