@@ -8,7 +8,6 @@ import importlib.metadata
 import logging
 import math
 import os
-import pickle
 import secrets
 import time
 import warnings
@@ -86,7 +85,7 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
 def _trials(experiment: Path) -> list[Any]:
     try:
         trials: list[Any] = tune.ExperimentAnalysis(str(experiment)).trials
-    except (ValueError, EOFError, pickle.UnpicklingError) as error:
+    except (ValueError, EOFError) as error:
         raise UserError.one(
             "Tune's record of the sweep is not whole",
             where=str(experiment),
