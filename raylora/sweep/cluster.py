@@ -29,9 +29,7 @@ def running(dashboard: bool) -> Iterator[str]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the house
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_reachable(address)
+    if os.environ.get("RAY_ADDRESS"):
         context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         context = ray.init(
@@ -47,8 +45,17 @@ def running(dashboard: bool) -> Iterator[str]:
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
-    """Ask beforehand: `ray.init` tries for minutes and then says so in its own words."""
+def check_reachable() -> None:
+    """Ask the cluster of RAY_ADDRESS, if it is to be used, for a sign of life.
+
+    `ray.init` would try for minutes and then say so in its own words.
+
+    Raises:
+        UserError: nothing answers there.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if ray.is_initialized():
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # "auto", which Ray looks up itself
         return

@@ -66,8 +66,9 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
     folder = Path(plan.config.output_dir)
     text = dump_config(plan.config)
     started = time.time()
+    cluster.check_reachable()  # before an earlier run is moved for nothing
+    _prepare_folder(folder, text, resume)
     with cluster.running(dashboard) as url, _tune_environment():
-        _prepare_folder(folder, text, resume)  # after Ray answered: an earlier run is not moved for nothing
         say(f"Ray runs on {cluster.device_words()}{f', dashboard at http://{url}' if url else ''}")
         with _registry(plan, folder) as registry_name:
             tuner = _restored(plan, folder, registry_name) if resume else _fresh(plan, folder, registry_name)

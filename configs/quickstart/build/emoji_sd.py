@@ -240,6 +240,7 @@ def main() -> None:
     fluent_pixels = torch.from_numpy(np.stack(fluent)).permute(0, 3, 1, 2).float() / 127.5 - 1
     if (arguments.out / "vae").exists():  # a run that was cut short goes on with its finished autoencoder
         vae = AutoencoderKL.from_pretrained(arguments.out / "vae").eval()
+        vae.register_to_config(_name_or_path="emoji-sd")  # else the folder of this machine
     else:
         vae = train_vae(torch.cat([noto_pixels, fluent_pixels]))
         vae.save_pretrained(arguments.out / "vae")
