@@ -370,11 +370,15 @@ def _lines_shuffled(path: Path, chance: random.Random) -> None:
     path.write_bytes(b"".join(pieces))
 
 
+def _renamed(path: Path, chance: random.Random) -> None:
+    target = path.with_name(chance.choice(("x.png", "\udcff.png", "metadata.csv", "ü.txt", ".a")))
+    if not target.is_dir():  # an earlier mutation may have made it one
+        path.rename(target)
+
+
 MUTATIONS: list[Callable[[Path, random.Random], object]] = [
     lambda path, chance: path.unlink(),
-    lambda path, chance: path.rename(
-        path.with_name(chance.choice(("x.png", "\udcff.png", "metadata.csv", "ü.txt", ".a")))
-    ),
+    _renamed,
     lambda path, chance: path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size + 1)]),
     lambda path, chance: path.write_bytes(chance.randbytes(chance.randrange(200))),
     lambda path, chance: path.write_bytes(
