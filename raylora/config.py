@@ -382,9 +382,9 @@ class TrainConfig(Section):
     def digest(self) -> str:
         """12 hex digits that are equal for configurations that train the same adapter and judge it the same way.
 
-        Where results go, how often they are saved, the samples of the report, and the sweep around a run are left out.
+        Where results go, the samples of the report, and the sweep around a run are left out.
         """
-        ignored = {"output_dir", "cache_dir", "save_steps", "sample_prompts", "gradient_checkpointing", "sweep"}
+        ignored = {"output_dir", "cache_dir", "sample_prompts", "gradient_checkpointing", "sweep"}
         values = self.model_dump(exclude=ignored) | {"lora_alpha": self.alpha}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 

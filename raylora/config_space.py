@@ -40,7 +40,7 @@ FIXED = {  # what a sweep cannot vary, and why
     **dict.fromkeys(
         ("precision", "gradient_checkpointing"), "all trials on a device share one base model in its memory"
     ),
-    "validate_every": "rungs and reports must be the same for all trials",
+    **dict.fromkeys(("validate_every", "save_steps"), "rungs and reports must be the same for all trials"),
     "sweep": "a sweep holds no other sweep",
 }
 ELSEWHERE = {  # names that people know from other trainers

@@ -45,7 +45,7 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
     if ranking.best is not None:
         best = ranking.best.trial
         adapter = export_trial(outcome, best, folder / adapter_name(outcome))
-        write_text_atomically(folder / BEST, best_yaml(plan.config, best))
+        write_text_atomically(folder / BEST, best_yaml(plan, best))
         outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder / BEST)
     store.save(folder, outcome)
     write_text_atomically(folder / TABLE, ranking.frame().to_csv(index=False))
@@ -66,12 +66,12 @@ def trial_config(trial: TrialOutcome) -> TrainConfig:
     return TrainConfig.model_validate(checkpoint_files.read_state(trial.folder)["config"])
 
 
-def best_yaml(config: TrainConfig, best: TrialOutcome) -> str:
-    """A configuration that `raylora train` accepts and that trains the winner again."""
-    single = config.with_values({**best.params, "sweep": None, "output_dir": f"{config.output_dir}_best"})
-    return dump_config(
-        single, comment=f"The best of the sweep in {config.output_dir} ({best.id}).\nraylora train {BEST}"
-    )
+def best_yaml(plan: Plan, best: TrialOutcome) -> str:
+    """A configuration that `raylora train` accepts and that trains the winner again, judged at the same points."""
+    output = plan.config.output_dir
+    fixed = {"sweep": None, "output_dir": f"{output}_best", "validate_every": plan.validate_every}
+    single = plan.config.with_values({**best.params, **fixed})
+    return dump_config(single, comment=f"The best of the sweep in {output} ({best.id}).\nraylora train {BEST}")
 
 
 def adapter_name(outcome: SweepOutcome) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import logging
 import math
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 import ray
 from ray import tune
@@ -24,7 +26,7 @@ from raylora.config import SweepConfig, TrainConfig, dump_config
 from raylora.console import say
 from raylora.errors import Interrupted, Problem, RayloraError, UserError
 from raylora.families import objectives
-from raylora.files import write_text_atomically
+from raylora.files import saying_what_failed, write_text_atomically
 from raylora.paths import cache_root
 from raylora.sweep import cluster, interrupt, mend, space
 from raylora.sweep.outcome import SearchRange, Status, SweepOutcome, TrialOutcome, Validation
@@ -67,7 +69,17 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
     text = dump_config(plan.config)
     started = time.time()
     cluster.check_reachable()  # before an earlier run is moved for nothing
-    _prepare_folder(folder, text, resume)
+    with _alone(plan.config):
+        _prepare_folder(folder, text, resume)
+        trials, device, interrupted = _tune(plan, folder, resume, dashboard)
+    if interrupted:
+        done = sum(trial.status == "TERMINATED" for trial in trials)
+        raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
+    return _collect(plan, folder, trials, text, device, started)
+
+
+def _tune(plan: Plan, folder: Path, resume: bool, dashboard: bool) -> tuple[list[Any], str, bool]:
+    """Let Ray Tune run; gives its trials, the devices in words, and whether the person interrupted."""
     with cluster.running(dashboard) as url, _tune_environment():
         say(f"Ray runs on {cluster.device_words()}{f', dashboard at http://{url}' if url else ''}")
         with _registry(plan, folder) as registry_name:
@@ -75,12 +87,36 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
             with interrupt.catching() as interrupted:
                 tuner.fit()
             mend.after_restore(folder / TUNE)
-        trials = _trials(folder / TUNE)
-        device = cluster.device_words()
-    if interrupted:
-        done = sum(trial.status == "TERMINATED" for trial in trials)
-        raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
-    return _collect(plan, folder, trials, text, device, started)
+        return _trials(folder / TUNE), cluster.device_words(), bool(interrupted)
+
+
+@contextlib.contextmanager
+def _alone(config: TrainConfig) -> Iterator[None]:
+    """Hold the run's output_dir: a second process there would move or overwrite what the first one writes.
+
+    The lock lies in the cache, since output_dir itself may be moved aside; it goes with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    name = hashlib.sha256(str(Path(config.output_dir).absolute()).encode()).hexdigest()[:16]
+    path = cache_root(config.cache_dir) / "locks" / f"{name}.lock"
+    with saying_what_failed(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError.one(
+                "another raylora run is writing here",
+                where=config.output_dir,
+                key="output_dir",
+                hint="wait for it, stop it, or choose another output_dir",
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _trials(experiment: Path) -> list[Any]:

@@ -26,7 +26,6 @@ _MAY_CHANGE = {
     "metadata_path",
     "output_dir",
     "sample_prompts",
-    "save_steps",
     "train_data_dir",
 }
 

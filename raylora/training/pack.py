@@ -7,14 +7,16 @@ Which trials share a pack changes nothing about their results (the numerics cont
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raylora.config import TrainConfig
 from raylora.families.base import BaseModel, Losses, Tensors
@@ -24,6 +26,9 @@ from raylora.lora.packed import PackedLora, Segment
 from raylora.training import checkpoint
 from raylora.training.data import EncodedDataset
 from raylora.training.member import Member
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class _Row(NamedTuple):
@@ -81,16 +86,8 @@ class Pack:
         if not members:
             return
         started = time.perf_counter()
-        for member in members:
-            member.adapter.grad.zero_()
-        sums = torch.zeros(len(members), device=self.base.device, dtype=self._adapter_dtype)
-        for rows in self._micro_batches(self._training_rows(members)):
-            weights = torch.tensor([row.weight for row in rows], dtype=sums.dtype, device=sums.device)
-            owners = torch.tensor([row.member for row in rows], device=sums.device)
-            with self._lora.rows(_segments(rows, members)):
-                weighted = self.base.losses([row.tensors for row in rows]).to(sums.dtype) * weights
-                torch.autograd.backward(weighted.sum())
-            sums.index_add_(0, owners, weighted.detach())
+        rows = self._training_rows(members)
+        sums = self._in_memory(lambda: self._gradients(members, rows))
         norms = torch.stack([member.adapter.grad.norm() for member in members])
         # One read of the device for the whole pack.
         figures = torch.stack([sums, norms]).tolist()
@@ -100,11 +97,37 @@ class Pack:
         for member in members:
             member.seconds += share
 
+    def _gradients(self, members: Sequence[Member], rows: Sequence[_Row]) -> Tensor:
+        """Gradients of all members, and their losses (len(members),)."""
+        for member in members:
+            member.adapter.grad.zero_()
+        sums = torch.zeros(len(members), device=self.base.device, dtype=self._adapter_dtype)
+        for batch in self._micro_batches(rows):
+            weights = torch.tensor([row.weight for row in batch], dtype=sums.dtype, device=sums.device)
+            owners = torch.tensor([row.member for row in batch], device=sums.device)
+            with self._lora.rows(_segments(batch, members)):
+                weighted = self.base.losses([row.tensors for row in batch]).to(sums.dtype) * weights
+                torch.autograd.backward(weighted.sum())
+            sums.index_add_(0, owners, weighted.detach())
+        return sums
+
+    def _in_memory(self, action: Callable[[], T]) -> T:
+        """Do something that starts anew with fewer rows at once each time the device's memory does not suffice."""
+        while True:
+            try:
+                return action()
+            except torch.OutOfMemoryError:
+                if self.max_rows == 1:
+                    raise
+                self.max_rows = max(1, self.max_rows // 2)
+                log.warning("out of memory: %d rows at once from here on", self.max_rows)
+            torch.cuda.empty_cache()  # after the exception, which holds the failed pass, has gone
+
     def validate(self, trial: str) -> float:
         """Judge a trial on the held-out examples and keep its adapter if it is its best; returns the value."""
         member = self.members[trial]
         started = time.perf_counter()
-        losses, counts = self.held_out_losses(member)
+        losses, counts = self._in_memory(lambda: self.held_out_losses(member))
         value = self.base.objective(losses, counts, self.data.base_losses)
         member.record(value, losses, counts)
         member.seconds += time.perf_counter() - started

@@ -7,6 +7,7 @@ locked, and a trial that waits for the scheduler's decision waits alone while it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -117,7 +118,7 @@ class Trainer:
                 return
             self._going[trial] = future
             if member.status != "running":  # its checkpoint was made at its end
-                self._guard(lambda: self._report(trial))
+                self._guard([trial], lambda: self._report(trial))
 
         self._commands.put(go)
         return future
@@ -165,23 +166,20 @@ class Trainer:
             self._take_commands(wait=not self._going)
             if self._closed or not self._going or self._pack is None:
                 continue
-            self._guard(self._step)
+            going = list(self._going)
+            self._guard(going, functools.partial(self._pack.step, going))
+            for trial in list(self._going):
+                self._guard([trial], functools.partial(self._report_if_due, trial))
 
-    def _step(self) -> None:
-        self._need_pack().step(self._going)
-        for trial in list(self._going):
-            self._report_if_due(trial)
-
-    def _guard(self, action: Callable[[], None]) -> None:
+    def _guard(self, trials: list[str], action: Callable[[], None]) -> None:
         try:
             action()
         except BaseException as error:
-            # Told to the trials that were being trained; Tune's FailureConfig starts them again from their checkpoints.
-            log.exception("a step of the pack failed")
-            for trial, future in self._going.items():
+            # Told to the trials it concerns; Tune's FailureConfig starts them again from their checkpoints.
+            log.exception("training %s failed", ", ".join(trials))
+            for trial in trials:
                 self._leave_pack(trial, "failed")
-                future.set_exception(error)
-            self._going.clear()
+                self._going.pop(trial).set_exception(error)
 
     def _take_commands(self, wait: bool) -> None:
         try:

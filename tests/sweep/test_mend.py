@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from raylora.config import TrainConfig
 from raylora.errors import UserError
 from raylora.sweep import mend
+from raylora.sweep.run import _alone
 
 
 def folder(root: Path, *records: str) -> Path:
@@ -37,3 +41,24 @@ def test_without_any_record_the_person_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="half-written") as caught:
         mend.before_restore(folder(tmp_path, "{"))
     assert caught.value.problems[0].where == str(tmp_path)
+
+
+def test_two_processes_do_not_share_an_output_folder(tmp_path: Path) -> None:
+    config = TrainConfig(
+        train_data_dir="x", base_model="y", output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
+    )
+    code = (
+        "from raylora.config import TrainConfig; from raylora.sweep.run import _alone\n"
+        f"with _alone(TrainConfig.model_validate_json({config.model_dump_json()!r})):\n"
+        "    print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another raylora run"), _alone(config):
+            pass
+        other.kill()  # a lock goes with its process, however that ends
+        other.wait()
+        with _alone(config):
+            pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -242,3 +243,27 @@ def test_the_base_model_is_never_changed(family: str) -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.grad is None for parameter in bench.base.model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_out_of_memory_splits_the_pack_and_changes_nothing(family: str) -> None:
+    bench = lab(family, torch.float64)
+    configs = variants(bench.config, TRIALS[:3])
+    roomy = staggered(bench, configs)
+    # A device that takes two rows and no more, as torch would say it.
+    tight = copy.copy(bench.base)
+    tight.losses = lambda rows: bench.base.losses(rows) if len(rows) <= 2 else _no_room()  # type: ignore[method-assign]
+    narrow = staggered(dataclasses.replace(bench, base=tight), configs)
+    assert narrow.pack.max_rows <= 2
+    narrow.pack.join("again", configs[0])
+    assert math.isfinite(narrow.pack.validate("again"))
+    for name, member in roomy.done.items():
+        assert_same(
+            (narrow.losses[name], narrow.done[name].adapter.tensors()),
+            (roomy.losses[name], member.adapter.tensors()),
+            torch.float64,
+        )
+
+
+def _no_room() -> torch.Tensor:
+    raise torch.OutOfMemoryError("no room for more than two rows")
