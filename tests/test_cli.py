@@ -22,20 +22,9 @@ from raylora.sweep.outcome import SweepOutcome
 from tests.families.original_layout import convert
 from tests.families.tiny import tiny_sd
 from tests.families.tiny_lm import tiny_llama
-from tests.training.fixtures import write_chats, write_images
+from tests.training.fixtures import SEED_FILE, write_chats, write_images
 
 HEAVY = ("torch", "ray", "pydantic", "numpy", "pandas", "diffusers", "transformers", "plotly", "PIL", "peft")
-SEED = """\
-train_data_dir: "./data/style_train"
-metadata_path: "./data/style_train/metadata.csv"
-base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
-lora_rank: 8
-batch_size: 4
-epochs: 10
-learning_rate: 2e-4
-output_dir: "./output/my_style_lora"
-save_steps: 100
-"""
 
 
 def python(code: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -140,9 +129,9 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_paths(root: Path, base_model: str) -> str:
-    text = SEED.replace("./models/Stable-diffusion/v1-5-pruned.safetensors", str(root / "models" / base_model))
+    text = SEED_FILE.replace("./models/Stable-diffusion/v1-5-pruned.safetensors", str(root / "models" / base_model))
     text = text.replace("./data/", f"{root}/data/").replace("./output/my_style_lora", str(root / "output" / base_model))
-    assert re.sub('".*"', '""', text) == re.sub('".*"', '""', SEED)  # nothing but the paths differs
+    assert re.sub('".*"', '""', text) == re.sub('".*"', '""', SEED_FILE)  # nothing but the paths differs
     return text
 
 

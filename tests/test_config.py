@@ -18,18 +18,8 @@ from pydantic import ValidationError
 
 from raylora.config import Domain, SweepConfig, TrainConfig, default_sweep, dump_config, load_config, reference
 from raylora.errors import Problem, UserError
+from tests.training.fixtures import SEED_FILE
 
-SEED_FILE = """\
-train_data_dir: "./data/style_train"
-metadata_path: "./data/style_train/metadata.csv"
-base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
-lora_rank: 8
-batch_size: 4
-epochs: 10
-learning_rate: 2e-4
-output_dir: "./output/my_style_lora"
-save_steps: 100
-"""
 MINIMAL = "train_data_dir: data/style_train\nbase_model: models/Stable-diffusion\n"
 SWEEP_FILE = (
     MINIMAL

@@ -22,6 +22,18 @@ Tensors = dict[str, Tensor]
 Losses = NDArray[np.float64]
 
 
+def own_device() -> torch.device:
+    """The GPU of this process if it has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The base model's precision on a device: `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    if config.precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[config.precision]
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 class BaseModel(Protocol):
     """A loaded, frozen base model on one device."""
 

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from raylora.config import TrainConfig
 from raylora.data.examples import ChatExample, Example
 from raylora.errors import UserError
-from raylora.families.base import Losses, Tensors
+from raylora.families.base import Losses, Tensors, base_dtype, own_device
 from raylora.families.causal_lm_files import KEY, ModelFiles, check, fingerprint, looks_like
 from raylora.families.chat_tokens import ChatTokens
 from raylora.families.head_loss import head_loss
@@ -218,11 +218,10 @@ def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str]) 
     from peft import PeftModel
 
     path = Path(config.base_model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = config.precision if config.precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+    device = own_device()
     files = check(path)
     settings = _read_config(files, path)
-    model = _load_model(files, path, settings, getattr(torch, wanted))
+    model = _load_model(files, path, settings, base_dtype(config, device))
     if adapter is None:
         tokens = _load_tokens(files, path, settings)
         tokenizer, stops = tokens.tokenizer, list(tokens.stops)

@@ -20,7 +20,7 @@ from raylora.data.examples import Example, ImageExample
 from raylora.data.images import open_rgb
 from raylora.errors import Problem, UserError
 from raylora.families import buckets
-from raylora.families.base import Losses, Tensors
+from raylora.families.base import Losses, Tensors, own_device
 from raylora.families.diffusion_files import Checkpoint, describe
 from raylora.families.diffusion_parts import assemble, load_scheduler, load_texts, load_unet, load_vae, quiet
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
@@ -79,7 +79,7 @@ def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str], 
     """
     checkpoint = _describe(config)
     sizes = _sizes(checkpoint, config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     side = buckets.choose((1, 1), sizes.buckets)
     with quiet():

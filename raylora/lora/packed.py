@@ -50,12 +50,6 @@ class PackedLora:
                 self._modules[name].forward = self._forward(name)  # type: ignore[assignment]
                 self._attached.add(name)
 
-    def detach(self) -> None:
-        """Leave the model as it was."""
-        for name in self._attached:
-            del self._modules[name].forward
-        self._attached.clear()
-
     @contextlib.contextmanager
     def rows(self, segments: Sequence[Segment]) -> Iterator[None]:
         """Within this block (forward and backward) the batch's rows belong to `segments`, which do not overlap."""

@@ -306,9 +306,9 @@ def _trial_outcome(trial: Any, base: TrainConfig) -> TrialOutcome:
     result = trial.last_result or {}
     reason, best, history, seconds, folder = "", None, [], 0.0, None
     status: Status = "interrupted"
-    if trial.checkpoint is not None and checkpoint_files.is_whole(Path(trial.checkpoint.path)):
+    state = checkpoint_files.whole_state(Path(trial.checkpoint.path)) if trial.checkpoint else None
+    if state is not None:
         folder = Path(trial.checkpoint.path)
-        state = checkpoint_files.read_state(folder)
         kept = checkpoint_files.read_validation(folder)
         if kept.losses is not None:
             best = Validation(**state["best"], losses=kept.losses, counts=kept.counts)

@@ -6,7 +6,6 @@ and imports no torch. It is taken out of the pack by the driver (see `Registry.e
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,9 @@ def resume_from(folder: Path, config: TrainConfig) -> Path | None:
     """
     whole: list[tuple[int, Path]] = []
     for path in sorted(folder.glob("checkpoint_*")):
-        if not checkpoint_files.is_whole(path):
+        state = checkpoint_files.whole_state(path)
+        if state is None:
             continue
-        state = checkpoint_files.read_state(path)
         if checkpoint_files.changed_keys(state, config):
             shutil.rmtree(path)
         else:
@@ -105,8 +104,3 @@ def node_threads(node: str) -> int:
         if entry["NodeID"] == node:
             return max(1, int(entry["Resources"].get("CPU", 1)))
     return 1
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The join, leave and report events of a sweep, in order."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -93,13 +93,12 @@ def read_validation(folder: Path) -> SavedValidation:
     return SavedValidation(arrays["base"], arrays["counts"], arrays.get("losses"))
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint can be loaded."""
+def whole_state(folder: Path) -> dict[str, Any] | None:
+    """The state of a checkpoint that can be loaded, or None."""
     try:
-        read_state(folder)
+        return read_state(folder)
     except UserError:
-        return False
-    return True
+        return None
 
 
 def sha256(path: Path) -> str:

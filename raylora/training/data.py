@@ -9,11 +9,9 @@ from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from raylora.config import TrainConfig
 from raylora.data.cache import EncodedCache
 from raylora.data.examples import Dataset
 from raylora.families.base import BaseModel, Losses, Tensors
@@ -83,13 +81,6 @@ def _read(path: Path) -> Losses:
         except (SafetensorError, KeyError, OSError) as error:
             log.warning("%s cannot be read (%s) and is computed again", path, error)
     return np.empty((0, 0))
-
-
-def base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """The base model's precision on a device: `auto` is bfloat16 on a GPU and float32 on a CPU."""
-    if config.precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[config.precision]
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def rows_at_once(base: BaseModel) -> int:

@@ -25,7 +25,8 @@ import torch
 
 from raylora import families
 from raylora.config import TrainConfig
-from raylora.training.data import base_dtype, prepare, rows_at_once
+from raylora.families.base import base_dtype, own_device
+from raylora.training.data import prepare, rows_at_once
 from raylora.training.member import Status
 from raylora.training.pack import Pack
 
@@ -192,7 +193,7 @@ class Trainer:
     def _load(self) -> Pack:
         if self._threads:
             torch.set_num_threads(self._threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = own_device()
         dataset = families.read_dataset(self._config)
         base = families.load(self._config, device, base_dtype(self._config, device))
         data = prepare(base, dataset, self._cache_root)
@@ -252,5 +253,8 @@ class Trainer:
             "pack": self._pack and len(self._pack.members),
             **facts,
         }
-        with self._events.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self._events.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:  # a full disk ends trials through their checkpoints, never this thread through its log
+            log.warning("%s cannot be written: %s", self._events, error)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from raylora.config import SweepConfig, TrainConfig
-from raylora.sweep.trial import read_events
 from tests.training import fixtures
+from tests.training.fixtures import read_events
 
 Event = dict[str, Any]
 #: What Ray needs to hear in tests: no dashboard, no priority below other processes, little memory.

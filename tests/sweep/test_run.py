@@ -343,4 +343,4 @@ def test_checkpoints_that_are_kept_are_whole(done: Done) -> None:
         assert trial.folder is not None
         kept = sorted(trial.folder.parent.glob("checkpoint_*"))
         assert 1 <= len(kept) <= 2
-        assert all(checkpoint_files.is_whole(path) for path in kept)
+        assert all(checkpoint_files.whole_state(path) is not None for path in kept)

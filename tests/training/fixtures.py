@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,18 @@ from raylora.training.data import EncodedDataset, prepare
 from tests.families.tiny import tiny_sd
 from tests.families.tiny_lm import tiny_llama
 
+#: The configuration file that the people who asked for raylora wrote down: it must run as it stands.
+SEED_FILE = """\
+train_data_dir: "./data/style_train"
+metadata_path: "./data/style_train/metadata.csv"
+base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
+lora_rank: 8
+batch_size: 4
+epochs: 10
+learning_rate: 2e-4
+output_dir: "./output/my_style_lora"
+save_steps: 100
+"""
 FAMILIES = ("diffusion", "causal_lm")
 QUESTIONS = (
     "what is a cat",
@@ -65,8 +79,6 @@ def write_images(folder: Path, count: int = 8, seed: int = 0) -> Path:
 
 def write_chats(path: Path) -> Path:
     """Seven short chats as JSONL."""
-    import json
-
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
@@ -100,3 +112,8 @@ def lab(family: str, dtype: torch.dtype) -> Lab:
 def variants(base: TrainConfig, values: Sequence[dict[str, object]]) -> list[TrainConfig]:
     """Configurations that differ from a base one in some values."""
     return [base.with_values(entry) for entry in values]
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The join, leave and report events of a sweep, in order."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

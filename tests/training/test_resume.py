@@ -191,7 +191,7 @@ def test_half_written_checkpoints_are_refused(
     assert problem.where == str(folder)
     assert name in problem.message
     assert problem.hint
-    assert not checkpoint_files.is_whole(folder)
+    assert checkpoint_files.whole_state(folder) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -279,7 +279,7 @@ def test_a_trial_goes_on_from_its_newest_whole_checkpoint(saved: Path, tmp_path:
     assert resume_from(tmp_path, config) == tmp_path / "checkpoint_000001"
     # What a trial of the same name and other values left there is not this one's.
     assert resume_from(tmp_path, config.with_values({"lora_rank": 3})) is None
-    assert not [path for path in tmp_path.glob("checkpoint_*") if checkpoint_files.is_whole(path)]
+    assert not [path for path in tmp_path.glob("checkpoint_*") if checkpoint_files.whole_state(path) is not None]
 
 
 SAVER = """

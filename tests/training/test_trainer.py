@@ -12,10 +12,9 @@ import pytest
 
 from raylora.config import TrainConfig
 from raylora.errors import UserError
-from raylora.sweep.trial import read_events
 from raylora.training import checkpoint_files
 from raylora.training.trainer import LeftError, Report, Trainer
-from tests.training.fixtures import config
+from tests.training.fixtures import config, read_events
 
 WAIT = 60
 
@@ -213,3 +212,15 @@ def test_closing_ends_the_thread_and_removes_what_was_scratch(log: Path) -> None
     assert future.done()
     assert threading.active_count() == before
     assert not report.checkpoint.exists()
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    settings = config("causal_lm").with_values({"max_steps": 2, "batch_size": 2})
+    log = tmp_path / "events.jsonl"
+    log.mkdir()
+    trainer = Trainer(settings, Path(str(settings.cache_dir)), 10**6, log, threads=1)
+    try:
+        get(trainer.join("a", settings))
+        assert get(trainer.advance("a")).status == "finished"
+    finally:
+        trainer.close()
