@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -272,13 +273,17 @@ def test_killed_trials_and_trainers_go_on_from_their_checkpoints(tmp_path: Path)
     killed: list[str] = []
 
     def kill() -> None:
-        def reported() -> bool:
-            return len({event["trial"] for event in events(folder, "report") if event["step"] > 4}) >= 2
+        def trained() -> list[str]:
+            return sorted({event["trial"] for event in events(folder, "report") if event["step"] > 4})
 
-        wait_for("two trials to train", reported)
-        os.kill(ray_processes("ray::ImplicitFunc")[0], signal.SIGKILL)
+        wait_for("two trials to train", lambda: len(trained()) >= 2)
+        # A trial that has a checkpoint and is not at its end: its process is the one its last result names.
+        victim = trained()[-1]
+        result = json.loads((folder / "tune" / victim / "result.json").read_text().splitlines()[-1])
+        os.kill(result["pid"], signal.SIGKILL)
         killed.append("trial")
         back = wait_for("the trial to come back", lambda: [e for e in events(folder, "join") if e["step"] > 0])
+        assert back[0]["trial"] == victim
         process = int(back[0]["trainer"].rpartition("/")[2])
         assert process in ray_processes("ray::TrainerActor")
         os.kill(process, signal.SIGKILL)
