@@ -1,0 +1,91 @@
+"""`raylora cluster`: parses, calls, prints."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import click
+
+from raylora.errors import UserError
+
+_CLUSTER = click.argument("cluster", metavar="CLUSTER", type=click.Path(path_type=Path))
+_OVERRIDES = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+
+
+@click.group()
+def cluster() -> None:
+    """Virtual machines with cards, on your own vCenter.
+
+    CLUSTER is a YAML file such as configs/cluster/vmware.yaml; KEY=VALUE overrides what it says. Ray decides how many
+    machines there are: they come with the trials that wait, and go when they are idle.
+    """
+
+
+@cluster.command()
+@_CLUSTER
+@_OVERRIDES
+def plan(cluster: Path, overrides: tuple[str, ...]) -> None:
+    """Say what would be made where, and everything that is in the way. Changes nothing."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.plan import make_plan, session
+
+    config = load_cluster_config(cluster, overrides)
+    with session(config) as inventory:
+        made = make_plan(inventory, config)
+    click.echo(made.text())
+    made.check()
+
+
+@cluster.command()
+@_CLUSTER
+@_OVERRIDES
+def up(cluster: Path, overrides: tuple[str, ...]) -> None:
+    """Make the head, and hand the rest to Ray. Finds a head again that is there already."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.head import up
+
+    click.echo(up(load_cluster_config(cluster, overrides)))
+
+
+@cluster.command()
+@_CLUSTER
+@_OVERRIDES
+def status(cluster: Path, overrides: tuple[str, ...]) -> None:
+    """Show every machine of the cluster: as vCenter sees it, as Ray sees it, and why there are no more."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.status import status
+
+    click.echo(status(load_cluster_config(cluster, overrides)))
+
+
+@cluster.command()
+@_CLUSTER
+@_OVERRIDES
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def down(cluster: Path, overrides: tuple[str, ...], yes: bool) -> None:
+    """Remove every machine of the cluster, and nothing else. What is on the shared folder stays."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.head import down
+
+    down(load_cluster_config(cluster, overrides), ask=None if yes else _ask)
+
+
+def _ask(question: str) -> bool:
+    return click.confirm(question, default=False, err=True)
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("pyVmomi", "tenacity") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError.one(
+            f"{' and '.join(missing)} not installed", hint="pip install 'raylora[cluster]'", where="raylora cluster"
+        )

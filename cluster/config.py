@@ -1,0 +1,580 @@
+"""The schema of a cluster's YAML file: which vCenter, which template, which kinds of nodes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from raylora import nearby, yaml_text
+from raylora.cluster.cards import CardModel, find_card
+from raylora.config_space import unknown
+from raylora.config_values import (
+    Flag,
+    Number,
+    PathText,
+    Positive,
+    Section,
+    Text,
+    Whole,
+    example,
+    invalid,
+    path_value,
+    shown,
+    takes,
+)
+from raylora.errors import Problem, UserError
+from raylora.nearby import printable
+from raylora.yaml_text import Document, Issue, Key
+
+__all__ = ["ClusterConfig", "HeadConfig", "NodeType", "VCenterSettings", "load_cluster_config"]
+
+_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?\Z")
+HEAD_TYPE = "head"  #: the node type of the head in Ray's configuration; no worker may have this name
+
+
+def _name(value: str) -> str:
+    if not _NAME.match(value):
+        raise PydanticCustomError(
+            "name",
+            "{shown} is not valid: lower-case letters, digits and hyphens, at most 40, a letter first",
+            {"shown": shown(value), "hint": "it becomes part of the names of virtual machines and hosts"},
+        )
+    return value
+
+
+class VCenterSettings(Section):
+    """The section `vcenter:`: where it is, and how to log in."""
+
+    host: Text = Field(min_length=1, description="Name or address of the vCenter.", examples=["vcenter.example.com"])
+    port: Whole = Field(default=443, ge=1, le=65_535, description="Its HTTPS port.")
+    user: Text = Field(
+        min_length=1,
+        description="The service account (privileges.yaml lists its rights).",
+        examples=["ray@vsphere.local"],
+    )
+    password_file: PathText | None = Field(
+        default=None,
+        description="File with the password on its first line, readable by its owner only. This or `password_env`.",
+        examples=["~/.config/raylora/vcenter.password"],
+    )
+    password_env: Text | None = Field(
+        default=None,
+        description="Environment variable that holds the password.",
+        examples=["VCENTER_PASSWORD"],
+    )
+    ca_file: PathText | None = Field(
+        default=None,
+        description="Certificates (PEM) that the vCenter's certificate is verified against; "
+        "https://<vcenter>/certs/download.zip has them. Null: those of the system.",
+        examples=["./vcenter-ca.pem"],
+    )
+    insecure_skip_verify: Flag = Field(
+        default=False,
+        description="Accept any certificate. Whoever sits on the network can then read the password: only to try out.",
+    )
+    timeout_seconds: Number = Field(
+        default=60.0,
+        ge=5,
+        le=3600,
+        description="Longest time that one call may take.",
+    )
+
+    @model_validator(mode="after")
+    def _one_password(self) -> VCenterSettings:
+        if (self.password_file is None) == (self.password_env is None):
+            what = "both are given" if self.password_file else "the password is missing"
+            raise PydanticCustomError(
+                "password",
+                "{what}: either password_file or password_env says where it is",
+                {"what": what, "hint": "for example password_file: ~/.config/raylora/vcenter.password"},
+            )
+        return self
+
+    def password(self) -> str:
+        """The password, read anew each time, so that a changed one is used at the next login.
+
+        Raises:
+            UserError: the file cannot be read, the variable is not set, or it is empty.
+        """
+        if self.password_env is not None:
+            value = os.environ.get(self.password_env, "")
+            if not value:
+                hint = f"export {printable(self.password_env, 80)}=... before the command, or use password_file"
+                raise UserError.one(
+                    f"the environment variable {printable(self.password_env, 80)} is not set",
+                    key="vcenter.password_env",
+                    hint=hint,
+                )
+            return value
+        path = Path(str(self.password_file))
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError.one(
+                f"the password cannot be read: {reason}", where=str(path), key="vcenter.password_file"
+            ) from error
+        if not lines or not lines[0]:
+            raise UserError.one(
+                "the file is empty", where=str(path), key="vcenter.password_file", hint="its first line is the password"
+            )
+        return lines[0]
+
+
+class HeadConfig(Section):
+    """The section `head:`: the machine that runs Ray's head and the autoscaler; it needs no card."""
+
+    cpus: Whole = Field(default=4, ge=1, le=256, description="Virtual CPUs of the head.")
+    memory_gib: Whole = Field(default=16, ge=2, le=24_576, description="Memory of the head in GiB.")
+    disk_gib: Annotated[Whole, Field(ge=1, le=63_488)] | None = Field(
+        default=None,
+        description="Size of the head's disk; the head is then a full clone. Null: as in the template.",
+        examples=[100],
+    )
+    storage_policy: Text | None = Field(
+        default=None, description="Storage policy of the head. Null: the cluster's.", examples=["vSAN FTT=1 thin"]
+    )
+
+
+class NodeType(Section):
+    """A kind of worker."""
+
+    gpu: Text | None = Field(
+        default=None,
+        description="The card: `RTX 4090`, or its PCI ids, `10de:2684`. Null: workers without a card.",
+        examples=["RTX 4090"],
+    )
+    gpus: Annotated[Whole, Field(ge=0, le=16)] = Field(default=1, description="Cards of each worker.")
+    cpus: Whole = Field(default=8, ge=1, le=256, description="Virtual CPUs of each worker.")
+    memory_gib: Whole = Field(
+        default=32, ge=2, le=24_576, description="Memory of each worker in GiB, all of it reserved on the host."
+    )
+    disk_gib: Annotated[Whole, Field(ge=1, le=63_488)] | None = Field(
+        default=None,
+        description="Size of the disk in GiB, with clone: full; a linked clone's is the template's. Null: as in the "
+        "template.",
+        examples=[100],
+    )
+    min: Whole = Field(default=0, ge=0, le=10_000, description="Workers that are kept running without any demand.")
+    max: Annotated[Whole, Field(ge=0, le=10_000)] | None = Field(
+        default=None, description="Most workers at a time. Null: as many as there are cards.", examples=[8]
+    )
+    passthrough: Literal["dynamic", "static", "vgpu"] = Field(
+        default="dynamic",
+        description="How a worker gets its card: `dynamic` DirectPath (any free card of the model), `static` "
+        "passthrough of one certain card, or a `vgpu` profile of a data-centre card.",
+    )
+    vgpu_profile: Text | None = Field(
+        default=None, description="The vGPU profile, with passthrough: vgpu.", examples=["grid_l40s-48q"]
+    )
+    mmio_gib: Annotated[Whole, Field(ge=1, le=32_768)] | None = Field(
+        default=None,
+        description="Size of the 64-bit MMIO window. Null: twice the memory of all cards of the worker, rounded up to "
+        "a power of two.",
+        examples=[64],
+    )
+    clone: Literal["linked", "full", "instant"] = Field(
+        default="linked",
+        description="`linked` to the template's snapshot (seconds), a `full` copy, or an `instant` clone of a running "
+        "machine, which stays on its host and cannot have a card.",
+    )
+    storage_policy: Text | None = Field(
+        default=None, description="Storage policy of these workers. Null: the cluster's.", examples=["vSAN scratch"]
+    )
+    scratch: Flag = Field(
+        default=False,
+        description="Whether these workers' disks may be lost with a host: allows a storage policy without any "
+        "redundancy (FTT=0). Trials then go on from their checkpoints on another worker.",
+    )
+    idle_timeout_s: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = Field(
+        default=None, description="Seconds after which an idle worker goes. Null: `idle_minutes`.", examples=[120]
+    )
+
+    @field_validator("gpu")
+    @classmethod
+    def _known_card(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                find_card(value)
+            except ValueError as error:
+                raise PydanticCustomError(
+                    "gpu", "{shown} is no card that is known", {"shown": shown(value), "hint": str(error)}
+                ) from error
+        return value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> NodeType:
+        def refuse(key: str, message: str, hint: str) -> None:
+            raise PydanticCustomError("together", "{message}", {"message": message, "key": key, "hint": hint})
+
+        if self.cards and self.clone == "instant":
+            refuse("clone", "an instant clone cannot have a card", "use linked or full, or leave gpu out")
+        if self.cards and self.passthrough == "vgpu" and not self.vgpu_profile:
+            refuse("vgpu_profile", "passthrough: vgpu needs a profile", "for example vgpu_profile: grid_l40s-48q")
+        if self.vgpu_profile and self.passthrough != "vgpu":
+            refuse("vgpu_profile", "a profile goes with passthrough: vgpu", "add passthrough: vgpu, or leave it out")
+        if self.cards and self.passthrough != "vgpu" and not self.mmio_gib and not find_card(str(self.gpu)).memory_gib:
+            refuse("mmio_gib", f"the memory of {self.gpu} is not known: give this", "for example mmio_gib: 64")
+        if not self.cards and self.max is None:
+            refuse("max", "workers without a card need a number", "for example max: 4; or give gpu: RTX 4090")
+        if self.disk_gib is not None and self.clone != "full":
+            refuse("disk_gib", f"the disk of a {self.clone} clone cannot be resized", "add clone: full")
+        if self.max is not None and self.min > self.max:
+            refuse("min", f"{self.min} is more than max, {self.max}", "lower min or raise max")
+        return self
+
+    @property
+    def cards(self) -> int:
+        """Cards of each worker; 0 without `gpu`."""
+        return self.gpus if self.gpu is not None else 0
+
+    @property
+    def card(self) -> CardModel | None:
+        """The model of card, None for workers without one."""
+        return find_card(self.gpu) if self.gpu is not None and self.gpus else None
+
+    @property
+    def mmio_size_gib(self) -> int:
+        """The 64-bit MMIO window: the memory of all cards rounded up to a power of two, doubled (24 GiB: 64)."""
+        if self.mmio_gib is not None:
+            return self.mmio_gib
+        card = self.card
+        total = card.memory_gib * self.cards if card else 0
+        return 2 * (1 << (total - 1).bit_length()) if total else 0
+
+
+class ClusterConfig(Section):
+    """A cluster on a vCenter."""
+
+    name: Annotated[Text, Field(min_length=1)] = Field(
+        description="Name of the cluster: virtual machines are named after it, and belong to it for ever.",
+        examples=["cats"],
+    )
+    vcenter: VCenterSettings = Field(description="The vCenter.")
+    template: Text = Field(
+        min_length=1,
+        description="Virtual machine or template that workers and head are cloned from: its name, or its path below "
+        "the datacenter's folder.",
+        examples=["raylora-worker"],
+    )
+    snapshot: Text | None = Field(
+        default=None,
+        description="Snapshot that linked clones hang on. Null: the template's current one.",
+        examples=["ready"],
+    )
+    datacenter: Text | None = Field(
+        default=None, description="The datacenter. Needed when there are several.", examples=["dc1"]
+    )
+    compute_cluster: Text | None = Field(
+        default=None, description="The cluster of hosts. Needed when there are several.", examples=["gpu-hosts"]
+    )
+    hosts: list[Text] | None = Field(
+        default=None, description="Hosts that may be used. Null: all of the compute cluster.", examples=["[esx1, esx2]"]
+    )
+    datastore: Text = Field(min_length=1, description="Where disks lie.", examples=["vsanDatastore"])
+    network: Text = Field(min_length=1, description="Network or port group of all nodes.", examples=["lora"])
+    folder: Text | None = Field(
+        default=None,
+        description="Folder of virtual machines, as a path below the datacenter's. Null: the datacenter's own folder.",
+        examples=["lab/raylora"],
+    )
+    resource_pool: Text | None = Field(
+        default=None, description="Resource pool. Null: that of the compute cluster.", examples=["lora"]
+    )
+    storage_policy: Text | None = Field(
+        default=None,
+        description="Storage policy of nodes. Null: the datastore's own.",
+        examples=["vSAN FTT=1 thin"],
+    )
+    shared_folder: Text = Field(
+        min_length=2,
+        description="Folder that all nodes have in common (NFS, vSAN file share); sweeps and data sets lie there.",
+        examples=["/srv/raylora"],
+    )
+    shared_export: Text | None = Field(
+        default=None,
+        description="NFS export that is mounted there at boot. Null: the template mounts it.",
+        examples=["nas.example.com:/raylora"],
+    )
+    ssh_keys: list[Text] | None = Field(
+        default=None,
+        description="Public keys of people who may log in to the nodes. Nothing in raylora needs one.",
+        examples=["[ssh-ed25519 AAAA... me]"],
+    )
+    idle_minutes: Positive = Field(default=5.0, le=100_000, description="Minutes after which an idle worker goes.")
+    join_minutes: Number = Field(
+        default=15.0,
+        ge=0.01,
+        le=1440,
+        description="A worker that did not join Ray within this time after its power-on is removed.",
+    )
+    create_minutes: Number = Field(
+        default=30.0,
+        ge=0.01,
+        le=1440,
+        description="A machine that was not powered on within this time is half-made, and removed.",
+    )
+    concurrent: Whole = Field(
+        default=32, ge=1, le=256, description="Most machines that are made at the same moment; vCenter queues the rest."
+    )
+    head: HeadConfig = Field(default_factory=HeadConfig, description="The head.")
+    workers: dict[str, NodeType] = Field(
+        min_length=1, description="Kinds of workers, by name.", examples=["{rtx4090: {gpu: RTX 4090}}"]
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        return _name(value)
+
+    @field_validator("shared_folder")
+    @classmethod
+    def _an_absolute_folder(cls, value: str) -> str:
+        path = path_value(value)
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise PydanticCustomError(
+                "shared_folder",
+                "{shown} is not an absolute path on the nodes",
+                {"shown": shown(value), "hint": "for example /srv/raylora"},
+            )
+        return path.rstrip("/")
+
+    @field_validator("workers")
+    @classmethod
+    def _names_of_workers(cls, value: dict[str, NodeType]) -> dict[str, NodeType]:
+        for name in value:
+            if name == HEAD_TYPE:
+                raise PydanticCustomError(
+                    "name", "workers cannot be called head", {"hint": "give the kind another name", "key": name}
+                )
+            _name(name)
+        return value
+
+    def node_type(self, name: str) -> NodeType:
+        """The kind of worker of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name not in self.workers:
+            raise UserError.one(
+                f"there is no node type {printable(name, 60)!r}",
+                key="workers",
+                hint=f"known: {', '.join(self.workers)}",
+            )
+        return self.workers[name]
+
+    def policy_of(self, section: NodeType | HeadConfig) -> str | None:
+        """The storage policy of a node type or of the head: its own, else the cluster's."""
+        return section.storage_policy or self.storage_policy
+
+
+_SECTIONS: dict[str, type[Section]] = {"vcenter": VCenterSettings, "head": HeadConfig}
+_ELSEWHERE = {  # names that people know from other tools
+    **dict.fromkeys(("cluster_name", "cluster"), "name"),
+    **dict.fromkeys(("vsphere", "vsphere_config", "vcenter_host", "server"), "vcenter"),
+    **dict.fromkeys(("vm_template", "template_name", "source", "frozen_vm", "image"), "template"),
+    **dict.fromkeys(("networks", "port_group", "portgroup"), "network"),
+    **dict.fromkeys(("available_node_types", "node_types", "worker_types", "nodes"), "workers"),
+    **dict.fromkeys(("idle_timeout_minutes", "idle_timeout"), "idle_minutes"),
+    **dict.fromkeys(("policy", "vsan_policy", "profile"), "storage_policy"),
+    **dict.fromkeys(("shared", "nfs", "data"), "shared_folder"),
+    "pool": "resource_pool",
+    "head_node": "head",
+}
+_ELSEWHERE_IN = {
+    "vcenter": {
+        **dict.fromkeys(("server", "address", "hostname", "url"), "host"),
+        **dict.fromkeys(("username", "login"), "user"),
+        **dict.fromkeys(("password", "pwd"), "password_file"),
+        **dict.fromkeys(("insecure", "no_verify", "verify", "validate_certs"), "insecure_skip_verify"),
+        **dict.fromkeys(("ca", "cacert", "ca_cert", "ca_bundle"), "ca_file"),
+    },
+    "workers": {
+        **dict.fromkeys(("card", "gpu_type", "accelerator", "accelerator_type"), "gpu"),
+        **dict.fromkeys(("num_gpus", "gpu_count"), "gpus"),
+        **dict.fromkeys(("cpu", "num_cpus", "vcpus"), "cpus"),
+        **dict.fromkeys(("memory", "ram", "memory_gb", "mem"), "memory_gib"),
+        **dict.fromkeys(("disk", "disk_gb"), "disk_gib"),
+        **dict.fromkeys(("min_workers", "minimum"), "min"),
+        **dict.fromkeys(("max_workers", "maximum", "count"), "max"),
+    },
+}
+_SMALLEST = """a smallest configuration:
+    name: cats
+    vcenter: {host: vcenter.example.com, user: ray@vsphere.local, password_file: vcenter.password}
+    template: raylora-worker
+    datastore: vsanDatastore
+    network: lora
+    shared_folder: /srv/raylora
+    workers: {rtx4090: {gpu: RTX 4090}}"""
+
+
+def load_cluster_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, check_files: bool = True
+) -> ClusterConfig:
+    """Read a cluster's YAML file.
+
+    Files that it names are looked for in the current folder, then beside the YAML file; their paths in the result are
+    absolute.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value`, the value in YAML, with dots into sections: `workers.rtx4090.max=2`.
+        check_files: whether the files that it names must be there; who only sends sweeps has no vCenter password.
+
+    Raises:
+        UserError: with everything that is wrong, each with file and line (or the override), and what would be right.
+    """
+    document = yaml_text.read(Path(path))
+    if not isinstance(document.value, dict) and not document.issues:
+        kind = "the file is empty" if document.value is None else "this is not lines of `key: value`"
+        raise UserError.one(kind, where=document.source, hint=_SMALLEST)
+    if not isinstance(document.value, dict):
+        raise UserError(document.problems(document.issues))
+    problems = [problem for text in overrides for problem in _override(document, text)]
+    unread = {issue.key for issue in document.issues}
+    issues = [*document.issues]
+    issues += [
+        issue
+        for issue in _schema_issues(document.value)
+        if not any(issue.key[: len(key)] == key for key in unread if key)
+    ]
+    here = nearby.current_folder()
+    issues += [issue for issue in _find_files(document.value, [here, (here / path).parent]) if check_files]
+    problems += document.problems(issues)
+    if problems:
+        raise UserError(problems)
+    return ClusterConfig.model_validate(document.value)
+
+
+def _schema_issues(values: Mapping[str, Any]) -> Iterator[Issue]:
+    """Everything the schema says against values; what the file system says is not looked at."""
+    try:
+        ClusterConfig.model_validate(dict(values))
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    else:
+        return
+    meant: set[str] = set()
+    for detail in details:
+        if detail["type"] == "extra_forbidden":
+            issue = _unknown_key(detail["loc"])
+            meant.add(issue.hint)
+            yield issue
+    for detail in details:
+        loc: Key = detail["loc"]
+        kind = detail["type"]
+        context = detail.get("ctx", {})
+        if kind == "extra_forbidden":
+            continue
+        if kind in ("name", "password", "gpu", "together", "shared_folder"):
+            key = (*loc, context["key"]) if "key" in context else loc
+            yield Issue(key, detail["msg"], context.get("hint", ""))
+        elif kind == "missing":
+            if f"did you mean {loc[-1]}?" not in meant:  # else it was told already
+                field = _section_of(loc[:-1]).model_fields[str(loc[-1])]
+                hint = f"add a line, for example {loc[-1]}: {example(field)}" if example(field) else _SMALLEST
+                yield Issue(loc, "this key is missing", hint)
+        else:
+            yield _invalid(loc, values)
+
+
+def _invalid(loc: Key, values: Any) -> Issue:
+    """A value that its field does not take, or something in place of a section."""
+    value, key = values, Key()
+    for part in loc:  # a pydantic location also names members of unions, which are no keys
+        inside = isinstance(value, Mapping) and part in value
+        if not inside and not (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            break
+        value, key = value[part], (*key, part)
+    if key == ("workers",):
+        what = f"{shown(value)} is not valid: it must be a section of kinds of workers"
+        return Issue(key, what, "for example workers: {rtx4090: {gpu: RTX 4090}}")
+    if len(key) == 2 and key[0] == "workers":
+        what = f"{shown(value)} is not valid: it must be a section of keys"
+        return Issue(key, what, "for example {gpu: RTX 4090, cpus: 8, memory_gib: 32}")
+    names = key[:-1] if isinstance(key[-1], int) else key
+    return invalid(key, value, _section_of(names[:-1]).model_fields[str(names[-1])])
+
+
+def _section_of(key: Key) -> type[Section]:
+    """The schema of the section at `key`."""
+    if not key:
+        return ClusterConfig
+    return NodeType if key[0] == "workers" else _SECTIONS[str(key[0])]
+
+
+def _unknown_key(key: Key) -> Issue:
+    elsewhere = _ELSEWHERE_IN.get(str(key[0]), {}) if len(key) > 1 else _ELSEWHERE
+    own = {name: name for name in _section_of(key[:-1]).model_fields}
+    issue = unknown(key, elsewhere | own)
+    if not issue.hint.startswith("did you mean"):
+        return Issue(key, issue.message, f"known here: {', '.join(own)}")
+    return issue
+
+
+def _override(document: Document, text: str) -> list[Problem]:
+    """Put one `key=value` of the command line into a document; returns why it cannot be done."""
+    where = f"command line: {printable(text, 120)}"
+    name, equals, raw = text.partition("=")
+    parts = [part.strip() for part in name.strip().split(".")]
+    if not equals or not all(parts):
+        return [Problem("this is not key=value", where, "", "for example idle_minutes=10 or workers.rtx4090.max=2")]
+    try:
+        read = yaml_text.parse(raw, where, numbered=False)
+    except UserError as error:
+        return list(error.problems)
+    section = document.value
+    for depth, part in enumerate(parts[:-1]):
+        if section.get(part) is None:
+            section[part] = {}
+            document.places[tuple(parts[: depth + 1])] = where
+        section = section[part]
+        if not isinstance(section, dict):
+            message = f"{'.'.join(parts[: depth + 1])} holds a value, not keys"
+            return [Problem(message, where, printable(name, 80), "")]
+    target: Key = tuple(parts)
+    field = _text_field(target)
+    section[parts[-1]] = raw if field and not isinstance(read.value, str | None) else read.value
+    for key in [key for key in document.places if key[: len(target)] == target]:
+        del document.places[key]
+    document.places |= {(*target, *key): where for key in read.places}
+    document.issues = [issue for issue in document.issues if issue.key[: len(target)] != target or not issue.key]
+    document.issues += [Issue((*target, *issue.key), issue.message, issue.hint, where) for issue in read.issues]
+    return []
+
+
+def _text_field(key: Key) -> bool:
+    """Whether the key takes a text, so that a shell's `template=2024` is one."""
+    if not (len(key) == 1 or key[0] in _SECTIONS and len(key) == 2 or key[0] == "workers" and len(key) == 3):
+        return False
+    field = _section_of(key[:-1]).model_fields.get(str(key[-1]))
+    return field is not None and takes(field, str)
+
+
+def _find_files(values: dict[str, Any], folders: Sequence[Path]) -> Iterator[Issue]:
+    """Make the paths among values absolute, in place; what is not there is an issue."""
+    section = values.get("vcenter")
+    if not isinstance(section, dict):
+        return
+    for name in ("password_file", "ca_file"):
+        given = section.get(name)
+        try:
+            path = nearby.expand(path_value(given))
+        except (ValueError, TypeError):
+            continue  # the schema tells of it
+        tried = nearby.places(path, folders)
+        found = next((place for place in tried if nearby.exists(place)), None)
+        section[name] = str((found or tried[0]).absolute())
+        if found is None:
+            looked = " and ".join(printable(str(place), 200) for place in tried)
+            yield Issue(
+                ("vcenter", name), f"{shown(given)} does not exist", f"looked for {looked}; {nearby.near(tried[0])}"
+            )

@@ -1,0 +1,93 @@
+"""What runs on the head for `raylora sweep --cluster`: the sweep itself, in a process of its own.
+
+Standard error of the sweep goes to the job's log as it comes; standard output follows at the end, after a line that
+tells it apart, so that whoever follows the job can give each its own stream again.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from raylora.files import write_text_atomically
+
+RESULTS = "--- raylora: results ---"  #: the line of a job's log after which standard output follows
+FOLDER = "jobs"  #: on the shared folder: what was submitted, and how it ended
+_REFUSED = 2  # exit code of a sweep whose input cannot be used: nothing was begun
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """A sweep to run.
+
+    Attributes:
+        key: names the sweep: equal for equal configurations.
+        file: name of the configuration file.
+        text: what stands in it.
+        overrides: `key=value` of the command line.
+        folder: where relative paths count from; on the shared folder.
+        shared: the shared folder.
+        resume: go on with what is in the output folder.
+        as_json: print one JSON object in place of the table.
+    """
+
+    key: str
+    file: str
+    text: str
+    overrides: tuple[str, ...]
+    folder: str
+    shared: str
+    resume: bool
+    as_json: bool
+
+    def pack(self) -> str:
+        """One word that a shell passes on as it is."""
+        return base64.b64encode(gzip.compress(json.dumps(dataclasses.asdict(self)).encode(), mtime=0)).decode()
+
+    @classmethod
+    def unpack(cls, word: str) -> Order:
+        """The order that `pack` made a word of."""
+        values = json.loads(gzip.decompress(base64.b64decode(word)))
+        return cls(**values | {"overrides": tuple(values["overrides"])})
+
+
+def run(order: Order) -> int:
+    """Run a sweep; returns its exit code.
+
+    One that was begun before and did not end by itself (its head was lost, it was stopped, it failed) goes on where
+    it stopped.
+    """
+    folder = Path(order.shared) / FOLDER / order.key
+    config, state = folder / order.file, folder / "state.json"
+    write_text_atomically(config, order.text)
+    before = json.loads(state.read_text())["code"] if state.exists() else _REFUSED
+    write_text_atomically(state, json.dumps({"code": None}))
+    os.chdir(order.folder)
+    code = _sweep(order, config, order.resume or before != _REFUSED)
+    if code == _REFUSED and not order.resume and before != _REFUSED:
+        code = _sweep(order, config, resume=False)  # it was lost before there was anything to resume
+    write_text_atomically(state, json.dumps({"code": code}))
+    return code
+
+
+def _sweep(order: Order, config: Path, resume: bool) -> int:
+    command = [sys.executable, "-m", "raylora", "sweep", str(config), *order.overrides]
+    command += ["--resume"] * resume + ["--json"] * order.as_json
+    with tempfile.TemporaryFile("w+") as results:
+        code = subprocess.call(command, stdout=results)
+        results.seek(0)
+        text = results.read()
+    if text:
+        print(RESULTS, text, sep="\n", end="", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run(Order.unpack(sys.argv[1])))

@@ -1,0 +1,59 @@
+"""Nodes on a simulator, as the autoscaler's process holds them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raylora.cluster.config import load_cluster_config
+from raylora.cluster.inventory import Inventory
+from raylora.cluster.nodes import Node, Nodes
+from raylora.cluster.vcenter import VCenter
+from tests.cluster import sites
+from tests.cluster.vcsim import Simulator
+
+
+@contextlib.contextmanager
+def fleet(sim: Simulator, folder: Path, /, **changes: Any) -> Iterator[Nodes]:
+    """A session, an inventory and nodes, ended when the block ends; `changes` replace keys of the YAML file."""
+    config = load_cluster_config(sites.in_simulator(sim, folder, **changes))
+    with VCenter(config.vcenter, patience=20.0) as vcenter:
+        inventory = Inventory(vcenter, config.name).start()
+        nodes = Nodes(vcenter, inventory, config)
+        try:
+            yield nodes
+        finally:
+            nodes.close()
+            inventory.stop()
+
+
+def until(nodes: Nodes, wanted: Callable[[dict[str, Node]], bool], seconds: float = 20.0) -> dict[str, Node]:
+    """Wait until the list of nodes is as wanted, tending meanwhile; gives the list."""
+    for _ in range(max(1, int(seconds / 0.2))):
+        if nodes.inventory.wait(lambda _: wanted(nodes.list()), 0.2):
+            return nodes.list()
+        nodes.tend()
+    raise AssertionError(f"not as wanted after {seconds} s: {list(nodes.list().values())}")
+
+
+def running(count: int) -> Callable[[dict[str, Node]], bool]:
+    """All nodes run, and there are so many."""
+    return lambda nodes: len(nodes) == count and all(node.state == "running" for node in nodes.values())
+
+
+def settled(nodes: Nodes, count: int, seconds: float = 20.0) -> list[str]:
+    """Wait until so many nodes run and nothing is under way; gives their ids."""
+    found = until(nodes, lambda found: running(count)(found) and not nodes.busy, seconds)
+    return sorted(found)
+
+
+def ours(sim: Simulator, cluster: str = "cats") -> list[dict[str, Any]]:
+    """Machines with the cluster's mark, as the simulator itself knows them."""
+    return [machine for machine in sim.vms() if machine["extraConfig"].get("raylora.cluster") == cluster]
+
+
+def others(sim: Simulator, cluster: str = "cats") -> list[dict[str, Any]]:
+    """All other machines."""
+    return [machine for machine in sim.vms() if machine["extraConfig"].get("raylora.cluster") != cluster]

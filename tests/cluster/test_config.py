@@ -1,0 +1,106 @@
+"""A cluster's YAML file: short when all is usual, and everything wrong with it told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raylora.cluster.cards import find_card
+from raylora.cluster.config import NodeType, VCenterSettings, load_cluster_config
+from raylora.errors import UserError
+
+SMALLEST = """\
+name: cats
+vcenter: {host: vc, user: ray@vsphere.local, password_env: PW}
+template: worker
+datastore: vsan
+network: lora
+shared_folder: /srv/raylora
+workers: {rtx4090: {gpu: RTX 4090}}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_cluster_config(path, overrides)
+    return str(caught.value)
+
+
+def test_seven_lines_are_enough(tmp_path: Path) -> None:
+    config = load_cluster_config(written(tmp_path, SMALLEST), ["workers.rtx4090.max=2", "template=2024"])
+    assert config.workers["rtx4090"].max == 2
+    assert config.template == "2024"
+    assert config.workers["rtx4090"].mmio_size_gib == 64
+
+
+def test_everything_wrong_is_told_with_its_line(tmp_path: Path) -> None:
+    text = SMALLEST.replace("cats", "Cats!").replace("user:", "usr:").replace("/srv", "srv")
+    text = text.replace("{rtx4090: {gpu: RTX 4090}}", "{a: {gpu: RTX 4099}, b: {}, head: {max: 1}, c: 5}")
+    told = refused(written(tmp_path, text))
+    for part in ("cluster.yaml:1: name", "usr: there is no such key", "did you mean user?", "is not an absolute path"):
+        assert part in told
+    for part in ("workers.a.gpu", "did you mean RTX 4090?", "workers.b.max", "workers.c: 5 is not valid"):
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("{gpu: RTX 4090, clone: instant}", "clone: an instant clone cannot have a card"),
+        ("{gpu: L40S, passthrough: vgpu}", "vgpu_profile: passthrough: vgpu needs a profile"),
+        ("{gpu: RTX 4090, vgpu_profile: x-1q}", "add passthrough: vgpu"),
+        ("{gpu: '1234:5678'}", "mmio_gib: the memory of 1234:5678 is not known"),
+        ("{gpu: RTX 4090, disk_gib: 100}", "disk_gib: the disk of a linked clone cannot be resized"),
+        ("{gpu: RTX 4090, min: 3, max: 2}", "min: 3 is more than max, 2"),
+        ("{gpu: RTX 4090, memory: 5}", "did you mean memory_gib?"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path: Path, kind: str, told: str) -> None:
+    assert told in refused(written(tmp_path, SMALLEST.replace("{gpu: RTX 4090}", kind)))
+
+
+def test_workers_cannot_be_called_head(tmp_path: Path) -> None:
+    assert "workers cannot be called head" in refused(written(tmp_path, SMALLEST.replace("rtx4090", "head")))
+
+
+def test_files_are_found_beside_the_yaml_file_or_told(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text("secret\n")
+    text = SMALLEST.replace("password_env: PW", "password_file: pw")
+    settings = load_cluster_config(written(tmp_path, text)).vcenter
+    assert settings.password() == "secret"
+    told = refused(written(tmp_path, text.replace("file: pw", "file: pww")))
+    assert "vcenter.password_file" in told and "does not exist" in told
+
+
+def test_passwords_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PW", raising=False)
+    with pytest.raises(UserError, match="PW is not set"):
+        VCenterSettings(host="vc", user="me", password_env="PW").password()
+    with pytest.raises(UserError, match="cannot be read"):
+        VCenterSettings(host="vc", user="me", password_file=str(tmp_path / "none")).password()
+    assert "the password is missing" in refused(written(tmp_path, SMALLEST.replace(", password_env: PW", "")))
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("rtx-4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+        ("4090", "RTX 4090"),
+        ("10de:2684", "RTX 4090"),
+    ],
+)
+def test_cards_have_many_names(name: str, model: str) -> None:
+    assert find_card(name).name == model
+
+
+@pytest.mark.parametrize(("gpu", "gpus", "mmio"), [("RTX 4090", 2, 128), ("A100", 1, 256), ("RTX 3080", 1, 32)])
+def test_the_window_holds_the_memory_of_all_cards_twice(gpu: str, gpus: int, mmio: int) -> None:
+    assert NodeType(gpu=gpu, gpus=gpus).mmio_size_gib == mmio

@@ -1,0 +1,321 @@
+"""A sweep on an empty cluster, for real; only the vCenter and the cards are simulated.
+
+Ray's autoscaler asks our provider, the simulated vCenter powers machines on, they become real nodes that join Ray,
+train, die and are replaced, and go when they are idle. One story, told in a module fixture and checked part by part;
+the times of its steps are printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raylora.cluster.connection import Connection, NoAnswer
+from raylora.cluster.ray_yaml import NODE_LABEL
+from raylora.config import TrainConfig, load_config
+from raylora.training import checkpoint_files
+from raylora.training.trainer import Trainer
+from tests.cluster import hosts, vcsim
+from tests.cluster.hosts import Machines
+from tests.cluster.sites import in_simulator
+from tests.sweep.runs import Event, events
+from tests.training.fixtures import write_chats
+
+pytestmark = pytest.mark.timeout(900)  # of which a machine with nothing else to do needs a tenth
+STEPS, EVERY = 400, 40  # optimizer steps of a trial, examples between two reports: 20 steps
+SAFE = 60  # steps after which Ray Tune surely has a checkpoint
+TRIALS = 4
+RATES = [1e-3, 2e-3, 3e-3, 4e-3]
+SWEEP = f"""\
+train_data_dir: data/chats.jsonl
+base_model: models/llama
+output_dir: sweeps/run
+max_steps: {STEPS}
+batch_size: 2
+validate_every: {EVERY}
+validation_examples: 2
+lr_scheduler: constant
+lora_rank: 2
+sample_prompts: []
+sweep:
+  space: {{learning_rate: {RATES}}}
+  searcher: grid
+  scheduler: none
+  slots_per_device: 1
+"""
+#: Two cards of each model for the sweep, two to replace what will be lost, a host for the head.
+HOSTS = (("RTX 4090", "RTX 4090"), ("RTX 3090", "RTX 3090"), ("RTX 3090", "RTX 3090"), ())
+FAILING, SPARE = "esx-02.lab", "esx-03.lab"
+
+
+@dataclasses.dataclass
+class Story:
+    """What happened.
+
+    Attributes:
+        times: what came about, and when, in seconds since the sweep was submitted.
+        types: node types of the first machines.
+        before: the machines that trials ran on before any was lost, by trial.
+        lost: what was lost: machine to how.
+        events: of the sweep, from the loss until all trials ran again.
+        result: what the sweep said at its end.
+        status: what `raylora cluster status` said in its middle.
+        foreign: other people's machines, before and after.
+        left: machines of ours after `raylora cluster down`.
+        references, histories: by trial the reports of an undisturbed run, and of the sweep's.
+    """
+
+    times: list[tuple[str, float]] = dataclasses.field(default_factory=list)
+    before: dict[str, str] = dataclasses.field(default_factory=dict)
+    lost: dict[str, str] = dataclasses.field(default_factory=dict)
+    events: list[Event] = dataclasses.field(default_factory=list)
+    types: set[str] = dataclasses.field(default_factory=set)
+    result: dict[str, Any] = dataclasses.field(default_factory=dict)
+    foreign: list[Any] = dataclasses.field(default_factory=list)
+    references: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    status: str = ""
+    left: list[str] = dataclasses.field(default_factory=list)
+
+
+def reports(checkpoint: Path) -> list[dict[str, float]]:
+    """All that a trial reported until it was saved, but for how long it took."""
+    history = checkpoint_files.read_state(checkpoint)["history"]
+    return [{key: value for key, value in report.items() if key != "seconds"} for report in history]
+
+
+def undisturbed(shared: Path, config: TrainConfig) -> list[dict[str, float]]:
+    """The reports of a trial that nothing happened to, trained in this process."""
+    trainer = Trainer(config, shared / "cache", EVERY, threads=1)
+    try:
+        assert trainer.join("alone", config).result(60) == STEPS
+        while True:
+            report = trainer.advance("alone").result(60)
+            history = reports(report.checkpoint)
+            shutil.rmtree(report.checkpoint.parent)
+            if report.status != "running":
+                return history
+    finally:
+        trainer.close()
+
+
+class Command:
+    """A `raylora` command on somebody's laptop."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.words = words
+        self.errors = folder / f"{words[0]}-{os.urandom(3).hex()}.log"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "raylora", *words],
+            cwd=folder,
+            env={**os.environ, "XDG_CONFIG_HOME": str(folder / "home"), "RAY_worker_niceness": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.errors.open("w"),
+            text=True,
+        )
+
+    def done(self, seconds: float = 150) -> str:
+        """Its standard output, once it has ended well."""
+        try:
+            output, _ = self.process.communicate(timeout=seconds)
+        finally:
+            self.process.kill()
+        assert self.process.returncode == 0, f"{' '.join(self.words)}: {self.errors.read_text()}"
+        return output
+
+
+def workers_of(head: Connection) -> dict[str, str]:
+    """Ray's ids of the workers that are alive, to our ids."""
+    try:
+        answer = head.get("/api/v0/nodes?detail=1")["data"]["result"]["result"]
+    except (NoAnswer, KeyError, TypeError):
+        return {}
+    alive = [entry for entry in answer if entry["state"] == "ALIVE" and not entry["is_head_node"]]
+    return {entry["node_id"]: entry["labels"][NODE_LABEL] for entry in alive}
+
+
+def places(found: list[Event]) -> dict[str, str]:
+    """The machine on which each trial last joined a trainer: that one's process says where it runs."""
+    return {event["trial"]: event["trainer"].partition("/")[0] for event in found if event["event"] == "join"}
+
+
+class Teller:
+    """Makes the story happen."""
+
+    def __init__(self, sim: vcsim.Simulator, machines: Machines, folder: Path) -> None:
+        self.sim, self.machines, self.folder = sim, machines, folder
+        self.shared = folder / "shared"
+        self.run = self.shared / "sweeps/run"
+        self.story = Story()
+        self.cluster = in_simulator(
+            sim, folder, shared_folder=str(self.shared), idle_minutes=0.15, head={"cpus": 1, "memory_gib": 2}
+        )
+        self.started = 0.0
+        self.paused: dict[str, str] = {}
+
+    def wait(self, what: str, check: Callable[[], Any], seconds: float = 150) -> Any:
+        found = hosts.wait_for(self.machines, what, check, seconds)
+        self.story.times.append((what, time.time() - self.started))
+        return found
+
+    def raylora(self, *words: str) -> Command:
+        return Command(self.folder, *words)
+
+    def tell(self) -> Story:
+        story, sim = self.story, self.sim
+        story.foreign.append([machine for machine in sim.vms() if machine["name"].startswith("user-")])
+        self.started = time.time()
+        self.raylora("cluster", "up", str(self.cluster)).done()
+        story.times.append(("the head is up", time.time() - self.started))
+        self.started = time.time()
+        self._grow()
+        self._lose()
+        self._end()
+        return story
+
+    def _grow(self) -> None:
+        """An empty cluster, and a sweep of four trials that want a card each."""
+        self.sim.host_state(SPARE, "maintenance")  # so that four trials need both kinds of card
+        sweep = self.folder / "sweep.yaml"
+        sweep.write_text(SWEEP)
+        laptop = self.raylora("sweep", "--cluster", str(self.cluster), str(sweep), "--json")
+        head = Connection(**json.loads((self.folder / "home/raylora/clusters/cats.json").read_text()))
+        self.wait("first clone begins", lambda: any(kind == "clone" for _, kind, _ in self.machines.events[1:]))
+        self.wait("four machines are on", lambda: len(self.machines.on) == 1 + TRIALS)
+        workers = self.wait("four nodes have joined Ray", lambda: len(found := workers_of(head)) == TRIALS and found)
+        self.story.types = {self.sim.vm(name)["extraConfig"]["raylora.type"] for name in workers.values()}
+        laptop.process.send_signal(signal.SIGKILL)  # the laptop is closed
+        laptop.process.wait()
+
+        def all_under_way() -> dict[str, str] | None:
+            for event in events(self.run, "report"):
+                if event["step"] >= SAFE and event["trial"] not in self.paused:
+                    self.paused[event["trial"]] = event["trainer"]
+                    self._signal(event["trial"], signal.SIGSTOP)
+            return places(events(self.run)) if len(self.paused) == TRIALS else None
+
+        # Trials of seconds must not be over before something happens to them: each waits where it is.
+        self.story.before = self.wait("four trials have checkpoints", all_under_way)
+        self.story.status = self.raylora("cluster", "status", str(self.cluster)).done()
+
+    def _signal(self, trial: str, number: signal.Signals) -> None:
+        machine, _, process = self.paused[trial].partition("/")
+        self.machines.signal(machine, int(process), number)
+
+    def _lose(self) -> None:
+        """One machine loses its power unseen by vCenter; a host fails with two machines on it."""
+        story = self.story
+        on_host = {name: self.sim.vm(name)["host"] for name in story.before.values()}
+        alone = next(name for name, host in on_host.items() if host != FAILING)
+        story.lost = {alone: "machine"} | {name: "host" for name, host in on_host.items() if host == FAILING}
+        seen = len(events(self.run))
+        self.sim.host_state(SPARE, "exit_maintenance")
+        self.machines.cut(alone)
+        self.sim.host_state(FAILING, "fail")
+        began = time.time() - self.started
+        story.times.append(("a machine and a host with two are lost", began))
+        hit = {trial for trial, name in story.before.items() if name in story.lost}
+
+        def all_resumed() -> set[str] | None:
+            again = {event["trial"] for event in events(self.run, "join")[TRIALS:]}
+            return again if hit <= again else None
+
+        with ThreadPoolExecutor() as pool:  # nobody notices the loss for ten seconds: time for comparison
+            references = {trial: pool.submit(self._reference, trial) for trial in sorted(hit)[:2]}
+            self.wait("three machines are replaced", lambda: len(self.machines.on) == 1 + TRIALS)
+            self.wait("their trials go on", all_resumed)
+            for trial in set(self.paused) - hit:
+                self._signal(trial, signal.SIGCONT)
+            story.events = events(self.run)[seen:]
+            story.references = {trial: reference.result() for trial, reference in references.items()}
+
+    def _reference(self, trial: str) -> list[dict[str, float]]:
+        params = json.loads(next(self.run.glob(f"tune/{trial}/params.json")).read_text())
+        config = load_config(self.run / "config.yaml").with_values(params)
+        return undisturbed(self.shared, config)
+
+    def _end(self) -> None:
+        """The laptop is opened again; the machines go, the cluster is taken down."""
+        story = self.story
+        sweep = ("sweep", "--cluster", str(self.cluster), str(self.folder / "sweep.yaml"), "--json")
+        story.result = json.loads(self.raylora(*sweep).done())
+        story.times.append(("the sweep has ended", time.time() - self.started))
+        for trial in story.references:
+            kept = max(self.run.glob(f"tune/{trial}/checkpoint_*"))
+            story.histories[trial] = reports(kept)
+        self.wait("all workers are gone", lambda: list(self.machines.on) == ["cats-head"])
+        self.sim.host_state(FAILING, "reconnect")
+        self.raylora("cluster", "down", str(self.cluster), "--yes").done()
+        story.times.append(("the cluster is down", time.time() - self.started))
+        story.left = [machine["name"] for machine in self.sim.vms() if machine["name"].startswith("cats")]
+        story.foreign.append([machine for machine in self.sim.vms() if machine["name"].startswith("user-")])
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    from tests.families.tiny_lm import tiny_llama
+
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "shared/data").mkdir(parents=True)
+    write_chats(folder / "shared/data/chats.jsonl")
+    tiny_llama(folder / "shared/models/llama")
+    with (
+        hosts.network() as address,
+        vcsim.start(hosts=HOSTS, vms=6, address=address) as sim,
+        hosts.running(sim, folder) as machines,
+    ):
+        teller = Teller(sim, machines, folder)
+        try:
+            yield teller.tell()
+        except BaseException:
+            print(teller.story.times)
+            print(machines.logs()[-20_000:])
+            raise
+
+
+def test_a_sweep_on_an_empty_cluster_gets_machines_of_both_cards(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with capsys.disabled():
+        print()
+        for what, seconds in story.times:
+            print(f"    {seconds:6.1f} s  {what}")
+    assert story.types == {"rtx4090", "rtx3090"}
+    assert len(set(story.before.values())) == TRIALS, "a machine for each trial"
+    nodes = [line.split() for line in story.status.splitlines() if line.startswith("cats-")]
+    assert len(nodes) == 1 + TRIALS
+    assert all("joined" in words and "not" not in words for words in nodes), story.status
+
+
+def test_machines_go_and_nobody_else_s_is_touched(story: Story) -> None:
+    assert story.left == []
+    assert story.foreign[0] == story.foreign[1]
+
+
+def test_a_lost_machine_and_a_lost_host_cost_no_trial(story: Story) -> None:
+    hit = {trial for trial, name in story.before.items() if name in story.lost}
+    assert sorted(story.lost.values()) == ["host", "host", "machine"]
+    joins = {event["trial"]: event["step"] for event in story.events if event["event"] == "join"}
+    assert set(joins) == hit
+    assert all(0 < step < STEPS for step in joins.values()), "they go on from a checkpoint"
+    assert all(trial["status"] == "finished" for trial in story.result["trials"])
+
+
+def test_the_result_is_that_of_an_undisturbed_trial(story: Story) -> None:
+    assert len(story.references) == 2
+    for trial, reference in story.references.items():
+        assert reference[-1]["examples"] == 2 * STEPS
+        assert story.histories[trial] == reference, "to the last bit"

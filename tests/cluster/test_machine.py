@@ -1,0 +1,72 @@
+"""What a clone is told: its owner's mark, its cards, its memory, where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import vcsim
+from tests.cluster.fleet import fleet, ours, settled
+from tests.cluster.vcsim import Simulator
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[Simulator]:
+    vgpu = {"name": "L40S", "vgpu": {"nvidia_l40s-24q": 2}}
+    with vcsim.start(hosts=[["RTX 4090", "RTX 4090"], [vgpu]], task_ms=10) as simulator:
+        yield simulator
+
+
+def made(sim: Simulator, folder: Path, kind: dict[str, Any], count: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    """Makes workers of a kind and removes them again; gives their machines as they ran."""
+    with fleet(sim, folder, workers={"kind": {"cpus": 3, "memory_gib": 2} | kind}, **changes) as nodes:
+        nodes.create("kind", count)
+        settled(nodes, count)
+        machines = ours(sim)
+        assert nodes.remove_all(20) == []
+        return machines
+
+
+def test_a_worker_with_a_card(sim: Simulator, tmp_path: Path) -> None:
+    (machine,) = made(sim, tmp_path, {"gpu": "RTX 4090"}, network=sim.portgroup, resource_pool=sim.resource_pool)
+    assert (machine["cpus"], machine["memoryMB"], machine["memoryLocked"]) == (3, 2048, True)
+    assert machine["pool"] == sim.resource_pool and len(machine["cards"]) == 1
+    extra = machine["extraConfig"]
+    assert extra["raylora.cluster"] == "cats" and extra["raylora.uuid"] == machine["instanceUuid"]
+    assert (extra["pciPassthru.use64bitMMIO"], extra["pciPassthru.64bitMMIOSizeGB"]) == ("TRUE", "64")
+    devices = {device["kind"]: device for device in machine["devices"]}
+    assert devices["network"]["network"] == sim.portgroup and devices["disk"]["linked"]
+    assert machine["annotation"].startswith("raylora: worker cats-kind-")
+
+
+def test_static_passthrough_names_the_cards(sim: Simulator, tmp_path: Path) -> None:
+    machines = made(sim, tmp_path, {"gpu": "RTX 4090", "passthrough": "static"}, count=2)
+    assert len({card for machine in machines for card in machine["cards"]}) == 2
+
+
+def test_two_cards_for_one_worker(sim: Simulator, tmp_path: Path) -> None:
+    (machine,) = made(sim, tmp_path, {"gpu": "RTX 4090", "gpus": 2})
+    assert len(machine["cards"]) == 2 and machine["extraConfig"]["pciPassthru.64bitMMIOSizeGB"] == "128"
+
+
+def test_a_vgpu(sim: Simulator, tmp_path: Path) -> None:
+    kind = {"gpu": "L40S", "passthrough": "vgpu", "vgpu_profile": "nvidia_l40s-24q"}
+    machines = made(sim, tmp_path, kind, count=2)
+    assert [device["kind"] for machine in machines for device in machine["devices"]].count("vgpu") == 2
+
+
+def test_a_full_clone_with_a_larger_disk_and_a_policy(sim: Simulator, tmp_path: Path) -> None:
+    kind = {"gpu": "RTX 4090", "clone": "full", "disk_gib": 60}
+    (machine,) = made(sim, tmp_path, kind, storage_policy="vSAN Default Storage Policy")
+    disk = next(device for device in machine["devices"] if device["kind"] == "disk")
+    assert disk["bytes"] == 60 * 2**30 and not disk.get("linked") and machine["profile"]
+
+
+def test_an_instant_clone_runs_beside_its_parent(sim: Simulator, tmp_path: Path) -> None:
+    sim.vm_state(sim.template, "power_on")
+    (machine,) = made(sim, tmp_path, {"max": 1, "clone": "instant"})
+    sim.vm_state(sim.template, "power_off")
+    assert machine["power"] == "poweredOn" and machine["extraConfig"]["raylora.clone"] == "instant"

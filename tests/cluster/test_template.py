@@ -1,0 +1,95 @@
+"""The template's scripts and units: systemd and the shell take them, and the start script refuses a broken machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raylora.cluster import ray_yaml, userdata
+from tests.cluster.sites import identity, site
+from tests.cluster.system import need
+
+TEMPLATE = Path(ray_yaml.__file__).parent / "template"
+SCRIPTS = ("raylora-node", "install.sh", "make-template.sh")
+UNITS = ("raylora-node.service", "raylora-autoscaler.service")
+START = "/usr/lib/raylora/raylora-node"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_shell_takes_it(name: str) -> None:
+    path = TEMPLATE / name
+    assert path.stat().st_mode & stat.S_IXUSR
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    analyze = need("systemd-analyze", "systemd")
+    units = [tmp_path / name for name in UNITS]
+    for unit in units:
+        text = (TEMPLATE / unit.name).read_text()
+        assert START in text
+        unit.write_text(text.replace(START, str(TEMPLATE / "raylora-node")))
+    done = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_installed_is_what_the_units_and_the_user_data_name() -> None:
+    install = (TEMPLATE / "install.sh").read_text()
+    units = "".join((TEMPLATE / name).read_text() for name in UNITS)
+    for name in (*UNITS, "raylora-node"):
+        assert name in install
+    assert set(re.findall(r"^User=(\w+)$", units, re.MULTILINE)) == {"ray", "raylora"}
+    assert all(f" {user}\n" in install for user in ("ray", "raylora"))
+    assert userdata.NODE_FILE in units
+    assert userdata.CLUSTER_FILE in units
+
+
+def start(folder: Path, monkeypatch: pytest.MonkeyPatch, cards: int, shared: Path) -> tuple[int, str, str]:
+    """Run the start script as a worker; gives its exit code, its words, and what the vCenter was told."""
+    monkeypatch.setenv("TEST_VCENTER_PASSWORD", "x")
+    tools = folder / "bin"
+    tools.mkdir()
+    told = folder / "told"
+    listed = "\n".join(f"GPU {number}: NVIDIA GeForce RTX 4090 (UUID: GPU-{number})" for number in range(cards))
+    (tools / "nvidia-smi").write_text(f"#!/bin/sh\necho '{listed}'\n")
+    (tools / "vmtoolsd").write_text(f'#!/bin/sh\necho "$2" >> {told}\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    keys = userdata.worker(site(shared_folder=str(shared)), identity("worker", "rtx4090"), "127.0.0.1:1", "t")
+    text = userdata.read_guestinfo(keys, "userdata")
+    path = folder / "node.env"
+    path.write_text(next(entry["content"] for entry in yaml.safe_load(text)["write_files"]))
+    shell = 'set -a; . "$1"; exec timeout 1 bash "$2" ray'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", path, TEMPLATE / "raylora-node"],
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, told.read_text() if told.exists() else ""
+
+
+def test_a_machine_without_its_cards_never_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said, told = start(tmp_path, monkeypatch, cards=1, shared=tmp_path)
+    assert code == 1
+    assert said == "failed: the driver finds 1 of 2 cards\n"
+    assert told == f"info-set {userdata.STATE_KEY} failed: the driver finds 1 of 2 cards\n"
+
+
+def test_a_machine_without_the_shared_folder_never_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said, _ = start(tmp_path, monkeypatch, cards=2, shared=tmp_path / "away")
+    assert code == 1
+    assert "shared folder" in said
+
+
+def test_a_worker_waits_for_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said, told = start(tmp_path, monkeypatch, cards=2, shared=tmp_path)
+    assert code == 124, "it was still waiting"
+    assert "waiting for the head at 127.0.0.1:1" in said
+    assert "waiting" in told
