@@ -63,7 +63,8 @@ class SweepConfig(Section):
         default_factory=dict,
         description="What is tried: a key of this file to a domain (see below). Any key that holds one value may "
         "stand here, except the paths and what trials must share to be compared (held-out examples, resolution, "
-        "max_length, precision). Empty: learning rates a decade on either side of `learning_rate`, and ranks 4 to 32.",
+        "max_length, precision, quantize). Empty: learning rates a decade on either side of `learning_rate`, and "
+        "ranks 4 to 32.",
         examples=["{lora_rank: [4, 8, 16]}"],
     )
     trials: Whole = Field(
@@ -102,7 +103,8 @@ class SweepConfig(Section):
     )
     slots_per_device: Annotated[Whole, Field(ge=1, le=64)] | None = Field(
         default=None,
-        description="Trials that train at the same moment on one device, over one base model in its memory. Null: 4.",
+        description="Trials that train at the same moment on one device, over one base model in its memory. Null: as "
+        "many as fit and still gain by it, see `raylora plan`; 4 on a CPU.",
         examples=[4],
     )
     max_failures: Whole = Field(
@@ -292,8 +294,28 @@ class TrainConfig(Section):
     )
     precision: Precision = Field(
         default="auto",
-        description="Number format of the frozen base model. `auto`: bfloat16 on a card that has it, else "
-        "float32. Updates are always trained in float32 or wider. float16 is left out: it ends in NaN too easily.",
+        description="Number format of the frozen base model. `auto`: bfloat16 on a card, and for "
+        "language models on a CPU with matrix units for it (AMX), else float32. Updates are trained in float32 or "
+        "wider. float16 is left out: it ends in NaN too easily.",
+    )
+    device: Literal["auto", "gpu", "cpu"] = Field(
+        default="auto",
+        description="What trials run on: `auto` takes GPUs where the cluster has some or may start some, else CPUs. "
+        "`gpu` asks for GPUs even where none is there yet and nothing tells that the cluster starts any.",
+    )
+    quantize: Literal["4bit"] | None = Field(
+        default=None,
+        description="Language models: `4bit` keeps frozen linear layers in 4 bits through bitsandbytes (QLoRA: NF4, "
+        "double quantization), so that a 7B model takes 4 GiB and not 13; a step takes longer. Null: as `precision` "
+        "says.",
+        examples=["4bit"],
+    )
+    memory_limit_gib: Positive | None = Field(
+        default=None,
+        description="GiB of a device's memory that base model, updates and activations may take together; as many rows "
+        "are computed at once as fit. On a CPU, Python and its libraries need about 1 GiB more. Null: what is free on "
+        "the device, less a reserve.",
+        examples=[20],
     )
     gradient_checkpointing: Flag = Field(
         default=False,
@@ -303,7 +325,7 @@ class TrainConfig(Section):
     sample_prompts: list[Text] | None = Field(
         default=None,
         description="Prompts whose images or answers the report shows, of base model and best adapter. Null: taken "
-        "from held-out examples.",
+        "from held-out examples; an empty list: no samples.",
         examples=["[a red heart, a fox]"],
     )
     resolution: Annotated[Whole, Field(ge=8, le=16_384)] | None = Field(
@@ -384,7 +406,15 @@ class TrainConfig(Section):
 
         Where results go, the samples of the report, and the sweep around a run are left out.
         """
-        ignored = {"output_dir", "cache_dir", "sample_prompts", "gradient_checkpointing", "sweep"}
+        ignored = {
+            "output_dir",
+            "cache_dir",
+            "device",
+            "sample_prompts",
+            "gradient_checkpointing",
+            "memory_limit_gib",
+            "sweep",
+        }
         values = self.model_dump(exclude=ignored) | {"lora_alpha": self.alpha}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 

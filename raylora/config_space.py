@@ -38,8 +38,10 @@ FIXED = {  # what a sweep cannot vary, and why
         ("resolution", "max_length"), "trials that are judged on the same examples in another form cannot be compared"
     ),
     **dict.fromkeys(
-        ("precision", "gradient_checkpointing"), "all trials on a device share one base model in its memory"
+        ("precision", "quantize", "gradient_checkpointing", "memory_limit_gib"),
+        "all trials on a device share one base model in its memory",
     ),
+    "device": "trials of different devices would wait for each other's",
     **dict.fromkeys(("validate_every", "save_steps"), "rungs and reports must be the same for all trials"),
     "sweep": "a sweep holds no other sweep",
 }
@@ -59,6 +61,8 @@ ELSEWHERE = {  # names that people know from other trainers
     **dict.fromkeys(("save_every_n_steps", "checkpointing_steps", "save_every"), "save_steps"),
     **dict.fromkeys(("eval_steps", "validation_steps", "eval_every"), "validate_every"),
     **dict.fromkeys(("mixed_precision", "dtype", "torch_dtype"), "precision"),
+    **dict.fromkeys(("load_in_4bit", "quantization", "bits", "qlora"), "quantize"),
+    **dict.fromkeys(("max_memory", "memory_limit", "gpu_memory_limit", "vram_limit"), "memory_limit_gib"),
     **dict.fromkeys(("validation_prompt", "validation_prompts", "sample_prompt", "prompts"), "sample_prompts"),
     "snr_gamma": "min_snr_gamma",
     "caption_dropout_rate": "caption_dropout",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from raylora.config import TrainConfig
     from raylora.data.examples import Dataset, Example
     from raylora.families.base import BaseModel
+
+# PEFT loads bitsandbytes wherever it is installed, which then advises to install a kernel for inference.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 FamilyName = Literal["diffusion", "causal_lm"]
 
@@ -51,12 +55,19 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: what is missing or not supported.
     """
-    from raylora.families import causal_lm_files, diffusion_files
+    from raylora.families import causal_lm_files, diffusion_files, quantized
 
-    if recognise(config.base_model) == "diffusion":
-        diffusion_files.describe(Path(config.base_model), config.base_model_config)
-    else:
-        causal_lm_files.check(Path(config.base_model))
+    family = recognise(config.base_model)
+    problems = list(quantized.problems(config, family))
+    try:
+        if family == "diffusion":
+            diffusion_files.describe(Path(config.base_model), config.base_model_config)
+        else:
+            causal_lm_files.check(Path(config.base_model))
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from error
+    if problems:
+        raise UserError(problems)
 
 
 def read_dataset(config: TrainConfig) -> Dataset:
@@ -132,3 +143,18 @@ def load(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> BaseM
     from raylora.families import causal_lm
 
     return causal_lm.load(config, device, dtype)
+
+
+def outline(config: TrainConfig, dtype: torch.dtype) -> BaseModel:
+    """The base model without its weights, on torch's meta device: what it costs can be counted with it.
+
+    Raises:
+        UserError: its configuration makes no model.
+    """
+    if recognise(config.base_model) == "diffusion":
+        from raylora.families import diffusion
+
+        return diffusion.outline(config, dtype)
+    from raylora.families import causal_lm
+
+    return causal_lm.outline(config, dtype)

@@ -2,7 +2,7 @@
 
 A *row* is one example as one forward pass sees it: a dict of tensors without a batch dimension. Rows of
 several trials stand side by side in one batch, so a family's forward must treat rows independently of each
-other, and dimension 0 of what enters every LoRA target must be the row.
+other, and what enters every LoRA target must have rows in dimension 0, or all of them in one sequence (`lengths`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ def own_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """The base model's precision on a device: `auto` is bfloat16 on a GPU and float32 on a CPU."""
+def base_dtype(config: TrainConfig, device: torch.device, family: str) -> torch.dtype:
+    """The base model's precision on a device.
+
+    `auto` is bfloat16 on a GPU; and for a language model on a CPU that has matrix units for it (AMX), where products
+    take a fifth of the time. A small UNet, whose convolutions gain less than their reordering costs, stays in float32.
+    """
     if config.precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[config.precision]
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    fast = device.type == "cuda" or (family == "causal_lm" and torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.bfloat16 if fast else torch.float32
 
 
 class BaseModel(Protocol):
@@ -61,6 +66,9 @@ class BaseModel(Protocol):
     def shape_key(self, encoded: Tensors) -> Hashable:
         """Rows of examples with equal keys may share a forward pass (image buckets); a constant for text."""
 
+    def largest_row(self, examples: Sequence[Example]) -> Tensors:
+        """A row as large as any that these examples give in training; what it says does not matter."""
+
     def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
         """Draw what is random for one example at one step (timestep, noise, caption dropout) from `generator` alone.
 
@@ -69,6 +77,13 @@ class BaseModel(Protocol):
 
     def validation_rows(self, example: Example, encoded: Tensors) -> list[Tensors]:
         """The fixed rows an example is judged by: the same for every trial, run and machine."""
+
+    def lengths(self, rows: Sequence[Tensors]) -> list[int] | None:
+        """How `losses` lays rows out: None if dimension 0 of what enters a LoRA target is the row.
+
+        Else the positions of each row: they lie one behind the other in dimension 1 of a batch of one, so that
+        nothing is padded.
+        """
 
     def losses(self, rows: Sequence[Tensors]) -> Tensor:
         """Collate rows of one shape key, run the model, return each row's summed loss: (len(rows),), float32 or wider.

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
+import logging
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,15 +27,20 @@ from transformers.utils import logging as transformers_logging
 from raylora.config import TrainConfig
 from raylora.data.examples import ChatExample, Example
 from raylora.errors import UserError
+from raylora.families import quantized
 from raylora.families.base import Losses, Tensors, base_dtype, own_device
 from raylora.families.causal_lm_files import KEY, ModelFiles, check, fingerprint, looks_like
-from raylora.families.chat_tokens import ChatTokens
+from raylora.families.chat_tokens import ChatTokens, TemplateRefusedError
 from raylora.families.head_loss import head_loss
 from raylora.families.objectives import causal_lm_objective
+from raylora.families.sequence import ATTENTION, Layout
 
-__all__ = ["CausalLM", "find_targets", "generate", "load", "load_tokens", "looks_like", "module_names"]
+__all__ = ["CausalLM", "find_targets", "generate", "load", "load_tokens", "looks_like", "module_names", "outline"]
+
+log = logging.getLogger(__name__)
 
 _ENCODING = 1  # raise when the same chat gives other ids or another mask, so that caches are made anew
+_LONGEST = 16  #: chats that are encoded to find out how long rows become
 #: What a model's configuration calls an output head that does more than multiply, with the values that mean "no more".
 _HEAD_EXTRAS = {"final_logit_softcapping": (None, 0), "logit_scale": (None, 1), "logits_scaling": (None, 1)}
 
@@ -62,6 +69,7 @@ class CausalLM:
         self.max_length = max_length
         self.where = where
         self._linears, self._head_is_linear = _probe(model, where)
+        self._in_sequence = _takes_a_sequence(model)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -98,6 +106,17 @@ class CausalLM:
         """One key for all: rows of any lengths share a forward pass."""
         return "text"
 
+    def largest_row(self, examples: Sequence[Example]) -> Tensors:
+        """As many tokens as the longest chat has, of those with most characters: what is looked at is bounded."""
+        chats = [example for example in examples if isinstance(example, ChatExample)]
+        chats.sort(key=lambda chat: sum(len(content) for _, content in chat.messages), reverse=True)
+        lengths = [2]
+        for chat in chats[:_LONGEST]:
+            with contextlib.suppress(TemplateRefusedError):  # `encode` tells of it
+                lengths.append(min(len(self.tokens.tokenise(chat.messages).ids), self.max_length))
+        length = max(lengths)
+        return _row({"input_ids": torch.zeros(length, dtype=torch.int64), "loss_mask": torch.ones(length).bool()})
+
     def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
         """The chat itself: nothing of it is random."""
         return _row(encoded)
@@ -106,35 +125,46 @@ class CausalLM:
         """The chat itself, once."""
         return [_row(encoded)]
 
+    def lengths(self, rows: Sequence[Tensors]) -> list[int] | None:
+        """The tokens of each row: they lie in one sequence; None if the model cannot, and they are padded."""
+        return [len(row["input_ids"]) for row in rows] if self._in_sequence else None
+
     def losses(self, rows: Sequence[Tensors]) -> Tensor:
         """Summed negative log-likelihood of each row's tokens with loss: (len(rows),), float32 (float64 for float64).
 
-        Rows are padded on the right and get no attention mask: a causal model (`_probe` checked it) never looks at what
-        follows, so that padding changes nothing, and attention keeps its fast path. Only the hidden states of tokens
-        with loss go through the output head.
+        Rows lie one behind the other in one sequence, and only the hidden states of tokens with loss go through the
+        output head. A model that cannot do so gets rows padded on the right and no attention mask: a causal model
+        (`_probe` checked it) never looks at what follows, so that padding changes nothing.
         """
         lengths = [len(row["input_ids"]) for row in rows]
-        ids = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
-        at: list[Tensor] = []  # flat positions whose next token has loss
-        for index, row in enumerate(rows):
-            ids[index, : lengths[index]] = row["input_ids"]
-            at.append(row["loss_mask"][1:].nonzero().flatten().cpu() + index * ids.shape[1])
+        if self._in_sequence:
+            layout = Layout.of(lengths, self.device)
+            ids = torch.cat([row["input_ids"] for row in rows])[None]
+            starts = [0, *itertools.accumulate(lengths)]
+            inputs = {"position_ids": layout.positions(), "layout": layout}
+        else:
+            ids = torch.nn.utils.rnn.pad_sequence([row["input_ids"] for row in rows], batch_first=True)
+            starts = [index * ids.shape[1] for index in range(len(rows))]
+            inputs = {}
+        # flat positions whose next token has loss
+        at = [row["loss_mask"][1:].nonzero().flatten() + start for row, start in zip(rows, starts, strict=False)]
         places = torch.cat(at)
         wanted = ids.flatten()[places + 1].to(self.device)
-        found = self._nll(ids.to(self.device), places, wanted)
+        found = self._nll(ids.to(self.device), places, wanted, inputs)
         parts = torch.split(found, [len(part) for part in at])
         return torch.stack([part.sum() for part in parts])
 
-    def _nll(self, ids: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
+    def _nll(self, ids: Tensor, places: Tensor, wanted: Tensor, inputs: dict[str, Any]) -> Tensor:
         model: Any = self.model
         if self._head_is_linear:
-            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = model.get_decoder()(input_ids=ids, use_cache=False, **inputs).last_hidden_state
             picked = hidden.flatten(0, 1).index_select(0, places.to(self.device))
             head = model.get_output_embeddings()
             return head_loss(picked, head.weight, head.bias, wanted)
         # columns without loss in any row are left out; transformers takes one set of columns for all rows
         columns, column = torch.unique(places % ids.shape[1], return_inverse=True)
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=columns.to(self.device)).logits
+        kept = columns.to(self.device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept, **inputs).logits
         picked = logits[(places // ids.shape[1]).to(self.device), column.to(self.device)]
         wide = torch.float64 if picked.dtype == torch.float64 else torch.float32
         return nn.functional.cross_entropy(picked.to(wide), wanted, reduction="none")
@@ -156,13 +186,31 @@ def load(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Causa
     files = check(path)
     settings = _read_config(files, path)
     tokens = _load_tokens(files, path, settings)  # before the weights: it is quick, and may be what is wrong
-    model = _load_model(files, path, settings, dtype)
+    model = _load_model(files, path, settings, dtype, device, config.quantize)
     identity = f"{fingerprint(files)}\0{tokens.template}\0{config.max_length}\0{dtype}\0{_ENCODING}"
+    identity += f"\0{config.quantize}" if config.quantize else ""  # what the base model loses depends on it
     name = "causal_lm-" + hashlib.sha256(identity.encode()).hexdigest()
     loaded = CausalLM(model.to(device), tokens, name, config.max_length, str(path))
     if config.gradient_checkpointing:
         _checkpoint_layers(loaded.model)
     return loaded
+
+
+def outline(config: TrainConfig, dtype: torch.dtype) -> CausalLM:
+    """`load` without weights: a model on torch's meta device, with which memory and work can be counted.
+
+    Raises:
+        UserError: as `load`, as far as the configuration shows it.
+    """
+    path = Path(config.base_model)
+    files = check(path)
+    settings = _read_config(files, path)
+    with _quietly(path, "its config.json cannot be used"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    outlined = CausalLM(model, _load_tokens(files, path, settings), "", config.max_length, str(path))
+    if config.gradient_checkpointing:
+        _checkpoint_layers(outlined.model)
+    return outlined
 
 
 def load_tokens(base_model: str) -> ChatTokens:
@@ -221,7 +269,7 @@ def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str]) 
     device = own_device()
     files = check(path)
     settings = _read_config(files, path)
-    model = _load_model(files, path, settings, base_dtype(config, device))
+    model = _load_model(files, path, settings, base_dtype(config, device, "causal_lm"), device, config.quantize)
     if adapter is None:
         tokens = _load_tokens(files, path, settings)
         tokenizer, stops = tokens.tokenizer, list(tokens.stops)
@@ -316,7 +364,9 @@ def _raw_config(files: ModelFiles) -> dict[str, Any]:
     return loaded
 
 
-def _load_model(files: ModelFiles, path: Path, settings: Any, dtype: torch.dtype) -> Any:
+def _load_model(
+    files: ModelFiles, path: Path, settings: Any, dtype: torch.dtype, device: torch.device, quantize: str | None
+) -> Any:
     exact = dtype == torch.float64
     with _quietly(path, "its weights cannot be loaded"):
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -326,6 +376,7 @@ def _load_model(files: ModelFiles, path: Path, settings: Any, dtype: torch.dtype
             output_loading_info=True,
             **({"experts_implementation": "eager"} if exact else {}),  # torch's grouped product knows no float64
             **({} if files.gguf else {"use_safetensors": True}),
+            **(quantized.loading(dtype, device) if quantize else {}),
             **_source(files),
         )
     if missing := sorted(info["missing_keys"]):
@@ -337,7 +388,7 @@ def _load_model(files: ModelFiles, path: Path, settings: Any, dtype: torch.dtype
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-    return model.to(dtype)
+    return quantized.keep_layout(model) if quantize else model.to(dtype)
 
 
 def _probe(model: Any, where: str) -> tuple[list[str], bool]:
@@ -345,8 +396,10 @@ def _probe(model: Any, where: str) -> tuple[list[str], bool]:
 
     Returns:
         The Linear layers below the decoder whose input has the row as dimension 0 and the token as dimension 1, in
-        model order; and whether logits are the head's Linear of the decoder's last hidden state, and nothing more.
+        model order; and whether logits are the head's Linear of the decoder's last hidden state, and nothing more
+        (of a model without weights: whether they may be).
     """
+    outlined = model.device.type == "meta"
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     ids = (torch.arange(15, device=model.device).reshape(3, 5) * 7 + 11) % min(
         model.config.get_text_config().vocab_size, 997
@@ -366,10 +419,20 @@ def _probe(model: Any, where: str) -> tuple[list[str], bool]:
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits
             hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-            plain = type(head) is nn.Linear and bool(torch.equal(logits, head(hidden)))
+            plain = type(head) is nn.Linear and (outlined or bool(torch.equal(logits, head(hidden))))
     finally:
         for hook in hooks:
             hook.remove()
+    if not outlined:
+        _check_outputs(model, logits, where)
+    config = model.config.get_text_config()
+    simple = all(getattr(config, key, None) in nothing for key, nothing in _HEAD_EXTRAS.items())
+    rows = {name for name, by_rows in seen.items() if by_rows}
+    below = [name for name, _ in model.named_modules() if name in rows and _in_layers(model, name)]
+    return below, plain and simple
+
+
+def _check_outputs(model: Any, logits: Tensor, where: str) -> None:
     if not bool(logits.isfinite().all()):
         hint = "set precision: float32 (or bfloat16); if that does not help, its weights are broken"
         raise UserError.one(f"its output is not finite in {model.dtype}", where=where, key="precision", hint=hint)
@@ -377,11 +440,38 @@ def _probe(model: Any, where: str) -> tuple[list[str], bool]:
     if spread > torch.finfo(model.dtype).eps ** 0.5:
         hint = "give a model that reads from left to right, such as LLaMA, Qwen, Mistral or GLM"
         raise UserError.one("is no causal model: its output depends on later tokens", where=where, key=KEY, hint=hint)
-    config = model.config.get_text_config()
-    simple = all(getattr(config, key, None) in nothing for key, nothing in _HEAD_EXTRAS.items())
-    rows = {name for name, by_rows in seen.items() if by_rows}
-    below = [name for name, _ in model.named_modules() if name in rows and _in_layers(model, name)]
-    return below, plain and simple
+
+
+def _takes_a_sequence(model: Any) -> bool:
+    """Whether texts may lie one behind the other in one sequence; then the model's attention is left as it takes that.
+
+    Tried with two texts that attention must keep apart, against the same two in a padded batch.
+    """
+    decoder, before = model.get_decoder(), model.config._attn_implementation
+    ids = (torch.arange(24, device=model.device) * 5 + 3) % min(model.config.get_text_config().vocab_size, 991)
+    lengths = (17, 7)
+    padded = torch.nn.utils.rnn.pad_sequence(ids.split(lengths), batch_first=True)
+    with torch.inference_mode():
+        apart = decoder(input_ids=padded, use_cache=False).last_hidden_state
+        model.set_attn_implementation(ATTENTION)
+        try:
+            layout = Layout.of(lengths, model.device)
+            inputs = {"position_ids": layout.positions(), "layout": layout}
+            found = decoder(input_ids=ids[None], use_cache=False, **inputs).last_hidden_state[0]
+        except (TypeError, ValueError, RuntimeError) as error:  # a model of another build, which need not take all this
+            log.info("%s takes no texts in one sequence: %s", type(model).__name__, error)
+            found = None
+    if found is not None:
+        texts = zip(found.split(lengths), apart, strict=True)
+        if model.device.type == "meta" or all(_alike(text, row[: len(text)]) for text, row in texts):
+            return True
+    model.set_attn_implementation(before)
+    return False
+
+
+def _alike(found: Tensor, wanted: Tensor) -> bool:
+    apart, size = float((found - wanted).abs().max()), float(wanted.abs().max())
+    return bool(apart <= torch.finfo(wanted.dtype).eps ** 0.5 * size)
 
 
 def _in_layers(model: nn.Module, name: str) -> bool:

@@ -22,7 +22,15 @@ from raylora.errors import Problem, UserError
 from raylora.families import buckets
 from raylora.families.base import Losses, Tensors, own_device
 from raylora.families.diffusion_files import Checkpoint, describe
-from raylora.families.diffusion_parts import assemble, load_scheduler, load_texts, load_unet, load_vae, quiet
+from raylora.families.diffusion_parts import (
+    assemble,
+    load_scheduler,
+    load_texts,
+    load_unet,
+    load_vae,
+    outline_unet,
+    quiet,
+)
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
 from raylora.families.safetensors_header import sampled_hash
 
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
 VALIDATION_NOISES = 1
 #: Raised whenever `encode` would give something else for the same input.
 ENCODING_VERSION = 1
+
+_CAPTION_TOKENS = 77  #: CLIP's
 
 SAMPLING_STEPS = 30
 GUIDANCE = 6.0
@@ -63,6 +73,19 @@ def load(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Diffu
         # diffusers recomputes whenever gradients are wanted, in eval mode too: dropout of the base stays off.
         unet.enable_gradient_checkpointing()
     return DiffusionModel(checkpoint, unet, _sizes(checkpoint, config), device, dtype)
+
+
+def outline(config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
+    """`load` without weights: a model on torch's meta device, with which memory and work can be counted.
+
+    Raises:
+        UserError: as `load`, as far as the configuration shows it.
+    """
+    checkpoint = _describe(config)
+    unet = outline_unet(checkpoint, dtype)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return DiffusionModel(checkpoint, unet, _sizes(checkpoint, config), torch.device("meta"), dtype)
 
 
 def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str], seed: int) -> list[Image]:
@@ -185,6 +208,22 @@ class DiffusionModel:
         """The size of the latents: pictures of one bucket may share a forward pass."""
         return tuple(encoded["latents"].shape)
 
+    def largest_row(self, examples: Sequence[Example]) -> Tensors:
+        """A row of the largest picture that fits a bucket, whatever the examples: all have about the same area."""
+        settings = self.checkpoint.settings("unet")
+        factor = 2 ** (len(self.checkpoint.settings("vae")["block_out_channels"]) - 1)
+        width, height = max(self._buckets, key=lambda bucket: bucket[0] * bucket[1])
+        encoded = {
+            "latents": torch.zeros(4, height // factor, width // factor),
+            "prompt": torch.zeros(_CAPTION_TOKENS, int(settings["cross_attention_dim"])),
+        }
+        if self.checkpoint.kind == "sdxl":
+            pooled = int(settings["projection_class_embeddings_input_dim"]) - 6 * int(
+                settings["addition_time_embed_dim"]
+            )
+            encoded |= {"pooled": torch.zeros(pooled), "time_ids": torch.zeros(6)}
+        return self._row(encoded, torch.tensor(0), torch.zeros_like(encoded["latents"]), 1.0)
+
     def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
         """Draw timestep, noise, noise offset and caption dropout, always in this order and number, from `generator`.
 
@@ -209,6 +248,9 @@ class DiffusionModel:
                 noise = torch.randn(encoded["latents"].shape, generator=generator)
                 rows.append(self._row(encoded, torch.tensor(timestep), noise, 1.0))
         return rows
+
+    def lengths(self, rows: Sequence[Tensors]) -> None:
+        """None: dimension 0 is the row."""
 
     def losses(self, rows: Sequence[Tensors]) -> Tensor:
         """The weighted mean squared error of each row: (len(rows),), float32, or float64 if the model is.

@@ -49,6 +49,19 @@ def load_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return _load_diffusers(UNet2DConditionModel, checkpoint, "unet", dtype)
 
 
+def outline_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The UNet without weights, on torch's meta device, in eval mode.
+
+    Raises:
+        UserError: its configuration makes no UNet.
+    """
+    with quiet(), torch.device("meta"):
+        from diffusers import UNet2DConditionModel
+
+        settings = checkpoint.settings("unet")
+        return _translate(lambda: UNet2DConditionModel.from_config(settings), checkpoint, "unet").to(dtype).eval()
+
+
 def load_vae(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The autoencoder (diffusers' AutoencoderKL), as `load_unet`."""
     with quiet():

@@ -44,18 +44,25 @@ class Adapter:
     Attributes:
         flat: all parameters, (numel,); the tensors of `a` and `b` are views into it.
         a, b: leaf tensors by module name, with `.grad` as views into `flat.grad`.
+        gradients: their gradients by module name: views into `flat.grad`.
+        compute: A and B by module name in the precision that layers compute in; as of the last `cast`.
         scale: what B·A is multiplied by.
+        rank: inner dimension of all A and B.
         dropout: probability of dropping an input element before A.
     """
 
     def __init__(self, shapes: Shapes, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.scale = config.scale
+        self.rank = config.lora_rank
         self.dropout = config.lora_dropout
         sizes = [math.prod(shape) for pair in shapes.values() for shape in pair]
         self.flat = torch.zeros(sum(sizes), device=device, dtype=dtype)
         self.flat.grad = torch.zeros_like(self.flat)
         self.a: dict[str, Tensor] = {}
         self.b: dict[str, Tensor] = {}
+        self.gradients: dict[str, tuple[Tensor, Tensor]] = {}
+        self.compute: dict[str, tuple[Tensor, Tensor]] = {}
+        self._copy: Tensor | None = None
         offset = 0
         for name, (a_shape, b_shape) in shapes.items():
             for store, shape in ((self.a, a_shape), (self.b, b_shape)):
@@ -64,6 +71,7 @@ class Adapter:
                 leaf.grad = self.flat.grad[offset : offset + size].view(shape)
                 store[name] = leaf
                 offset += size
+            self.gradients[name] = self.a[name].grad, self.b[name].grad  # type: ignore[assignment]
             self._initialise(name, config.seed)
 
     def _initialise(self, name: str, seed: int) -> None:
@@ -76,6 +84,24 @@ class Adapter:
         )
         with torch.no_grad():
             a.copy_(drawn)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring `compute` up to date: the parameters themselves if they are of that dtype, else one copy of all."""
+        if dtype == self.flat.dtype:
+            if not self.compute:
+                self.compute = {name: (a.detach(), self.b[name].detach()) for name, a in self.a.items()}
+            return
+        if self._copy is None:
+            self._copy = torch.empty_like(self.flat, dtype=dtype)
+            self.compute = {}
+            offset = 0
+            for name, a in self.a.items():
+                pair = []
+                for tensor in (a, self.b[name]):
+                    pair.append(self._copy[offset : offset + tensor.numel()].view(tensor.shape))
+                    offset += tensor.numel()
+                self.compute[name] = pair[0], pair[1]
+        self._copy.copy_(self.flat.detach())
 
     @property
     def grad(self) -> Tensor:

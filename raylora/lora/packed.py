@@ -1,22 +1,28 @@
 """Many adapters in one frozen model: each applies to its own rows of a batch.
 
 Every target computes, for each trial, x W^T + bias + scale · (x A^T) B^T on that trial's rows alone. Ranks are
-never padded, and nothing is summed over rows of two trials, so that neither a neighbour's rank nor its NaN
-can be seen.
+never padded. The adapters' gradients are added to `Adapter.grad` by the backward pass itself: autograd would keep a
+node, a cast and an addition for every A and every B.
+
+On a GPU, where a small product costs its launch and not its arithmetic, the adapters of neighbouring rows are
+multiplied together: their A stacked, what belongs to others multiplied by zero. Sums of a trial then run over zeros
+of its neighbours, and zero times NaN is NaN: whoever uses `together` repeats a pass that was not finite without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raylora.lora.adapter import Adapter
+from raylora.lora.frozen import matrix
 from raylora.lora.keyed import generator
 
 
@@ -34,13 +40,41 @@ class Segment:
     row_keys: tuple[str, ...] | None = None
 
 
-class PackedLora:
-    """Attaches adapters to the targets of a frozen model for as long as `rows` says which rows are whose."""
+class _Part(NamedTuple):
+    """What a layer computes for some trials: positions `start` to `stop` of its flattened input.
 
-    def __init__(self, model: nn.Module) -> None:
+    `a` (ranks, in) and `b` (out, ranks) are in the input's dtype; `scale` is a number, or (positions, ranks) and zero
+    where a position is another trial's; `add` adds gradients of a and b to those of their adapters.
+    """
+
+    start: int
+    stop: int
+    a: Tensor
+    b: Tensor
+    scale: float | Tensor
+    mask: Tensor | None
+    add: Callable[[Tensor, Tensor], None]
+
+
+class PackedLora:
+    """Attaches adapters to the targets of a frozen model for as long as `rows` says which rows are whose.
+
+    Args:
+        model: the frozen model.
+        dtype: what its layers compute in.
+        together: how large the ranks of trials whose products are computed together may be in sum; 0: never any.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, together: int = 0) -> None:
+        self.together = together
+        self._dtype = dtype
         self._modules = dict(model.named_modules())
         self._attached: set[str] = set()
         self._segments: Sequence[Segment] = ()
+        self._lengths: Sequence[int] | None = None
+        self._scales: dict[tuple[Any, ...], Tensor] = {}
+        #: Makes autograd come by layers whose input needs no gradient.
+        self._anchor = torch.zeros((), requires_grad=True)
 
     def attach(self, names: Sequence[str]) -> None:
         """Let the named modules take adapters; those that do already stay as they are."""
@@ -51,13 +85,21 @@ class PackedLora:
                 self._attached.add(name)
 
     @contextlib.contextmanager
-    def rows(self, segments: Sequence[Segment]) -> Iterator[None]:
-        """Within this block (forward and backward) the batch's rows belong to `segments`, which do not overlap."""
-        self._segments = segments
+    def rows(self, segments: Sequence[Segment], lengths: Sequence[int] | None = None) -> Iterator[None]:
+        """Within this block (forward and backward) the batch's rows belong to `segments`, which do not overlap.
+
+        Args:
+            segments: in ascending order.
+            lengths: positions of each row, if rows lie one behind the other in dimension 1 of a batch of one; None if
+                dimension 0 is the row.
+        """
+        self._segments, self._lengths, self._scales = segments, lengths, {}
+        for segment in segments:
+            segment.adapter.cast(self._dtype)
         try:
             yield
         finally:
-            self._segments = ()
+            self._segments, self._lengths, self._scales = (), None, {}
 
     def _forward(self, name: str) -> Callable[[Tensor], Tensor]:
         module = self._modules[name]
@@ -67,77 +109,146 @@ class PackedLora:
             live = [segment for segment in self._segments if name in segment.adapter.a]
             if not live:
                 return plain(x)  # type: ignore[no-any-return]
-            if x.shape[0] != self._segments[-1].stop:
-                raise ValueError(
-                    f"{name} sees {x.shape[0]} rows where the batch has {self._segments[-1].stop}: "
-                    "its dimension 0 is not the example, so it cannot be packed"
-                )
+            self._check(name, x)
             if isinstance(module, nn.Conv2d):
                 return _add_conv(module, name, x, plain(x), live)
             assert isinstance(module, nn.Linear)
-            parameters = [t for segment in live for t in (segment.adapter.a[name], segment.adapter.b[name])]
-            spans = [(s.start, s.stop, s.adapter.scale) for s in live]
-            masks = [_dropout_mask(s, name, x) for s in live]
-            return _PackedLinear.apply(x, module.weight, module.bias, spans, masks, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+            parts = self._parts(name, x, live)
+            return _PackedLinear.apply(x, self._anchor, module.weight, module.bias, parts)  # type: ignore[no-any-return, no-untyped-call]
 
         return forward
 
+    def _check(self, name: str, x: Tensor) -> None:
+        rows = self._segments[-1].stop
+        if self._lengths is None:
+            right, seen, there = x.shape[0] == rows, f"{x.shape[0]} rows", f"{rows}"
+        else:
+            there = f"{sum(self._lengths)} in one"
+            right, seen = x.shape[:2] == (1, sum(self._lengths)), f"{tuple(x.shape[:2])} positions"
+        if not right:
+            raise ValueError(
+                f"{name} sees {seen} where the batch has {there}: "
+                "its dimension 0 is not the example, so it cannot be packed"
+            )
 
-def _dropout_mask(segment: Segment, name: str, x: Tensor) -> Tensor | None:
-    """Inverted-dropout mask for a segment's rows, drawn row by row.
+    def _parts(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
+        parts: list[_Part] = []
+        waiting: list[Segment] = []
+        for segment in live:
+            alone = segment.adapter.dropout > 0 and segment.row_keys is not None
+            ranks = sum(other.adapter.rank for other in waiting) + segment.adapter.rank
+            if waiting and (alone or ranks > self.together or waiting[-1].stop != segment.start):
+                parts.append(self._part(name, x, waiting))
+                waiting = []
+            waiting.append(segment)
+            if alone:
+                parts.append(self._part(name, x, waiting))
+                waiting = []
+        if waiting:
+            parts.append(self._part(name, x, waiting))
+        return parts
 
-    A row draws its tokens in order, so padding behind them (which depends on the pack) changes none of them.
-    """
+    def _part(self, name: str, x: Tensor, segments: Sequence[Segment]) -> _Part:
+        spans = [self._span(x, segment.start, segment.stop) for segment in segments]
+        adapters = [segment.adapter for segment in segments]
+        start, stop = spans[0][0], spans[-1][1]
+        pairs = [adapter.compute[name] for adapter in adapters]
+        if len(segments) == 1:
+            (a, b), mask = pairs[0], self._dropout_mask(segments[0], name, x)
+            return _Part(start, stop, a, b, adapters[0].scale, mask, _adder(adapters[0], name))
+
+        def add(grad_a: Tensor, grad_b: Tensor) -> None:
+            ranks = [adapter.rank for adapter in adapters]
+            columns = torch.split(grad_b, ranks, dim=1)
+            for adapter, of_a, of_b in zip(adapters, torch.split(grad_a, ranks), columns, strict=True):
+                _adder(adapter, name)(of_a, of_b)
+
+        key = (start, stop, *(id(adapter) for adapter in adapters))
+        if key not in self._scales:
+            scale = x.new_zeros(stop - start, sum(adapter.rank for adapter in adapters))
+            rank = 0
+            for adapter, span in zip(adapters, spans, strict=True):
+                scale[span[0] - start : span[1] - start, rank : rank + adapter.rank] = adapter.scale
+                rank += adapter.rank
+            self._scales[key] = scale
+        a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1)
+        return _Part(start, stop, a, b, self._scales[key], None, add)
+
+    def _span(self, x: Tensor, start: int, stop: int) -> tuple[int, int]:
+        if self._lengths is not None:
+            before = sum(self._lengths[:start])
+            return before, before + sum(self._lengths[start:stop])
+        each = math.prod(x.shape[1:-1])
+        return start * each, stop * each
+
+    def _dropout_mask(self, segment: Segment, name: str, x: Tensor) -> Tensor | None:
+        """Inverted-dropout mask of a segment's positions, (positions, in), drawn row by row.
+
+        A row draws its tokens in order, so padding behind them (which depends on the pack) changes none of them.
+        """
+        drawn = _dropout_rows(segment, name, x, self._lengths)
+        return None if drawn is None else torch.cat([row.reshape(-1, x.shape[-1]) for row in drawn]).to(x.device)
+
+
+def _adder(adapter: Adapter, name: str) -> Callable[[Tensor, Tensor], None]:
+    def add(grad_a: Tensor, grad_b: Tensor) -> None:
+        of_a, of_b = adapter.gradients[name]
+        of_a.add_(grad_a)
+        of_b.add_(grad_b)
+
+    return add
+
+
+def _dropout_rows(segment: Segment, name: str, x: Tensor, lengths: Sequence[int] | None) -> list[Tensor] | None:
     p = segment.adapter.dropout
     if p == 0.0 or segment.row_keys is None:
         return None
-    rows = [torch.rand(x.shape[1:], generator=generator("dropout", key, name)) >= p for key in segment.row_keys]
-    return torch.stack(rows).to(x.device).to(x.dtype) / (1.0 - p)
+    rows = []
+    for number, key in enumerate(segment.row_keys, segment.start):
+        shape = x.shape[1:] if lengths is None else (lengths[number], x.shape[-1])
+        rows.append((torch.rand(shape, generator=generator("dropout", key, name)) >= p).to(x.dtype) / (1.0 - p))
+    return rows
 
 
 class _PackedLinear(torch.autograd.Function):
-    """x W^T + bias, plus scale · (x[rows] A^T) B^T for each span of rows, in place of the output; W is frozen."""
+    """x W^T + bias, plus scale · (x A^T) B^T for each part, in place of the output; W is frozen."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spans: Any, masks: Any, *parameters: Tensor
-    ) -> Tensor:
-        output = F.linear(x, weight, bias)
-        saved: list[Tensor] = [x, weight]
-        for i, (start, stop, scale) in enumerate(spans):
-            a, b = parameters[2 * i].to(x.dtype), parameters[2 * i + 1].to(x.dtype)
-            hidden = _flat(_masked(x[start:stop], masks[i])) @ a.t()
-            output[start:stop].view(-1, output.shape[-1]).addmm_(hidden, b.t(), alpha=scale)
-            saved += [a, b, hidden]
-        ctx.save_for_backward(*saved)
-        ctx.spans, ctx.masks = spans, masks
-        ctx.parameter_dtypes = [p.dtype for p in parameters]
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, parts: list[_Part]) -> Tensor:
+        output = F.linear(x, matrix(weight, x.dtype), bias)
+        flat, out = _flat(x), output.view(-1, output.shape[-1])
+        hiddens = []
+        for part in parts:
+            hidden = _masked(flat[part.start : part.stop], part.mask) @ part.a.t()
+            hidden.mul_(part.scale)
+            out[part.start : part.stop].addmm_(hidden, part.b.t())
+            hiddens.append(hidden)
+        ctx.save_for_backward(flat, *hiddens)
+        ctx.weight, ctx.parts, ctx.shape = weight, parts, x.shape
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (grad,) = gradients
-        x, weight, *rest = ctx.saved_tensors
-        grad_x = (grad @ weight).contiguous() if ctx.needs_input_grad[0] else None
-        grad_parameters: list[Tensor] = []
-        for i, (start, stop, scale) in enumerate(ctx.spans):
-            a, b, hidden = rest[3 * i : 3 * i + 3]
-            mask = ctx.masks[i]
-            flat_grad = grad[start:stop].reshape(-1, grad.shape[-1])
-            grad_hidden = (flat_grad @ b).mul_(scale)
-            grad_a = grad_hidden.t() @ _flat(_masked(x[start:stop], mask))
-            grad_b = (flat_grad.t() @ hidden).mul_(scale)
-            grad_parameters += [grad_a.to(ctx.parameter_dtypes[2 * i]), grad_b.to(ctx.parameter_dtypes[2 * i + 1])]
-            if grad_x is not None and mask is None:
-                grad_x[start:stop].view(-1, grad_x.shape[-1]).addmm_(grad_hidden, a)
-            elif grad_x is not None:
-                grad_x[start:stop] += (grad_hidden @ a).view(mask.shape) * mask
-        return grad_x, None, None, None, None, *grad_parameters
+        flat, *hiddens = ctx.saved_tensors
+        grad = _flat(gradients[0])
+        grad_x = grad @ matrix(ctx.weight, grad.dtype) if ctx.needs_input_grad[0] else None
+        for part, hidden in zip(ctx.parts, hiddens, strict=True):
+            own = grad[part.start : part.stop]
+            grad_hidden = (own @ part.b).mul_(part.scale)
+            grad_a = grad_hidden.t() @ _masked(flat[part.start : part.stop], part.mask)
+            part.add(grad_a, own.t() @ hidden)
+            if grad_x is None:
+                continue
+            if part.mask is None:
+                grad_x[part.start : part.stop].addmm_(grad_hidden, part.a)
+            else:
+                grad_x[part.start : part.stop] += (grad_hidden @ part.a) * part.mask
+        return None if grad_x is None else grad_x.view(ctx.shape), None, None, None, None
 
 
-def _flat(rows: Tensor) -> Tensor:
+def _flat(x: Tensor) -> Tensor:
     """(rows, ..., features) as (rows * ..., features)."""
-    return rows.reshape(-1, rows.shape[-1])
+    return x.reshape(-1, x.shape[-1])
 
 
 def _masked(rows: Tensor, mask: Tensor | None) -> Tensor:
@@ -151,8 +262,8 @@ def _add_conv(module: nn.Conv2d, name: str, x: Tensor, output: Tensor, segments:
         if segment.start > at:
             pieces.append(output[at : segment.start])
         rows = x[segment.start : segment.stop]
-        if (mask := _dropout_mask(segment, name, x)) is not None:
-            rows = rows * mask
+        if (mask := _dropout_rows(segment, name, x, None)) is not None:
+            rows = rows * torch.stack(mask).to(x.device)
         a, b = segment.adapter.a[name].to(x.dtype), segment.adapter.b[name].to(x.dtype)
         hidden = F.conv2d(rows, a, None, module.stride, module.padding, module.dilation)
         pieces.append(output[segment.start : segment.stop] + F.conv2d(hidden, b) * segment.adapter.scale)

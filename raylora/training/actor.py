@@ -24,7 +24,8 @@ class TrainerActor:
         self._trainer = Trainer(config, cache_root, validate_every, events, threads)
 
     async def ping(self) -> None:
-        """Return at once, if the process lives."""
+        """Return at once, if the process lives and can train; see `Trainer.check`."""
+        self._trainer.check()
 
     async def join(self, trial: str, config: TrainConfig, resume: Path | None) -> int:
         """See `Trainer.join`."""

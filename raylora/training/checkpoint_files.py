@@ -23,6 +23,7 @@ _MAY_CHANGE = {
     "base_model",
     "base_model_config",
     "cache_dir",
+    "memory_limit_gib",
     "metadata_path",
     "output_dir",
     "sample_prompts",

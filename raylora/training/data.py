@@ -81,12 +81,3 @@ def _read(path: Path) -> Losses:
         except (SafetensorError, KeyError, OSError) as error:
             log.warning("%s cannot be read (%s) and is computed again", path, error)
     return np.empty((0, 0))
-
-
-def rows_at_once(base: BaseModel) -> int:
-    """Rows of one forward pass.
-
-    On a CPU a language model is bound by arithmetic from a few rows on, and larger batches only add padding and
-    cache misses; a small UNet and any GPU gain from every row.
-    """
-    return 4 if base.device.type == "cpu" and base.family == "causal_lm" else 64

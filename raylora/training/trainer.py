@@ -7,7 +7,6 @@ locked, and a trial that waits for the scheduler's decision waits alone while it
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import os
@@ -26,9 +25,11 @@ import torch
 from raylora import families
 from raylora.config import TrainConfig
 from raylora.families.base import base_dtype, own_device
-from raylora.training.data import prepare, rows_at_once
+from raylora.training.data import prepare
 from raylora.training.member import Status
+from raylora.training.memory import NoRoomError
 from raylora.training.pack import Pack
+from raylora.training.scratch import Scratch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,16 +44,26 @@ class Report:
         status: running, finished or diverged; after the last two the trial has left the pack.
         reason: why it diverged.
         checkpoint: a folder of the trial's own, to be copied and then removed.
+        device: what it trained on: "cuda" or "cpu".
+        rows: batches of all trials in the pack's last step.
+        step_seconds: what such a step took.
     """
 
     metrics: dict[str, float]
     status: Status
     reason: str
     checkpoint: Path
+    device: str
+    rows: int
+    step_seconds: float
 
 
 class LeftError(Exception):
     """The trial that should go on is not in the pack."""
+
+
+class BrokenError(Exception):
+    """This trainer cannot train any more; another process on its device may."""
 
 
 class Trainer:
@@ -80,26 +91,47 @@ class Trainer:
         self._events = events
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._going: dict[str, Future[Report]] = {}
-        self._scratch = tempfile.TemporaryDirectory(prefix="raylora-")
+        #: Trials for which there is no room yet, and what lets them in.
+        self._waiting: dict[str, tuple[Future[int], Callable[[], None]]] = {}
+        self._scratch = Scratch()
         self._closed = False
         self._pack: Pack | None = None
         self._threads = threads
         self._load_error: BaseException | None = None
+        self._broken = False
+        self._rows, self._step_seconds = 0, 0.0
         self._thread = threading.Thread(target=self._run, name="pack", daemon=True)
         self._thread.start()
 
     def join(self, trial: str, config: TrainConfig, resume: Path | None = None) -> Future[int]:
-        """Let a trial in; the future gives its total number of steps, or the `UserError` that kept it out."""
+        """Let a trial in, at once or when there is room for it.
 
-        def enter() -> int:
-            pack = self._need_pack()
-            if trial in pack.members:  # its process died and came back
-                self._leave(trial, "replaced")
-            member = pack.join(trial, config, resume)
-            self._event("join", trial, step=member.step)
-            return member.total_steps
+        The future gives its total number of steps, or the `UserError` that kept it out.
+        """
+        future: Future[int] = Future()
 
-        return self._command(enter)
+        def enter() -> None:
+            if future.done():  # it was taken out while it waited
+                return
+            self._waiting.pop(trial, None)
+            try:
+                member = self._need_pack().join(trial, config, resume)
+                self._event("join", trial, step=member.step)
+                future.set_result(member.total_steps)
+            except NoRoomError:
+                self._waiting[trial] = future, enter
+                self._event("wait", trial)
+            except BaseException as error:
+                self._look_at_device()
+                future.set_exception(error)
+
+        def begin() -> None:
+            if future.set_running_or_notify_cancel():
+                self._leave(trial, "replaced")  # its process died and came back
+                enter()
+
+        self._commands.put(begin)
+        return future
 
     def advance(self, trial: str) -> Future[Report]:
         """Train a trial to its next report point."""
@@ -119,10 +151,19 @@ class Trainer:
                 return
             self._going[trial] = future
             if member.status != "running":  # its checkpoint was made at its end
-                self._guard([trial], lambda: self._report(trial))
+                self._guard([trial], self._report)
 
         self._commands.put(go)
         return future
+
+    def check(self) -> None:
+        """Return at once.
+
+        Raises:
+            BrokenError: its base model could not be loaded, or its device answers no more.
+        """
+        if self._load_error is not None or self._broken:
+            raise BrokenError(str(self._load_error or "the device answers no more"))
 
     def leave(self, trial: str) -> Future[None]:
         """Take a trial out, wherever it is; unknown trials are no error, they have left already."""
@@ -137,12 +178,12 @@ class Trainer:
 
         def stop() -> None:
             self._closed = True
-            for trial in list(self._going):
+            for trial in [*self._going, *self._waiting]:
                 self._leave(trial, "closed")
 
         self._commands.put(stop)
         self._thread.join()
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def _command(self, action: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
@@ -153,6 +194,7 @@ class Trainer:
             try:
                 future.set_result(action())
             except BaseException as error:
+                self._look_at_device()
                 future.set_exception(error)
 
         self._commands.put(run)
@@ -167,20 +209,54 @@ class Trainer:
             self._take_commands(wait=not self._going)
             if self._closed or not self._going or self._pack is None:
                 continue
-            going = list(self._going)
-            self._guard(going, functools.partial(self._pack.step, going))
+            self._guard(list(self._going), self._timed_step)
             for trial in list(self._going):
-                self._guard([trial], functools.partial(self._report_if_due, trial))
+                self._guard([trial], self._report_if_due)
 
-    def _guard(self, trials: list[str], action: Callable[[], None]) -> None:
+    def _timed_step(self, trials: list[str]) -> None:
+        pack = self._need_pack()
+        rows = sum(pack.members[trial].config.batch_size for trial in trials)
+        started = time.perf_counter()
+        pack.step(trials)
+        seconds = time.perf_counter() - started
+        # A running mean over packs of one size, whose first step compiles and allocates, and soon counts little.
+        self._step_seconds = 0.7 * self._step_seconds + 0.3 * seconds if rows == self._rows else seconds
+        self._rows = rows
+
+    def _guard(self, trials: list[str], action: Callable[[list[str]], None]) -> None:
+        """Do something for trials that are going; what goes wrong ends the futures of those it concerns."""
+        while trials:
+            try:
+                action(trials)
+            except NoRoomError as error:  # the rest go on; the newest comes back from its checkpoint and waits for room
+                newest = list(self._need_pack().members)[-1]
+                self._fail([newest], error)
+                trials = [trial for trial in trials if trial != newest]
+            except BaseException as error:
+                log.exception("training %s failed", ", ".join(trials))
+                self._fail(trials, error)
+                return
+            else:
+                return
+
+    def _fail(self, trials: list[str], error: BaseException) -> None:
+        """Tune's FailureConfig starts them again from their checkpoints."""
+        self._look_at_device()
+        for trial in trials:
+            self._leave_pack(trial, "failed")
+            if (future := self._going.pop(trial, None)) is not None:
+                future.set_exception(error)
+
+    def _look_at_device(self) -> None:
+        """After an illegal access or a lost card, CUDA refuses everything else that this process asks of it."""
+        if self._pack is None:
+            return
         try:
-            action()
-        except BaseException as error:
-            # Told to the trials it concerns; Tune's FailureConfig starts them again from their checkpoints.
-            log.exception("training %s failed", ", ".join(trials))
-            for trial in trials:
-                self._leave_pack(trial, "failed")
-                self._going.pop(trial).set_exception(error)
+            torch.zeros(1, device=self._pack.base.device).item()
+        except torch.OutOfMemoryError:
+            return
+        except RuntimeError:
+            self._broken = True
 
     def _take_commands(self, wait: bool) -> None:
         try:
@@ -195,10 +271,11 @@ class Trainer:
             torch.set_num_threads(self._threads)
         device = own_device()
         dataset = families.read_dataset(self._config)
-        base = families.load(self._config, device, base_dtype(self._config, device))
+        family = families.recognise(self._config.base_model)
+        base = families.load(self._config, device, base_dtype(self._config, device, family))
         data = prepare(base, dataset, self._cache_root)
         self._event("loaded", "", encoded=data.encoded)
-        return Pack(base, data, rows_at_once(base))
+        return Pack(base, data, config=self._config)
 
     def _need_pack(self) -> Pack:
         if self._load_error is not None:
@@ -210,14 +287,19 @@ class Trainer:
         future = self._going.pop(trial, None)
         if future is not None:
             future.set_exception(LeftError(f"{trial} was taken out of the pack"))
+        if (waiting := self._waiting.pop(trial, None)) is not None:
+            waiting[0].set_exception(LeftError(f"{trial} was taken out before there was room for it"))
         if self._pack is not None and trial in self._pack.members:
             self._leave_pack(trial, why)
 
     def _leave_pack(self, trial: str, why: str) -> None:
         member = self._need_pack().leave(trial)
         self._event("leave", trial, step=member.step, why=why)
+        for _, enter in self._waiting.values():
+            self._commands.put(enter)
 
-    def _report_if_due(self, trial: str) -> None:
+    def _report_if_due(self, trials: list[str]) -> None:
+        (trial,) = trials
         member = self._need_pack().members[trial]
         rungs, before = (
             examples // self._validate_every
@@ -225,19 +307,22 @@ class Trainer:
         )
         every = member.config.save_steps
         if member.status != "running" or rungs > before or (every and member.step % every == 0):
-            self._report(trial)
+            self._report(trials)
 
-    def _report(self, trial: str) -> None:
+    def _report(self, trials: list[str]) -> None:
+        (trial,) = trials
         pack = self._need_pack()
         member = pack.members[trial]
         if not member.history or member.history[-1]["step"] != member.step:  # not a checkpoint at its end
             if member.status != "diverged":
                 pack.validate(trial)
             member.note_report()
-        folder = Path(tempfile.mkdtemp(dir=self._scratch.name)) / f"step-{member.step:07d}"
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.path)) / f"step-{member.step:07d}"
         pack.save(trial, folder)
-        report = Report(dict(member.history[-1]), member.status, member.reason, folder)
-        self._event("report", trial, step=member.step, status=member.status)
+        rows, seconds = self._rows, self._step_seconds
+        device = pack.base.device.type
+        report = Report(dict(member.history[-1]), member.status, member.reason, folder, device, rows, seconds)
+        self._event("report", trial, step=member.step, status=member.status, rows=rows, step_seconds=seconds)
         if member.status != "running":
             self._leave_pack(trial, member.status)
         self._going.pop(trial).set_result(report)

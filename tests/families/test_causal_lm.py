@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
+    BloomConfig,
+    BloomForCausalLM,
     CohereConfig,
     CohereForCausalLM,
     Gemma2Config,
@@ -20,6 +22,8 @@ from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
@@ -28,9 +32,11 @@ from transformers import (
 from raylora.config import TrainConfig
 from raylora.data.examples import ChatExample, ImageExample
 from raylora.errors import UserError
+from raylora.families import sequence
 from raylora.families.base import Tensors
 from raylora.families.causal_lm import CausalLM, load
 from raylora.families.head_loss import head_loss
+from raylora.families.sequence import Layout
 from tests.families.tiny_lm import CHATML, SPECIAL, VOCABULARY, tiny_glm, tiny_llama, tiny_qwen, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -97,6 +103,7 @@ def test_loss_is_that_of_transformers_and_independent_of_neighbours(
     model = load64(base)
     rows = rows_of(model, chats(5))
     assert len({len(row["input_ids"]) for row in rows}) > 2
+    assert model.lengths(rows) == [len(row["input_ids"]) for row in rows]  # nothing is padded
     with torch.no_grad():
         together = model.losses(rows)
         alone = torch.cat([model.losses([row]) for row in rows])
@@ -107,6 +114,41 @@ def test_loss_is_that_of_transformers_and_independent_of_neighbours(
     for row, loss in zip(rows, together, strict=True):
         assert row["count"].shape == () and row["count"].is_floating_point()
         assert loss / row["count"] == pytest.approx(float(transformers_loss(base, row)), rel=1e-6)  # labels' is float32
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("longest", [256, 8])  # of weights that are written out, which longer texts' are not
+def test_texts_in_one_sequence_do_not_see_each_other(
+    window: int | None, longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequence, "_WRITTEN_OUT", longest)
+    torch.manual_seed(0)
+    base = save(tmp_path, MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=window)))
+    model = load64(base)
+    lengths = (12, 3, 9, 2, 30, 4, 5, 11, 6)
+    torch.manual_seed(1)
+    rows = [
+        {"input_ids": torch.randint(4, VOCABULARY, (length,)), "loss_mask": torch.ones(length).bool()}
+        for length in lengths
+    ]
+    assert model.lengths(rows) == list(lengths)
+    assert len(Layout.of(lengths, CPU).groups) > 1
+    wanted = [float(transformers_loss(base, row)) * (len(row["input_ids"]) - 1) for row in rows]
+    with torch.no_grad():
+        found = model.losses(rows)
+    assert found.tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_model_that_takes_no_sequence_gets_padded_rows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = save(tmp_path, BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)))
+    model = load64(base)
+    rows = rows_of(model, chats(5))
+    assert model.lengths(rows) is None
+    with torch.no_grad():
+        losses = model.losses(rows)
+    for row, loss in zip(rows, losses, strict=True):
+        assert loss / row["count"] == pytest.approx(float(transformers_loss(base, row)), rel=1e-6)
 
 
 def heads() -> list[tuple[type[PreTrainedModel], object, bool]]:
