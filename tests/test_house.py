@@ -15,16 +15,21 @@ import click
 import pytest
 
 from raylora.cli import _exit_code, cli
+from raylora.cluster.cli import cluster as cluster_commands
+from raylora.cluster.config import load_cluster_config
 from raylora.config import load_config
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "raylora").rglob("*.py"))
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+MACHINES = sorted((ROOT / "cluster").rglob("*.py"))  # imported as raylora.cluster
+SOURCES = sorted((ROOT / "raylora").rglob("*.py")) + MACHINES
+CLUSTERS = sorted((ROOT / "configs/cluster").rglob("*.yaml"))
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CLUSTERS))
 #: Each layer may import itself and those before it.
 LAYERS = (
     ("errors",),
     ("nearby", "files", "console", "paths"),
-    ("yaml_text", "config_values", "config_space", "config"),
+    ("yaml_text", "config_values", "config_space"),
+    ("config", "cluster"),  # which know nothing of each other
     ("data",),
     ("families",),
     ("lora",),  # export_peft asks its base model's family for the chat template
@@ -33,11 +38,12 @@ LAYERS = (
     ("api", "quickstart"),
     ("cli", "__main__"),
 )
-HEAVY = {"torch", "ray", "diffusers", "transformers", "peft", "pandas", "plotly", "optuna", "numpy", "PIL"}
+HEAVY = {"torch", "ray", "diffusers", "transformers", "peft", "pandas", "plotly", "optuna", "numpy", "PIL", "pyVmomi"}
 LIGHT_FILES = ("__init__", "__main__", "cli", "errors", "nearby", "files", "console", "paths", "yaml_text", "config*")
 LIGHT = [path for name in LIGHT_FILES for path in (ROOT / "raylora").glob(f"{name}.py")]
 LIGHT += [path for path in (ROOT / "raylora/data").glob("*.py") if path.name != "cache.py"]
 LIGHT += [ROOT / "raylora/sweep/plan.py", ROOT / "raylora/families/__init__.py"]
+LIGHT += [ROOT / f"cluster/{name}.py" for name in ("cli", "config", "submit", "connection", "job", "userdata")]
 LIGHT += [ROOT / f"raylora/families/{name}.py" for name in ("causal_lm_files", "diffusion_files", "safetensors_header")]
 
 
@@ -71,7 +77,7 @@ def at_import_time(tree: ast.Module) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_imports_go_one_way(path: Path) -> None:
-    own = path.relative_to(ROOT / "raylora").with_suffix("").parts[0]
+    own = "cluster" if path in MACHINES else path.relative_to(ROOT / "raylora").with_suffix("").parts[0]
     if own == "__init__":
         return  # the front door: it names what is behind it, lazily
     for name in imports(ast.parse(path.read_text())):
@@ -82,11 +88,14 @@ def test_imports_go_one_way(path: Path) -> None:
         if name_of(path) == "raylora/sweep/__init__.py" and module in ("api", "config"):
             continue  # the package stands for the function `raylora.sweep`
         assert layer(module) <= layer(own), f"{own} must not import {name}"
+        # Machines and training meet in Ray's labels and in the shared folder; only the command line knows both.
+        assert module != "config" or own != "cluster", f"cluster must not import {name}"
+        assert module != "cluster" or own in ("cluster", "cli"), f"{own} must not import {name}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_only_sweeps_know_ray(path: Path) -> None:
-    if path.parent.name != "sweep":
+    if path.parent.name != "sweep" and path not in MACHINES:
         assert "ray" not in {name.partition(".")[0] for name in imports(ast.parse(path.read_text()))}
 
 
@@ -152,7 +161,18 @@ def test_configurations_run_as_they_are(
     assert _exit_code(["plan", named, *(["--train"] if action == "train" else [])]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("path", CLUSTERS, ids=name_of)
+def test_clusters_can_be_planned_as_they_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# "), "the first line says what it is"
+    command = next(line for line in lines if line.startswith("# raylora "))
+    assert command == f"# raylora cluster plan {name_of(path)}"
+    assert load_cluster_config(path).workers
+
+
 def test_there_are_configurations() -> None:
+    assert "vmware.yaml" in {path.name for path in CLUSTERS}
     assert {"style.yaml", "chat.yaml"} <= {path.name for path in CONFIGS}
 
 
@@ -183,6 +203,9 @@ def readme_commands() -> list[str]:
 def test_commands_in_the_readme_parse(command: str) -> None:
     _, name, *words = shlex.split(re.sub(r"[\[\]]|\.\.\.", " ", command), comments=True)
     found = cli.commands[name]
+    while isinstance(found, click.Group) and words:
+        name = words.pop(0)
+        found = found.commands[name]
     for word in words:
         if word.endswith(".yaml") and "/" in word:
             assert (ROOT / word).is_file()
@@ -193,7 +216,9 @@ def test_commands_in_the_readme_parse(command: str) -> None:
 
 
 def test_the_readme_tells_of_every_command() -> None:
-    assert {command.split()[1] for command in readme_commands()} == set(cli.commands)
+    told = [command.split() for command in readme_commands()]
+    assert {words[1] for words in told} == set(cli.commands)
+    assert {words[2] for words in told if words[1] == "cluster" and words[2:]} == set(cluster_commands.commands)
 
 
 def test_links_in_the_readme_lead_somewhere() -> None:

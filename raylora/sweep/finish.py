@@ -56,8 +56,11 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
 def _samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[Sample]:
     if ranking.best is None or outcome.adapter is None:
         return []
+    wanted = prompts(plan)
+    if not wanted:
+        return []
     say("making samples with the exported adapter")
-    return make_samples(trial_config(ranking.best.trial), outcome.adapter, prompts(plan))
+    return make_samples(trial_config(ranking.best.trial), outcome.adapter, wanted)
 
 
 def trial_config(trial: TrialOutcome) -> TrainConfig:
@@ -105,7 +108,7 @@ def prompts(plan: Plan) -> list[Prompt]:
             known.setdefault(example.caption, example.path)
         elif len(example.messages) >= 2 and example.messages[-2][0] == "user":
             known.setdefault(example.messages[-2][1], example.messages[-1][1])
-    if plan.config.sample_prompts:
+    if plan.config.sample_prompts is not None:
         return [Prompt(text, known.get(text)) for text in plan.config.sample_prompts]
     count = TEXT_SAMPLES if plan.family == "causal_lm" else IMAGE_SAMPLES
     return [Prompt(text, reference) for text, reference in list(known.items())[:count]]
@@ -116,7 +119,7 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
     from raylora.data.images import open_rgb
 
     with cluster.running(dashboard=False):
-        task = ray.remote(_generate).options(**_task_options())
+        task = ray.remote(_generate).options(**_task_options(config))
         texts = [prompt.text for prompt in wanted]
         base, best = ray.get(task.remote(config, adapter, texts))
     samples = []
@@ -130,8 +133,8 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
     return samples
 
 
-def _task_options() -> dict[str, Any]:
-    share = cluster.share(1)
+def _task_options(config: TrainConfig) -> dict[str, Any]:
+    share = cluster.devices().share(1, config.device)
     return {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
 
 

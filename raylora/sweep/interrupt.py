@@ -1,4 +1,4 @@
-"""Ctrl-C while Ray Tune runs: the first ends the sweep in order, a second one at once."""
+"""Ctrl-C, or SIGTERM, while Ray Tune runs: the first ends the sweep in order, a second one at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from types import FrameType
 
 from raylora.console import say
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
@@ -24,7 +26,9 @@ class Interruption:
 
 @contextlib.contextmanager
 def catching() -> Iterator[Interruption]:
-    """Pass the first Ctrl-C on to Tune as SIGUSR1, on which it saves its state and ends; the second is Python's own.
+    """Pass the first Ctrl-C, or SIGTERM, on to Tune as SIGUSR1, on which it saves its state and ends.
+
+    The second one is Python's own KeyboardInterrupt.
 
     Tune's own handler of SIGINT would do the same, but leaves no trace by which a sweep that was interrupted can be
     told from one that ran out of trials.
@@ -39,16 +43,18 @@ def catching() -> Iterator[Interruption]:
         if seen or not ready:
             raise KeyboardInterrupt
         seen.happened = True
-        say("interrupted: saving the state of the sweep (Ctrl-C again ends it at once)")
+        say("interrupted: saving the state of the sweep (once more ends it at once)")
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGINT, interrupt), signal.getsignal(signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in (*_ENDING, signal.SIGUSR1)}
+    for number in _ENDING:
+        signal.signal(number, interrupt)
     disabled = os.environ.get("TUNE_DISABLE_SIGINT_HANDLER")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     try:
         yield seen
     finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGUSR1, before[1])
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if disabled is None:
             del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]

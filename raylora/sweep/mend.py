@@ -1,19 +1,49 @@
-"""What a killed process leaves behind in Tune's folder, brought into a state that Tune goes on from.
+"""What a killed process or a full disk leaves behind in Tune's folder, brought into a state that Tune goes on from.
 
 Tune copies its record to the folder from time to time, and meanwhile checkpoints make room for newer ones: after a
-`kill -9` the record may name a checkpoint that has gone, and may itself be half-copied.
+`kill -9` the record may name a checkpoint that has gone, and may itself be half-copied. On a full disk it is: Tune
+writes over the only copy. Therefore a reserve is kept of it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from raylora.errors import UserError
+from raylora.files import write_folder_atomically
+
+log = logging.getLogger(__name__)
 
 STATE = "experiment_state*.json"
+RESERVE = ".reserve"
+_RECORD = ("*.json", "*.pkl")
+_PICKLE_START, _PICKLE_END = b"\x80", b"."
+
+
+def keep_reserve(staging: Path, experiment: Path) -> None:
+    """Copy Tune's record, whole, to where a half-written one is replaced from; not if the disk is full.
+
+    Args:
+        staging: where Tune writes its record before it copies it; to be called from Tune's own thread.
+        experiment: Tune's folder.
+    """
+    record = [path for pattern in _RECORD for path in staging.glob(pattern)]
+    if not any(path.match(STATE) for path in record):
+        return
+
+    def write(folder: Path) -> None:
+        for path in record:
+            shutil.copy(path, folder)
+
+    try:
+        write_folder_atomically(experiment / RESERVE, write)
+    except UserError as error:
+        log.warning("%s", error)
 
 
 def before_restore(experiment: Path) -> None:
@@ -25,11 +55,10 @@ def before_restore(experiment: Path) -> None:
     Raises:
         UserError: no whole record of the sweep is left.
     """
-    for record in sorted(experiment.glob(STATE), reverse=True):
-        if _is_whole(record):
-            break
-        record.unlink()
-    else:
+    if _remove_half_written(experiment):
+        for path in (experiment / RESERVE).glob("*"):
+            shutil.copy(path, experiment)
+    if not any(experiment.glob(STATE)):
         raise UserError.one(
             "the record of this sweep is half-written, so it cannot be resumed",
             where=str(experiment),
@@ -53,9 +82,26 @@ def _trials(experiment: Path) -> Iterator[Path]:
     return (path for path in experiment.iterdir() if path.is_dir() and re.fullmatch(r"trial_\d+", path.name))
 
 
+def _remove_half_written(experiment: Path) -> bool:
+    """Remove the newest records of Tune, which takes the newest, as long as they are not whole; whether any was."""
+    removed = False
+    for state in sorted(experiment.glob(STATE), reverse=True):
+        session = state.stem.removeprefix("experiment_state-")
+        record = [path for pattern in _RECORD for path in experiment.glob(pattern) if session in path.name]
+        if all(_is_whole(path) for path in record):
+            break
+        for path in record:
+            path.unlink()
+        removed = True
+    return removed
+
+
 def _is_whole(record: Path) -> bool:
+    data = record.read_bytes()
+    if data.startswith(_PICKLE_START):  # never loaded here; some that Tune calls .json are
+        return data.endswith(_PICKLE_END)
     try:
-        json.loads(record.read_text())
+        json.loads(data)
     except ValueError:
         return False
     return True

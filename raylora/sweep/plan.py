@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from raylora.config import Domain, SweepConfig, TrainConfig
 from raylora.config_space import LISTS
 from raylora.data.examples import Dataset
 from raylora.errors import Problem, UserError
+from raylora.sweep import cards
+
+log = logging.getLogger(__name__)
 
 #: Reports of a run when `validate_every` is not given.
 REPORTS = 8
@@ -45,7 +50,11 @@ class Plan:
         return self.sweep.trial_count if self.sweep else 1
 
     def text(self) -> str:
-        """The plan for people: one fact a line."""
+        """The plan for people: one fact a line, and what memory it takes on some devices.
+
+        Raises:
+            UserError: the base model's configuration makes no model.
+        """
         config, train = self.config, len(self.dataset.train)
         steps = config.total_steps(train)
         rows = [
@@ -62,7 +71,31 @@ class Plan:
             rows.append(("trials", f"{self.trials}, {chosen}"))
             rows += [(f"  {key}", _domain_words(domain)) for key, domain in self.sweep.space.items()]
         lines = [f"{name:<18} {value}" for name, value in rows]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)])
+        lines += ["", *self._memory(), ""]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
+
+    def slots(self, accelerators: Iterable[str]) -> int:
+        """Trials that share a device; `accelerators` are names of the cluster's cards, none where it has only CPUs."""
+        if self.sweep is None:
+            return 1
+        if self.sweep.slots_per_device:
+            return self.sweep.slots_per_device
+        try:
+            return cards.slots(self.config, self.sweep, self.trials, self.dataset.train, accelerators)
+        except UserError:
+            raise
+        except Exception as error:
+            log.warning("memory is not known before the model is loaded: %s", error)
+            return min(cards.ON_CPU, self.trials)
+
+    def _memory(self) -> list[str]:
+        try:
+            return cards.table(cards.fits(self.config, self.sweep, self.trials, self.dataset.train))
+        except UserError:
+            raise
+        except Exception as error:  # models of any make: some cannot run without numbers
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            return [f"{'memory':<18} not known before the model is loaded: {reason}"]
 
 
 def make_plan(config: TrainConfig, sweep: SweepConfig | None) -> Plan:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.tune import Callback
 
 from raylora.console import say
+from raylora.errors import UserError
+from raylora.sweep import mend, times
 from raylora.sweep.space import METRIC, TIME
-from raylora.sweep.trial import DIVERGED_VALUE, NAMESPACE, REASON, STATUS, USER_ERROR
+from raylora.sweep.trial import DEVICE, DIVERGED_VALUE, NAMESPACE, REASON, STATUS
 from raylora.sweep.words import number
 
 #: Environment variable of the driver: name of the registry actor of the sweep that is running.
 REGISTRY = "RAYLORA_REGISTRY"
+
+#: Seconds between two copies of Tune's record that a full disk cannot break, and between two looks at the clock.
+KEEP_EVERY = 20.0
 
 
 class Progress(Callback):  # type: ignore[misc]
@@ -31,6 +38,26 @@ class Progress(Callback):  # type: ignore[misc]
         self._total = total
         self._name = name
         self._best = DIVERGED_VALUE
+        self._refused: Any = None
+        self._kept = 0.0
+        self._said_no_card = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_refused": None, "_kept": 0.0}  # both belong to this process
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """End the sweep when a trial refuses the input, and leave all trials as they are, so that it can be resumed.
+
+        Raised through Tune, which works in every thread. Its record is then as old as after a kill, at most a second.
+
+        Raises:
+            UserError: what the trial refuses.
+        """
+        self._keep(trials)
+        self._refused = self._refused or _registry().refused.remote()
+        if ray.wait([self._refused], timeout=0)[0]:
+            ray.get(_registry().release.remote())
+            raise UserError(ray.get(self._refused))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say which values a trial has."""
@@ -41,8 +68,8 @@ class Progress(Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Say a trial's value."""
-        if USER_ERROR in result:
-            return
+        if result[DEVICE] == "cpu" and trial.placement_group_factory.required_resources.get("GPU"):
+            self._say_no_card(result["hostname"])
         head = f"{trial} {result[TIME]:>6.0f} examples"
         if result[STATUS] == "diverged":
             say(f"{head}  diverged: {result[REASON]}")
@@ -69,10 +96,27 @@ class Progress(Callback):  # type: ignore[misc]
         self._ended(trial)
         say(f"{trial} failed")
 
+    def _keep(self, trials: list[Any]) -> None:
+        if not trials or (self._kept and time.monotonic() - self._kept < KEEP_EVERY):
+            return
+        storage = trials[0].storage
+        experiment = Path(storage.experiment_fs_path)
+        mend.keep_reserve(Path(storage.experiment_driver_staging_path), experiment)
+        times.keep(experiment.parent)
+        self._kept = time.monotonic()
+
     def _ended(self, trial: Any) -> None:
-        # The name is this run's, not the one that a resumed experiment was pickled with.
-        registry = ray.get_actor(os.environ[REGISTRY], namespace=NAMESPACE)
-        ray.get(registry.ended.remote(str(trial)))
+        ray.get(_registry().ended.remote(str(trial)))
+
+    def _say_no_card(self, host: str) -> None:
+        if not self._said_no_card:
+            say(f"torch finds no CUDA on {host}, whose GPUs Ray counts: trials there train on its CPU, far slower")
+        self._said_no_card = True
+
+
+def _registry() -> Any:
+    # The name is this run's, not the one that a resumed experiment was pickled with.
+    return ray.get_actor(os.environ[REGISTRY], namespace=NAMESPACE)
 
 
 def _over(trials: list[Any]) -> int:

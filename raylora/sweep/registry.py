@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,24 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.config import TrainConfig
+from raylora.errors import Problem
 from raylora.training.actor import TrainerActor
 
 log = logging.getLogger(__name__)
 
 #: Seconds a trainer stays without trials, so that the next trial finds the base model loaded.
 LINGER = 30.0
+#: Seconds a trainer has to end by itself. What it leaves behind then, a later one on its machine removes.
+PATIENCE = 20.0
+
+Place = tuple[str, str]
 
 
 class Registry:
     """One trainer a device, made when the first trial asks for it.
+
+    Whoever asks for a device waits for that device alone, and the driver, which says that trials are over, waits
+    for none: a trainer that loads a large model answers late.
 
     Args:
         config: the sweep's base configuration.
@@ -40,13 +50,17 @@ class Registry:
     ) -> None:
         self._settings: tuple[Any, ...] = (config, cache_root, validate_every, events)
         self._linger = linger
-        self._trainers: dict[tuple[str, str], Any] = {}
-        self._trials: dict[tuple[str, str], set[str]] = {}
-        self._lock = asyncio.Lock()
-        self._endings: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._trainers: dict[Place, Any] = {}
+        self._trials: dict[Place, set[str]] = defaultdict(set)
+        self._locks: dict[Place, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._leaving: dict[tuple[str, Place], asyncio.Task[bool]] = {}
+        self._idle_since: dict[Place, float] = {}
+        self._endings: dict[Place, asyncio.Task[None]] = {}
+        self._refused, self._released = asyncio.Event(), asyncio.Event()
+        self._problems: tuple[Problem, ...] = ()
 
     async def trainer(self, trial: str, node: str, device: str, threads: int) -> Any:
-        """The trainer of a device, for a trial that runs on its node.
+        """The trainer of a device, for a trial that runs on its node and is in no other pack any more.
 
         Args:
             trial: who asks.
@@ -55,13 +69,18 @@ class Registry:
             threads: CPU threads of the trainer.
         """
         place = (node, device)
-        async with self._lock:
-            if (ending := self._endings.pop(place, None)) is not None:
-                ending.cancel()
+        self._leave(trial, but=place)
+        self._trials[place].add(trial)
+        # Room is made before it is taken: no pack holds a trial too many, and no trial is in two packs.
+        await asyncio.gather(*(left for (who, where), left in self._leaving.items() if trial == who or place == where))
+        async with self._locks[place]:
             handle = self._trainers.get(place)
-            if handle is not None and not await _alive(handle.ping.remote()):
-                log.warning("the trainer of device %s on node %s died and is made again", device, node)
+            if handle is not None and not await _answers(handle.ping.remote()):
+                log.warning("the trainer of device %s on node %s is broken and is made again", device, node)
+                ray.kill(handle)
                 handle = None
+            if trial not in self._trials[place]:
+                raise LookupError(f"{trial} was ended while it waited for its trainer")
             if handle is None:
                 environment = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
                 handle = (
@@ -75,42 +94,76 @@ class Registry:
                     .remote(*self._settings, threads)
                 )
                 self._trainers[place] = handle
-            self._trials.setdefault(place, set()).add(trial)
         return handle
 
     async def ended(self, trial: str) -> None:
-        """A trial is over, however it ended: take it out of its pack.
+        """A trial is over, however it ended: take it out of its pack, without waiting until it is out.
 
         The driver says so, because a trial that is stopped or killed cannot. The last one to leave a trainer
         starts the clock of the trainer's end.
         """
-        async with self._lock:
-            places = [place for place, trials in self._trials.items() if trial in trials]
-            for place in places:
-                self._trials[place].discard(trial)
-                await _alive(self._trainers[place].leave.remote(trial))
-                if not self._trials[place] and place not in self._endings:
-                    self._endings[place] = asyncio.create_task(self._end(place))
+        self._leave(trial)
+
+    async def refuse(self, problems: Sequence[Problem]) -> None:
+        """A trial cannot go on with the input as it is, and neither can any other: end the sweep.
+
+        Returns when the driver takes no more notice of the trial, which then may end.
+        """
+        self._problems = self._problems or tuple(problems)
+        self._refused.set()
+        await self._released.wait()
+
+    async def refused(self) -> tuple[Problem, ...]:
+        """Wait until a trial refuses the input; gives what it says."""
+        await self._refused.wait()
+        return self._problems
+
+    async def release(self) -> None:
+        """Let the trials go that have refused the input."""
+        self._released.set()
 
     async def close(self) -> None:
         """End all trainers, each after its current step, so that they remove their scratch files."""
-        async with self._lock:
-            for handle in self._trainers.values():
-                await _alive(handle.close.remote())
+        await asyncio.gather(*(_end(handle) for handle in self._trainers.values()))
 
-    async def _end(self, place: tuple[str, str]) -> None:
-        await asyncio.sleep(self._linger)
-        async with self._lock:
-            self._endings.pop(place, None)
-            handle = self._trainers.pop(place, None)
-            if handle is not None:
-                await _alive(handle.close.remote())
-                ray.kill(handle)
+    def _leave(self, trial: str, but: Place | None = None) -> None:
+        for place, trials in self._trials.items():
+            if trial not in trials or place == but:
+                continue
+            trials.discard(trial)
+            self._idle_since[place] = time.monotonic()
+            if place in self._trainers:
+                answer = self._trainers[place].leave.remote(trial)
+                self._leaving[trial, place] = asyncio.create_task(self._left(trial, place, answer))
+            if place not in self._endings:
+                self._endings[place] = asyncio.create_task(self._end_idle(place))
+
+    async def _left(self, trial: str, place: Place, answer: Awaitable[Any]) -> bool:
+        out = await _answers(answer)
+        self._leaving.pop((trial, place), None)
+        return out
+
+    async def _end_idle(self, place: Place) -> None:
+        while not self._trials[place] and (rest := self._idle_since[place] + self._linger - time.monotonic()) > 0:
+            await asyncio.sleep(rest)
+        async with self._locks[place]:
+            del self._endings[place]
+            if not self._trials[place] and (handle := self._trainers.pop(place, None)) is not None:
+                await _end(handle)
 
 
-async def _alive(answer: Awaitable[Any]) -> bool:
+async def _end(trainer: Any) -> None:
+    try:
+        await asyncio.wait_for(_answers(trainer.close.remote()), PATIENCE)
+    except TimeoutError:
+        log.warning("a trainer did not end within %g s and is ended at once", PATIENCE)
+    ray.kill(trainer)
+
+
+async def _answers(answer: Awaitable[Any]) -> bool:
+    """Whether an actor does what it is asked; it or its node may have gone, or its device."""
     try:
         await answer
-    except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # it, or its node, has gone
+    except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError, ray.exceptions.RayTaskError):
         return False
     return True

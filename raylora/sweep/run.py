@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import secrets
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,20 +19,21 @@ import filelock
 import optuna
 import ray
 from ray import tune
-from ray.tune.stopper import Stopper
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.config import SweepConfig, TrainConfig, dump_config
 from raylora.console import say
-from raylora.errors import Interrupted, Problem, RayloraError, UserError
+from raylora.errors import Interrupted, RayloraError, UserError
 from raylora.families import objectives
 from raylora.files import saying_what_failed, write_text_atomically
 from raylora.paths import cache_root
-from raylora.sweep import cluster, interrupt, mend, space
+from raylora.sweep import cluster, interrupt, mend, space, times
+from raylora.sweep.balancer import Balancer
 from raylora.sweep.outcome import SearchRange, Status, SweepOutcome, TrialOutcome, Validation
 from raylora.sweep.plan import Plan
 from raylora.sweep.progress import REGISTRY, Progress
 from raylora.sweep.registry import Registry
-from raylora.sweep.trial import NAMESPACE, REASON, STATUS, USER_ERROR, run_trial, trial_label
+from raylora.sweep.trial import NAMESPACE, REASON, STATUS, run_trial, trial_label
 from raylora.training import checkpoint_files
 
 TUNE, EVENTS, CONFIG = "tune", "events.jsonl", "config.yaml"
@@ -41,20 +41,6 @@ OBJECTIVES = {
     "diffusion": ("J", objectives.diffusion_objective),
     "causal_lm": ("loss per token", objectives.causal_lm_objective),
 }
-
-
-class _StopOnUserError(Stopper):  # type: ignore[misc]
-    """What one trial was refused for, all would be refused for."""
-
-    def __init__(self) -> None:
-        self._seen = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        self._seen = self._seen or USER_ERROR in result
-        return self._seen
-
-    def stop_all(self) -> bool:
-        return self._seen
 
 
 def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
@@ -67,27 +53,30 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
     """
     folder = Path(plan.config.output_dir)
     text = dump_config(plan.config)
-    started = time.time()
     cluster.check_reachable()  # before an earlier run is moved for nothing
     with _alone(plan.config):
         _prepare_folder(folder, text, resume)
+        times.begin(folder, resume)
         trials, device, interrupted = _tune(plan, folder, resume, dashboard)
     if interrupted:
         done = sum(trial.status == "TERMINATED" for trial in trials)
         raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
-    return _collect(plan, folder, trials, text, device, started)
+    return _collect(plan, folder, trials, text, device)
 
 
 def _tune(plan: Plan, folder: Path, resume: bool, dashboard: bool) -> tuple[list[Any], str, bool]:
     """Let Ray Tune run; gives its trials, the devices in words, and whether the person interrupted."""
     with cluster.running(dashboard) as url, _tune_environment():
-        say(f"Ray runs on {cluster.device_words()}{f', dashboard at http://{url}' if url else ''}")
+        say(f"Ray runs on {cluster.devices().words()}{f', dashboard at http://{url}' if url else ''}")
         with _registry(plan, folder) as registry_name:
             tuner = _restored(plan, folder, registry_name) if resume else _fresh(plan, folder, registry_name)
-            with interrupt.catching() as interrupted:
-                tuner.fit()
-            mend.after_restore(folder / TUNE)
-        return _trials(folder / TUNE), cluster.device_words(), bool(interrupted)
+            try:
+                with interrupt.catching() as interrupted:
+                    tuner.fit()
+            finally:
+                mend.after_restore(folder / TUNE)
+                times.keep(folder)
+        return _trials(folder / TUNE), cluster.devices().words(), bool(interrupted)
 
 
 @contextlib.contextmanager
@@ -187,44 +176,54 @@ def _registry(plan: Plan, folder: Path) -> Iterator[str]:
     # A name of this run alone: the registry of a driver that was killed may live on for some seconds.
     name = f"registry-{secrets.token_hex(8)}"
     arguments = (plan.config, cache_root(plan.config.cache_dir), plan.validate_every, folder / EVENTS)
-    registry = ray.remote(Registry).options(name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a worker VM
+    registry = ray.remote(Registry).options(
+        name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000, scheduling_strategy=here
+    )
     handle = registry.remote(*arguments)
     os.environ[REGISTRY] = name
     try:
         yield name
+    except Exception:
+        with contextlib.suppress(ray.exceptions.RayError):  # Ray itself may be what failed
+            ray.get(handle.close.remote())
+        raise
+    else:
         ray.get(handle.close.remote())
     finally:
         del os.environ[REGISTRY]
         ray.kill(handle)
 
 
-def _trainable(plan: Plan, folder: Path, registry_name: str) -> Any:
-    config, slots, experiment = plan.config, _slots(plan), folder.absolute() / TUNE
+def _slots(plan: Plan) -> int:
+    return plan.slots(cluster.devices().cards(plan.config.device))
+
+
+def _trainable(plan: Plan, folder: Path, registry_name: str, slots: int) -> Any:
+    config, experiment = plan.config, folder.absolute() / TUNE
 
     def trial(params: dict[str, Any]) -> None:
         run_trial(params, config, registry_name, experiment)
 
-    return tune.with_resources(trial, cluster.share(slots))
-
-
-def _slots(plan: Plan) -> int:
-    if plan.sweep is None:
-        return 1
-    return plan.sweep.slots_per_device or min(cluster.DEFAULT_SLOTS, plan.trials)
+    return tune.with_resources(trial, cluster.devices().share(slots, config.device))
 
 
 def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
     grid = sweep.searcher == "grid"
+    devices, device, slots = cluster.devices(), plan.config.device, _slots(plan)
+    scheduler = space.scheduler(sweep, plan.longest, plan.validate_every)
+    if devices.mixed(device):
+        scheduler = Balancer(scheduler, devices.share(slots, device), plan.config.batch_size)
     return tune.Tuner(
-        _trainable(plan, folder, registry_name),
+        _trainable(plan, folder, registry_name, slots),
         param_space=space.param_space(sweep),
         tune_config=tune.TuneConfig(
             metric=None if sweep.searcher == "optuna" and sweep.space else space.METRIC,
             mode=None if sweep.searcher == "optuna" and sweep.space else "min",
             num_samples=1 if grid else sweep.trials,
-            search_alg=space.searcher(sweep, plan.config.seed, cluster.capacity(_slots(plan))),
-            scheduler=space.scheduler(sweep, plan.longest, plan.validate_every),
+            search_alg=space.searcher(sweep, plan.config.seed, devices.at_once(slots, plan.trials, device)),
+            scheduler=scheduler,
             time_budget_s=sweep.time_budget_minutes and sweep.time_budget_minutes * 60,
             reuse_actors=True,
             trial_dirname_creator=trial_label,
@@ -235,7 +234,6 @@ def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
             storage_path=str(folder.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-            stop=_StopOnUserError(),
             callbacks=[Progress(plan.trials, OBJECTIVES[plan.family][0])],
             verbose=0,
         ),
@@ -244,13 +242,11 @@ def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
 
 def _restored(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
     mend.before_restore(folder / TUNE)
-    return tune.Tuner.restore(str(folder / TUNE), _trainable(plan, folder, registry_name), resume_errored=True)
+    trainable = _trainable(plan, folder, registry_name, _slots(plan))
+    return tune.Tuner.restore(str(folder / TUNE), trainable, resume_errored=True)
 
 
-def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str, started: float) -> SweepOutcome:
-    problems: list[Problem] = [p for trial in trials for p in (trial.last_result or {}).get(USER_ERROR, ())]
-    if problems:
-        raise UserError(dict.fromkeys(problems))
+def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str) -> SweepOutcome:
     outcomes = [_trial_outcome(trial, plan.config) for trial in trials]
     folders = [outcome.folder for outcome in outcomes if outcome.folder]
     if not folders:
@@ -273,8 +269,8 @@ def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str
         search=_search_ranges(plan.sweep),
         device=device,
         versions={package: importlib.metadata.version(package) for package in VERSIONS},
-        started=datetime.datetime.fromtimestamp(started, datetime.UTC),
-        seconds=time.time() - started,
+        started=datetime.datetime.fromtimestamp(times.started(folder), datetime.UTC),
+        seconds=times.total(folder),
     )
 
 

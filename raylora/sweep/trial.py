@@ -16,14 +16,16 @@ from ray import tune
 from raylora.config import TrainConfig
 from raylora.errors import UserError
 from raylora.files import saying_what_failed
-from raylora.sweep.space import METRIC, TIME
+from raylora.sweep.space import METRIC
 from raylora.training import checkpoint_files
 
 NAMESPACE = "raylora"
 #: What a diverged trial reports: worse than anything, and finite, since searchers and schedulers compute with it.
 DIVERGED_VALUE = 1e9
-#: Result keys beside the metrics.
-STATUS, REASON, USER_ERROR = "trial_status", "trial_reason", "user_error"
+#: Result keys beside the metrics: how the trial is, where it runs, and on what ("cuda" or "cpu").
+STATUS, REASON, NODE, DEVICE_ID, DEVICE = "trial_status", "trial_reason", "node", "device_id", "device"
+#: And what a step takes: steps done and in all, rows of the trial's batch and of the pack's, seconds of such a step.
+STEP, TOTAL_STEPS, ROWS, PACK_ROWS, STEP_SECONDS = "step", "total_steps", "rows", "pack_rows", "step_seconds"
 
 
 def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, experiment: Path) -> None:
@@ -44,17 +46,19 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, exp
     trainer = ray.get(registry.trainer.remote(trial, node, device, node_threads(node)))
     try:
         config = base.with_values(params)
-        ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
-        _pass_reports(trial, trainer, experiment)
+        steps = ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
+        here = {NODE: node, DEVICE_ID: device, TOTAL_STEPS: steps, ROWS: config.batch_size}
+        _pass_reports(trial, trainer, experiment, here)
     except (UserError, ray.exceptions.RayTaskError) as error:
         cause = error if isinstance(error, UserError) else error.cause
         if not isinstance(cause, UserError):
             raise
-        # Trying again would not mend it: the sweep's driver reads this and says it to the person.
-        tune.report({METRIC: DIVERGED_VALUE, TIME: 0, USER_ERROR: cause.problems})
+        # Trying again would not mend it. The driver ends the sweep and says why. This trial stays unfinished, so
+        # that a resumed sweep goes on with it: it does not report, and returns when the driver no longer looks.
+        ray.get(registry.refuse.remote(cause.problems))
 
 
-def _pass_reports(trial: str, trainer: Any, experiment: Path) -> None:
+def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, Any]) -> None:
     while True:
         report = ray.get(trainer.advance.remote(trial))
         metrics: dict[str, Any] = {
@@ -62,6 +66,10 @@ def _pass_reports(trial: str, trainer: Any, experiment: Path) -> None:
             **report.metrics,
             STATUS: report.status,
             REASON: report.reason,
+            DEVICE: report.device,
+            PACK_ROWS: report.rows,
+            STEP_SECONDS: report.step_seconds,
+            **here,
         }
         try:
             with saying_what_failed(experiment / trial / "checkpoint"):

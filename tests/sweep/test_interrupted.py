@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,15 @@ class Command:
 
     def __init__(self, *arguments: str | Path) -> None:
         self.errors = Path(str(arguments[1])).with_name(f"stderr-{os.urandom(4).hex()}")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
+        self.scratch = self.errors.with_name("scratch")
+        self.scratch.mkdir(exist_ok=True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "RAY_worker_niceness": "0",
+            "RAY_TMPDIR": tempfile.gettempdir(),  # its sockets need a short path
+            "TMPDIR": str(self.scratch),
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from raylora.cli import main; main()", *map(str, arguments), "--no-dashboard"],
             stdout=subprocess.PIPE,
@@ -107,10 +116,15 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     killed, known = events(folder), terminated(folder)
     check_resumed(killed[len(begun) :], over)
 
-    code, stdout, stderr = Command("sweep", yaml, "--resume", "--json").end()
+    command = Command("sweep", yaml, "--resume", "--json")
+    code, stdout, stderr = command.end()
     assert code == 0, stderr
+    assert not list(command.scratch.glob("raylora-scratch-*"))  # the killed process's have gone too
     check_resumed(events(folder)[len(killed) :], known)
     result = json.loads(stdout)
+    spent = [last - first for first, last in json.loads((folder / "times.json").read_text())]
+    assert len(spent) == 3
+    assert result["seconds"] == pytest.approx(sum(spent))
     assert {row["trial"] for row in result["trials"]} == {f"trial_{i:05d}" for i in range(1, TRIALS + 1)}
     assert [row["status"] for row in result["trials"]] == ["finished"] * TRIALS
     for trial in json.loads((folder / "sweep.json").read_text())["trials"]:

@@ -37,6 +37,27 @@ def test_a_half_written_record_gives_way_to_the_one_before(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("experiment_state*"))) == 2
 
 
+def test_a_record_that_a_full_disk_broke_is_replaced_from_the_reserve(tmp_path: Path) -> None:
+    names = {
+        f"{name}-2026-01-01_00-00-0{session}.{kind}": data
+        for session in (1, 2)
+        for name, kind, data in (("experiment_state", "json", b"{}"), ("searcher-state", "pkl", b"\x80\x05N."))
+    }
+    staging, experiment = tmp_path / "staging", tmp_path / "tune"
+    for folder in (staging, experiment):
+        folder.mkdir()
+        for name, data in names.items():
+            (folder / name).write_bytes(data)
+    mend.keep_reserve(staging, experiment)
+    newest = sorted(names)[3], sorted(names)[1]
+    for broken in newest:
+        (experiment / broken).write_bytes(names[broken][:-1])
+        mend.before_restore(experiment)
+        assert {path.name: path.read_bytes() for path in experiment.glob("*.*") if path.is_file()} == names
+    mend.keep_reserve(tmp_path / "nothing yet", experiment)
+    assert (experiment / mend.RESERVE / newest[1]).exists()
+
+
 def test_without_any_record_the_person_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="half-written") as caught:
         mend.before_restore(folder(tmp_path, "{"))

@@ -321,6 +321,37 @@ def test_what_only_the_loaded_model_can_tell_reaches_the_person(tmp_path: Path) 
     assert len(caught.value.problems) == 1
 
 
+def test_a_sweep_that_met_a_full_disk_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    settings = config("causal_lm", folder, {**RANDOM, "trials": 2}, max_steps=40, validate_every=4, precision="float64")
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        with pytest.raises(UserError, match="the disk is full") as caught:
+            raylora.sweep(settings)
+        raised.append(caught.value)
+
+    thread = threading.Thread(target=run)  # as a person's own program may call it
+    thread.start()
+    wait_for("a trial to train", lambda: events(folder, "report"))
+    full = [folder / "tune" / f"trial_0000{trial}" / "checkpoint_000008" / "state.json" for trial in (1, 2)]
+    for path in full:
+        path.parent.mkdir(parents=True)
+        path.symlink_to("/dev/full")  # Linux' own: every write finds the disk full
+    thread.join()
+    assert len(raised) == 1
+    before = events(folder)
+    for path in full:
+        shutil.rmtree(path.parent)
+
+    result = raylora.sweep(settings, resume=True)
+    assert [trial.status for trial in result.outcome.trials] == ["finished"] * 2
+    assert [event for event in events(folder)[len(before) :] if event["event"] == "join" and 0 < event["step"] < 40]
+    for trial in result.outcome.trials:
+        assert [entry["step"] for entry in trial.history] == list(range(2, 41, 2))
+        assert values_of(trial) == pytest.approx(alone(settings, dict(trial.params)), rel=1e-8)
+
+
 def test_running_again_keeps_the_older_run(grid: Done, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = config("causal_lm", folder, max_steps=1)

@@ -1,0 +1,182 @@
+"""How many trials of a sweep a device takes at once: by its memory, and by what still gains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from raylora.config import TrainConfig
+from raylora.config_space import LISTS
+from raylora.config_values import number
+
+if TYPE_CHECKING:
+    from raylora.config import SweepConfig
+    from raylora.data.examples import Example
+    from raylora.training.memory import Cost
+
+#: GiB of memory on cards, by what their names (and Ray's names of them) contain.
+CARDS = {
+    "3090": 24,
+    "4090": 24,
+    "5090": 32,
+    "A10G": 24,
+    "L4": 24,
+    "A40": 48,
+    "L40": 48,
+    "A6000": 48,
+    "A100-80G": 80,
+    "A100": 40,
+    "H100": 80,
+    "H200": 141,
+}
+#: The cards of raylora's users: `raylora plan` tells of them wherever it runs.
+USUAL = ("RTX 3090", "RTX 4090")
+#: Trials on one CPU: measured on small UNets and language models, more gains little there.
+ON_CPU = 4
+#: Trials on one card at most: a searcher learns from those that have ended, so more at once choose less well.
+ON_CARD = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a sweep costs a device, and what it takes.
+
+    Attributes:
+        device: its name.
+        limit: bytes that may be used.
+        cost: of the largest trial.
+        rows: rows that are computed at once; 0 if there is no room for one.
+        slots: trials at once.
+    """
+
+    device: str
+    limit: int
+    cost: Cost
+    rows: int
+    slots: int
+
+
+def fit(device: str, limit: int, cost: Cost, trials: int, batch_size: int, on_card: bool) -> Fit:
+    """Decide how many trials share a device.
+
+    On a card as many as fill it: rows beyond those computed at once wait for the next pass, which gains nothing over
+    trials one after the other. On a CPU the trials share the loaded model and the encoded data, whatever the rows.
+
+    Args:
+        device: its name.
+        limit: bytes that may be used on it.
+        cost: of a trial.
+        trials: that there are.
+        batch_size: of a trial.
+        on_card: whether it is a GPU.
+    """
+    from raylora.training.memory import MOST_ROWS
+
+    slots = max(1, min(trials, cost.trials(limit), ON_CARD if on_card else ON_CPU))
+    if on_card:
+        while slots > 1 and min(MOST_ROWS, cost.rows(limit, slots)) < slots * batch_size:
+            slots -= 1
+    return Fit(device, limit, cost, min(MOST_ROWS, cost.rows(limit, slots)), slots)
+
+
+def largest(config: TrainConfig, sweep: SweepConfig | None) -> TrainConfig:
+    """The trial of a sweep that takes most memory; no trial may be exactly like it."""
+    most: dict[str, object] = {}
+    for key in ("lora_rank", "lora_dropout", "batch_size"):
+        if sweep and (domain := sweep.space.get(key)):
+            most[key] = max(map(number, domain.values)) if domain.kind in LISTS else domain.bounds[1]
+    if sweep and (domain := sweep.space.get("lora_targets")):
+        most["lora_targets"] = max(map(str, domain.values), key=("attention", "linear", "all").index)
+    return config.with_values(most)
+
+
+class _Costs:
+    """What the largest trial of a sweep costs, by the device: estimated once for each precision."""
+
+    def __init__(
+        self, config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]
+    ) -> None:
+        self.config = largest(config, sweep)
+        self._trials, self._examples = trials, examples
+        self._known: dict[object, Cost] = {}
+
+    def fit(self, name: str, device: str, limit: int) -> Fit:
+        """What a device of that type ("cuda", "cpu") takes."""
+        import torch
+
+        from raylora.families import recognise
+        from raylora.families.base import base_dtype
+        from raylora.training.estimate import estimate
+
+        family = recognise(self.config.base_model)
+        dtype = base_dtype(self.config, torch.device(device), family)
+        if dtype not in self._known:
+            self._known[dtype] = estimate(self.config, self._examples, dtype)
+        return fit(name, limit, self._known[dtype], self._trials, self.config.batch_size, device == "cuda")
+
+
+def fits(config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]) -> list[Fit]:
+    """What the usual cards and this machine take of a sweep.
+
+    Raises:
+        UserError: the base model's configuration makes no model.
+    """
+    import torch
+
+    from raylora.families.base import own_device
+    from raylora.training.memory import memory_limit
+
+    costs, here = _Costs(config, sweep, trials, examples), own_device()
+    name = torch.cuda.get_device_name(here) if here.type == "cuda" else "this CPU"
+    found = [costs.fit(card, "cuda", card_limit(card, config)) for card in USUAL]
+    return [*found, costs.fit(name, here.type, memory_limit(config, here, 0))]
+
+
+def card_limit(name: str, config: TrainConfig) -> int:
+    """Bytes that may be used on a card; of one that is not known, as on those of USUAL."""
+    from raylora.training.memory import GIB, given_limit, reserve
+
+    plain = name.upper().replace(" ", "-")
+    total = GIB * next((size for part, size in CARDS.items() if part in plain), CARDS["3090"])
+    return min(total - reserve(total), given_limit(config) or total)
+
+
+def slots(
+    config: TrainConfig, sweep: SweepConfig, trials: int, examples: Sequence[Example], cards: Iterable[str]
+) -> int:
+    """Trials that share a device when nobody says how many: what the smallest device takes.
+
+    Args:
+        cards: the names of the cards there are; empty: trials run on CPUs.
+    """
+    names = list(cards)
+    if trials == 1 or (not names and config.memory_limit_gib is None):
+        return min(trials, ON_CPU)  # a trial that finds no room waits for it
+    costs = _Costs(config, sweep, trials, examples)
+    if not names:
+        from raylora.training.memory import given_limit
+
+        return costs.fit("", "cpu", given_limit(config)).slots
+    return min(costs.fit(name, "cuda", card_limit(name, config)).slots for name in names)
+
+
+def table(found: Sequence[Fit]) -> list[str]:
+    """Fits for people: a header, and a line a device."""
+    from raylora.training.memory import size
+
+    head = ("memory", "usable", "base model", "a trial", "a row", "rows at once", "slots")
+    rows = [head] + [
+        (
+            fit.device,
+            size(fit.limit),
+            size(fit.cost.base),
+            size(fit.cost.trial),
+            size(fit.cost.row),
+            str(fit.rows) if fit.rows else "does not fit",
+            str(fit.slots) if fit.rows else "-",
+        )
+        for fit in found
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
