@@ -29,6 +29,7 @@ demo: setup
 
 # Two at once: half of the time goes by waiting for clusters and simulators. A file's tests share what they set up.
 test: setup
+	$(BIN)/python -m tests.cluster.system
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -683,7 +684,8 @@ def test_a_change_costs_what_changed_and_not_what_there_is() -> None:
         assert [(change.name, change.val) for change in changed.changeSet] == [("guest.ipAddress", "10.0.0.9")]
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(vcsim.SimulatorError, match=r"apt-get install golang-go golang-github-vmware-govmomi-dev"):
-        vcsim._install(list(vcsim.PACKAGES))
+    monkeypatch.setattr(vcsim, "BINARY", tmp_path / "vcsim")
+    with pytest.raises(vcsim.SimulatorError, match=r"go is missing: please run apt-get install golang-go"):
+        vcsim.build()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import subprocess
 import tempfile
 import time
@@ -23,12 +22,13 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from tests.cluster.system import NEEDED, MissingError, get
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "tests/vcsim"
 BINARY = ROOT / "build/vcsim/vcsim"
 GOPATH = Path("/usr/share/gocode")
 GOVMOMI = GOPATH / "src/github.com/vmware/govmomi/simulator"
-PACKAGES = ("golang-go", "golang-github-vmware-govmomi-dev")
 
 FaultKind = Literal[
     "task_error",  # the task that the call starts ends with `fault`, having done nothing
@@ -49,31 +49,6 @@ class SimulatorError(RuntimeError):
     """The simulator cannot be built or started, or refused what it was told."""
 
 
-def _missing() -> list[str]:
-    return [name for name, there in zip(PACKAGES, (shutil.which("go"), GOVMOMI.is_dir()), strict=True) if not there]
-
-
-def _install(packages: list[str]) -> None:
-    """Installs Debian packages as root or through sudo without a password.
-
-    Raises: SimulatorError that says what to install if neither is possible or apt fails.
-    """
-    please = f"the vCenter simulator needs {' and '.join(packages)}; please run: apt-get install {' '.join(packages)}"
-    if shutil.which("apt-get") is None:
-        raise SimulatorError(f"{please} (they are Debian's; this machine has no apt-get)")
-    root = os.geteuid() == 0
-    if not root and (
-        shutil.which("sudo") is None or subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode != 0
-    ):
-        raise SimulatorError(please)
-    prefix = [] if root else ["sudo", "-n"]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-q"], ["install", "-qy", "--no-install-recommends", *packages]):
-        done = subprocess.run([*prefix, "apt-get", *command], capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        raise SimulatorError(f"{please} (apt-get said: {done.stderr.strip().splitlines()[-1:]})")
-
-
 def build() -> Path:
     """Builds the simulator if a source is newer than it, and gives its path; one process at a time builds.
 
@@ -84,8 +59,11 @@ def build() -> Path:
         newest = max(path.stat().st_mtime for path in SOURCES.glob("*.go"))
         if BINARY.exists() and BINARY.stat().st_mtime >= newest:
             return BINARY
-        if missing := _missing():
-            _install(missing)
+        try:
+            for what in ("go", str(GOVMOMI)):
+                get(what, *NEEDED[what])
+        except MissingError as error:
+            raise SimulatorError(f"the vCenter simulator cannot be built: {error}") from error
         environment = {**os.environ, "GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": ""}
         if not environment.get("HOME"):
             environment.setdefault("GOCACHE", str(BINARY.parent / "cache"))
