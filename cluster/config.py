@@ -30,7 +30,7 @@ from raylora.config_values import (
 )
 from raylora.errors import Problem, UserError
 from raylora.nearby import printable
-from raylora.yaml_text import Document, Issue, Key
+from raylora.yaml_text import Document, Issue, Key, follow, within
 
 __all__ = ["ClusterConfig", "HeadConfig", "NodeType", "VCenterSettings", "load_cluster_config"]
 
@@ -439,13 +439,9 @@ def load_cluster_config(
     if not isinstance(document.value, dict):
         raise UserError(document.problems(document.issues))
     problems = [problem for text in overrides for problem in _override(document, text)]
-    unread = {issue.key for issue in document.issues}
+    unread = {issue.key for issue in document.issues if issue.key}
     issues = [*document.issues]
-    issues += [
-        issue
-        for issue in _schema_issues(document.value)
-        if not any(issue.key[: len(key)] == key for key in unread if key)
-    ]
+    issues += [issue for issue in _schema_issues(document.value) if not within(issue.key, unread)]
     here = nearby.current_folder()
     issues += [issue for issue in _find_files(document.value, [here, (here / path).parent]) if check_files]
     problems += document.problems(issues)
@@ -488,12 +484,7 @@ def _schema_issues(values: Mapping[str, Any]) -> Iterator[Issue]:
 
 def _invalid(loc: Key, values: Any) -> Issue:
     """A value that its field does not take, or something in place of a section."""
-    value, key = values, Key()
-    for part in loc:  # a pydantic location also names members of unions, which are no keys
-        inside = isinstance(value, Mapping) and part in value
-        if not inside and not (isinstance(value, list) and isinstance(part, int) and part < len(value)):
-            break
-        value, key = value[part], (*key, part)
+    key, value = follow(values, loc)
     if key == ("workers",):
         what = f"{shown(value)} is not valid: it must be a section of kinds of workers"
         return Issue(key, what, "for example workers: {rtx4090: {gpu: RTX 4090}}")
@@ -531,24 +522,9 @@ def _override(document: Document, text: str) -> list[Problem]:
         read = yaml_text.parse(raw, where, numbered=False)
     except UserError as error:
         return list(error.problems)
-    section = document.value
-    for depth, part in enumerate(parts[:-1]):
-        if section.get(part) is None:
-            section[part] = {}
-            document.places[tuple(parts[: depth + 1])] = where
-        section = section[part]
-        if not isinstance(section, dict):
-            message = f"{'.'.join(parts[: depth + 1])} holds a value, not keys"
-            return [Problem(message, where, printable(name, 80), "")]
-    target: Key = tuple(parts)
-    field = _text_field(target)
-    section[parts[-1]] = raw if field and not isinstance(read.value, str | None) else read.value
-    for key in [key for key in document.places if key[: len(target)] == target]:
-        del document.places[key]
-    document.places |= {(*target, *key): where for key in read.places}
-    document.issues = [issue for issue in document.issues if issue.key[: len(target)] != target or not issue.key]
-    document.issues += [Issue((*target, *issue.key), issue.message, issue.hint, where) for issue in read.issues]
-    return []
+    if _text_field(tuple(parts)) and not isinstance(read.value, str | None):
+        read = Document(where, raw, {(): where}, [])
+    return document.put(parts, read, name)
 
 
 def _text_field(key: Key) -> bool:

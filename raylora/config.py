@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -37,7 +36,7 @@ from raylora.config_values import (
 )
 from raylora.errors import Problem, UserError
 from raylora.nearby import printable
-from raylora.yaml_text import RESOLVERS, Document, Issue, Key
+from raylora.yaml_text import RESOLVERS, Document, Issue, Key, follow, within
 
 __all__ = [
     "Domain",
@@ -448,7 +447,7 @@ def _schema_issues(values: Mapping[str, Any]) -> Iterator[Issue]:
             continue
         section: type[Section] = SweepConfig if loc[0] == "sweep" and len(loc) > 1 else TrainConfig
         field = section.model_fields[str(loc[1] if section is SweepConfig else loc[0])]
-        key, value = _follow(values, loc)
+        key, value = follow(values, loc)
         if key not in seen:
             seen.add(key)
             yield invalid(key, value, field)
@@ -460,18 +459,6 @@ def _unknown_key(key: Key) -> Issue:
         return unknown(key, in_sweep | ELSEWHERE | {name: name for name in TrainConfig.model_fields})
     elsewhere = {name: to if to.startswith("sweep.") else f"sweep.space.{to}" for name, to in ELSEWHERE.items()}
     return unknown(key, elsewhere | {name: f"sweep.space.{name}" for name in TrainConfig.model_fields} | in_sweep)
-
-
-def _follow(values: Any, loc: Key) -> tuple[Key, Any]:
-    """The part of a pydantic location that lies in the values, without the names of union members."""
-    key: Key = ()
-    for part in loc:
-        if isinstance(values, Mapping) and part in values or isinstance(values, list) and isinstance(part, int):
-            values = values[part]  # type: ignore[index]
-            key = (*key, part)
-        else:
-            break
-    return key, values
 
 
 def load_config(
@@ -511,8 +498,8 @@ def load_config(
         problems += _override(document, override)
     issues = [*document.issues]
     if readable:
-        unread = {issue.key for issue in issues if issue.key and _follow(document.value, issue.key)[1] is None}
-        issues += [issue for issue in _schema_issues(document.value) if not _within(issue.key, unread)]
+        unread = {issue.key for issue in issues if issue.key and follow(document.value, issue.key)[1] is None}
+        issues += [issue for issue in _schema_issues(document.value) if not within(issue.key, unread)]
         here = nearby.current_folder()
         issues += _resolve(document.value, [here, (here / path).parent], check_paths)
     problems += document.problems(issues)
@@ -539,11 +526,6 @@ def with_checked_paths(config: TrainConfig) -> TrainConfig:
 _SMALLEST = "a smallest configuration:\n    train_data_dir: ./data/style_train\n    base_model: ./models/sd15"
 
 
-def _within(key: Key, unread: set[Key]) -> bool:
-    """Whether a value could not be read at all, so that it is told once and not again as null."""
-    return any(key[: len(other)] == other for other in unread)
-
-
 def _override(document: Document, text: str) -> list[Problem]:
     """Put one `key=value` of the command line into a document; returns why it cannot be done."""
     where = f"command line: {printable(text, 120)}"
@@ -564,23 +546,7 @@ def _override(document: Document, text: str) -> list[Problem]:
         word = parts.pop()
         read.value = {word: read.value}
         read.places = {(): where} | {(word, *key): where for key in read.places}
-    section = document.value
-    for depth, part in enumerate(parts[:-1]):
-        if section.get(part) is None:
-            section[part] = {}
-            document.places[tuple(parts[: depth + 1])] = where
-        section = section[part]
-        if not isinstance(section, dict):
-            message = f"{'.'.join(parts[: depth + 1])} holds a value, not keys"
-            return [Problem(message, where, printable(name, 80), "")]
-    section[parts[-1]] = read.value
-    target: Key = tuple(parts)
-    for key in [key for key in document.places if key[: len(target)] == target]:
-        del document.places[key]
-    document.places |= {(*target, *key): where for key in read.places}
-    document.issues = [issue for issue in document.issues if issue.key[: len(target)] != target or not issue.key]
-    document.issues += [dataclasses.replace(issue, key=(*target, *issue.key)) for issue in read.issues]
-    return []
+    return document.put(parts, read, name)
 
 
 def _resolve(values: dict[str, Any], folders: Sequence[Path], check: bool) -> Iterator[Issue]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,56 @@ class Document:
         ]
         return sorted(problems, key=lambda problem: self._order(problem.where))
 
+    def put(self, parts: Sequence[str], read: Document, name: str) -> list[Problem]:
+        """Put a value that was read elsewhere (an override) at a key, in place of what is there.
+
+        Args:
+            parts: the key; sections that it lies in are made.
+            read: the value; its source is the place that is told of it.
+            name: the key as it was given.
+
+        Returns: why it cannot be done.
+        """
+        section = self.value
+        for depth, part in enumerate(parts[:-1]):
+            if section.get(part) is None:
+                section[part] = {}
+                self.places[tuple(parts[: depth + 1])] = read.source
+            section = section[part]
+            if not isinstance(section, dict):
+                message = f"{'.'.join(parts[: depth + 1])} holds a value, not keys"
+                return [Problem(message, read.source, printable(name, 80), "")]
+        section[parts[-1]] = read.value
+        target: Key = tuple(parts)
+        for key in [key for key in self.places if key[: len(target)] == target]:
+            del self.places[key]
+        self.places |= {(*target, *key): read.source for key in read.places}
+        self.issues = [issue for issue in self.issues if issue.key[: len(target)] != target or not issue.key]
+        self.issues += [dataclasses.replace(issue, key=(*target, *issue.key)) for issue in read.issues]
+        return []
+
     def _order(self, where: str) -> int:
         if where == self.source:
             return 2 * LARGEST_FILE
         line = where.removeprefix(f"{self.source}:")
         return int(line) if line.isdecimal() else LARGEST_FILE  # an override has no line
+
+
+def follow(values: Any, loc: Key) -> tuple[Key, Any]:
+    """The part of a pydantic location that lies in the values, without names of union members; and what is there."""
+    key: Key = ()
+    for part in loc:
+        if isinstance(values, Mapping) and part in values or isinstance(values, list) and isinstance(part, int):
+            values = values[part]  # type: ignore[index]
+            key = (*key, part)
+        else:
+            break
+    return key, values
+
+
+def within(key: Key, unread: set[Key]) -> bool:
+    """Whether a value could not be read at all, so that it is told once and not again as null."""
+    return any(key[: len(other)] == other for other in unread)
 
 
 def key_text(key: Key) -> str:
