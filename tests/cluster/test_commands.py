@@ -129,8 +129,10 @@ def test_what_is_in_the_way_is_one_line_before_anything_is_changed(
 
 def test_a_template_without_a_snapshot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with vcsim.start(hosts=HOSTS, snapshot="") as bare:
-        assert _exit_code(["cluster", "plan", str(in_simulator(bare, tmp_path))]) == 2
-        assert "template: the template raylora-template has no snapshot" in capsys.readouterr().err
+        for command in ("plan", "up"):
+            assert _exit_code(["cluster", command, str(in_simulator(bare, tmp_path))]) == 2
+            assert "template: the template raylora-template has no snapshot" in capsys.readouterr().err
+            assert not changes(bare)
         clone_full = {"rtx4090": {"gpu": "RTX 4090", "clone": "full"}}
         path = in_simulator(bare, tmp_path, workers=clone_full, head={"disk_gib": 60})
         assert _exit_code(["cluster", "plan", str(path)]) == 0
