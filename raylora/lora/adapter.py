@@ -22,7 +22,7 @@ def lora_shapes(model: nn.Module, targets: list[str], rank: int) -> Shapes:
     """Shapes of (A, B) by module name: Linear (r, in), (out, r); Conv2d (r, in, kh, kw), (out, r, 1, 1).
 
     Raises:
-        TypeError: a target is neither Linear nor an ungrouped Conv2d.
+        TypeError: a target is neither Linear nor an ungrouped Conv2d padded with so many zeros.
     """
     modules = dict(model.named_modules())
     shapes: Shapes = {}
@@ -30,12 +30,16 @@ def lora_shapes(model: nn.Module, targets: list[str], rank: int) -> Shapes:
         module = modules[name]
         if isinstance(module, nn.Linear):
             shapes[name] = ((rank, module.in_features), (module.out_features, rank))
-        elif isinstance(module, nn.Conv2d) and module.groups == 1:
+        elif isinstance(module, nn.Conv2d) and module.groups == 1 and _pads_with_zeros(module):
             height, width = module.kernel_size
             shapes[name] = ((rank, module.in_channels, height, width), (module.out_channels, rank, 1, 1))
         else:
             raise TypeError(f"{name} is a {type(module).__name__}: LoRA goes on Linear and ungrouped Conv2d")
     return shapes
+
+
+def _pads_with_zeros(module: nn.Conv2d) -> bool:
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 class Adapter:

@@ -111,7 +111,7 @@ class PackedLora:
                 return plain(x)  # type: ignore[no-any-return]
             self._check(name, x)
             if isinstance(module, nn.Conv2d):
-                return _add_conv(module, name, x, plain(x), live)
+                return _PackedConv.apply(x, self._anchor, module, self._of_pictures(name, x, live))  # type: ignore[no-any-return, no-untyped-call]
             assert isinstance(module, nn.Linear)
             parts = self._parts(name, x, live)
             return _PackedLinear.apply(x, self._anchor, module.weight, module.bias, parts)  # type: ignore[no-any-return, no-untyped-call]
@@ -130,6 +130,16 @@ class PackedLora:
                 f"{name} sees {seen} where the batch has {there}: "
                 "its dimension 0 is not the example, so it cannot be packed"
             )
+
+    def _of_pictures(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
+        """Parts whose `start` and `stop` count rows, and whose masks are (rows, channels, height, width)."""
+        parts = []
+        for segment in live:
+            drawn, (a, b) = _dropout_rows(segment, name, x, None), segment.adapter.compute[name]
+            mask = None if drawn is None else torch.stack(drawn).to(x.device)
+            add = _adder(segment.adapter, name)
+            parts.append(_Part(segment.start, segment.stop, a, b, segment.adapter.scale, mask, add))
+        return parts
 
     def _parts(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
         parts: list[_Part] = []
@@ -255,19 +265,63 @@ def _masked(rows: Tensor, mask: Tensor | None) -> Tensor:
     return rows if mask is None else rows * mask
 
 
-def _add_conv(module: nn.Conv2d, name: str, x: Tensor, output: Tensor, segments: Sequence[Segment]) -> Tensor:
-    """The convolution's update: A with the module's own kernel, stride and padding, B as a 1x1 convolution."""
-    pieces, at = [], 0
-    for segment in segments:
-        if segment.start > at:
-            pieces.append(output[at : segment.start])
-        rows = x[segment.start : segment.stop]
-        if (mask := _dropout_rows(segment, name, x, None)) is not None:
-            rows = rows * torch.stack(mask).to(x.device)
-        a, b = segment.adapter.a[name].to(x.dtype), segment.adapter.b[name].to(x.dtype)
-        hidden = F.conv2d(rows, a, None, module.stride, module.padding, module.dilation)
-        pieces.append(output[segment.start : segment.stop] + F.conv2d(hidden, b) * segment.adapter.scale)
-        at = segment.stop
-    if at < output.shape[0]:
-        pieces.append(output[at:])
-    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+class _PackedConv(torch.autograd.Function):
+    """The same for a convolution: A has the module's own kernel, stride and padding, B is a product at each position.
+
+    Pictures lie with their channels innermost, where B's product is one over a view and the base's convolution needs
+    no reordering on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, module: nn.Conv2d, parts: list[_Part]) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        where = module.stride, module.padding, module.dilation
+        output = F.conv2d(x, module.weight, module.bias, *where).contiguous(memory_format=torch.channels_last)
+        out = _positions(output)
+        each = len(out) // len(x)
+        hiddens = []
+        for part in parts:
+            hidden = F.conv2d(_masked(x[part.start : part.stop], part.mask), part.a, None, *where)
+            flat = _positions(hidden.contiguous(memory_format=torch.channels_last)).mul_(part.scale)
+            out[part.start * each : part.stop * each].addmm_(flat, part.b.flatten(1).t())
+            hiddens.append(flat)
+        ctx.save_for_backward(x, *hiddens)
+        ctx.module, ctx.parts = module, parts
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, *hiddens = ctx.saved_tensors
+        grad = gradients[0].contiguous(memory_format=torch.channels_last)
+        wanted = ctx.needs_input_grad[0]
+        grad_x = None
+        if wanted:
+            grad_x, _ = _conv_backward(ctx.module, grad, x, ctx.module.weight, (True, False))
+            grad_x = grad_x.contiguous(memory_format=torch.channels_last)
+        flat = _positions(grad)
+        count, _, height, width = grad.shape
+        each = len(flat) // count
+        for part, hidden in zip(ctx.parts, hiddens, strict=True):
+            own = flat[part.start * each : part.stop * each]
+            grad_hidden = (own @ part.b.flatten(1)).mul_(part.scale)
+            placed = grad_hidden.view(part.stop - part.start, height, width, -1).permute(0, 3, 1, 2)
+            rows = _masked(x[part.start : part.stop], part.mask)
+            grad_rows, grad_a = _conv_backward(ctx.module, placed, rows, part.a, (wanted, True))
+            part.add(grad_a, (own.t() @ hidden)[:, :, None, None])
+            if grad_x is not None:
+                grad_x[part.start : part.stop] += _masked(grad_rows, part.mask)
+        return grad_x, None, None, None
+
+
+def _positions(x: Tensor) -> Tensor:
+    """(rows, channels, height, width) with channels innermost as (rows * height * width, channels): a view."""
+    return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
+
+
+def _conv_backward(
+    module: nn.Conv2d, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of a convolution without bias with respect to its input and its weight, if wanted."""
+    where = module.stride, module.padding, module.dilation
+    found = torch.ops.aten.convolution_backward(grad, x, weight, None, *where, False, [0, 0], 1, [*wanted, False])
+    return found[0], found[1]
