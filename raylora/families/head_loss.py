@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-_LOGITS = 16 << 20  # logits held at a time (64 MiB in float32)
+#: Logits held at a time, on a GPU and on a CPU, whose caches should hold them.
+_LOGITS = 32 << 20, 8 << 20
 
 
 def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Tensor) -> Tensor:
@@ -36,17 +36,28 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         loss = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        block = max(1, _LOGITS // len(weight))
+        block = max(1, min(len(hidden), _LOGITS[hidden.device.type == "cpu"] // len(weight)))
+        # One memory for all blocks: fresh pages would cost a CPU more than what is computed in them.
+        narrow = hidden.new_empty(block, len(weight))
+        whole = narrow if hidden.dtype == wide else narrow.to(wide)
         for start in range(0, len(hidden), block):
             part = slice(start, start + block)
-            logits = F.linear(hidden[part], weight, bias).to(wide)
             index = wanted[part, None]
-            normal = logits.logsumexp(-1, keepdim=True)
-            loss[part] = (normal - logits.gather(1, index)).squeeze(1)
-            if grad is not None:
-                slope = logits.sub_(normal).exp_()
-                slope.scatter_(1, index, slope.gather(1, index) - 1)
-                torch.mm(slope.to(hidden.dtype), weight, out=grad[part])
+            product, logits = narrow[: len(index)], whole[: len(index)]
+            torch.mm(hidden[part], weight.t(), out=product)
+            if whole is not narrow:
+                logits.copy_(product)
+            if bias is not None:
+                logits += bias
+            most = logits.amax(-1, keepdim=True)
+            loss[part] = (most - logits.gather(1, index)).squeeze(1)
+            total = logits.sub_(most).exp_().sum(-1, keepdim=True)
+            loss[part] += total.log().squeeze(1)
+            if grad is not None:  # softmax minus one-hot, times the total
+                logits.scatter_add_(1, index, -total)
+                if whole is not narrow:
+                    product.copy_(logits)
+                torch.mm(product, weight, out=grad[part]).div_(total)
         ctx.save_for_backward(grad)
         return loss
 

@@ -27,6 +27,14 @@ log = logging.getLogger(__name__)
 LINGER = 30.0
 #: Seconds a trainer has to end by itself. What it leaves behind then, a later one on its machine removes.
 PATIENCE = 20.0
+#: A trainer's environment without a GPU. glibc keeps memory that a step gives back for the next step, in one heap for
+#: all threads: else each large tensor is made of fresh pages, which takes a tenth of a language model's step.
+ON_CPU = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+}
 
 Place = tuple[str, str]
 
@@ -82,7 +90,7 @@ class Registry:
             if trial not in self._trials[place]:
                 raise LookupError(f"{trial} was ended while it waited for its trainer")
             if handle is None:
-                environment = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
+                environment = ON_CPU if device == "cpu" else {"CUDA_VISIBLE_DEVICES": device}
                 handle = (
                     ray.remote(TrainerActor)
                     .options(

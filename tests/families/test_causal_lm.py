@@ -246,7 +246,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(make: Callable[[Path]
 
 
 def test_gradient_through_the_head_is_that_of_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raylora.families.head_loss._LOGITS", 3 * 11)  # blocks of three tokens
+    monkeypatch.setattr("raylora.families.head_loss._LOGITS", (3 * 11, 3 * 11))  # blocks of three tokens
     torch.manual_seed(0)
     hidden = torch.randn(10, 4, dtype=torch.float64, requires_grad=True)
     weight, bias = torch.randn(11, 4, dtype=torch.float64), torch.randn(11, dtype=torch.float64)
