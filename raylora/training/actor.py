@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from raylora.config import TrainConfig
 
 if TYPE_CHECKING:
-    from raylora.training.trainer import Report
+    from raylora.training.report import Report
 
 
 class TrainerActor:

@@ -6,7 +6,6 @@ locked, and a trial that waits for the scheduler's decision waits alone while it
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -26,36 +25,13 @@ from raylora import families
 from raylora.config import TrainConfig
 from raylora.families.base import base_dtype, own_device
 from raylora.training.data import prepare
-from raylora.training.member import Status
 from raylora.training.memory import NoRoomError
 from raylora.training.pack import Pack
+from raylora.training.report import Report
 from raylora.training.scratch import Scratch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a trial is told at a report point.
-
-    Attributes:
-        metrics: step, examples, train_loss, learning_rate, grad_norm, seconds, and `value` once validated.
-        status: running, finished or diverged; after the last two the trial has left the pack.
-        reason: why it diverged.
-        checkpoint: a folder of the trial's own, to be copied and then removed.
-        device: what it trained on: "cuda" or "cpu".
-        rows: batches of all trials in the pack's last step.
-        step_seconds: what such a step took.
-    """
-
-    metrics: dict[str, float]
-    status: Status
-    reason: str
-    checkpoint: Path
-    device: str
-    rows: int
-    step_seconds: float
 
 
 class LeftError(Exception):

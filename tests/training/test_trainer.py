@@ -13,7 +13,8 @@ import pytest
 from raylora.config import TrainConfig
 from raylora.errors import UserError
 from raylora.training import checkpoint_files
-from raylora.training.trainer import LeftError, Report, Trainer
+from raylora.training.report import Report
+from raylora.training.trainer import LeftError, Trainer
 from tests.training.fixtures import config, read_events
 
 WAIT = 60
