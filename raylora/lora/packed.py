@@ -275,14 +275,17 @@ class _PackedConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor, module: nn.Conv2d, parts: list[_Part]) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        where = module.stride, module.padding, module.dilation
-        output = F.conv2d(x, module.weight, module.bias, *where).contiguous(memory_format=torch.channels_last)
+
+        def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            found = F.conv2d(rows, weight, bias, module.stride, module.padding, module.dilation)
+            return found.contiguous(memory_format=torch.channels_last)
+
+        output = product(x, module.weight, module.bias)
         out = _positions(output)
         each = len(out) // len(x)
         hiddens = []
         for part in parts:
-            hidden = F.conv2d(_masked(x[part.start : part.stop], part.mask), part.a, None, *where)
-            flat = _positions(hidden.contiguous(memory_format=torch.channels_last)).mul_(part.scale)
+            flat = _positions(product(_masked(x[part.start : part.stop], part.mask), part.a, None)).mul_(part.scale)
             out[part.start * each : part.stop * each].addmm_(flat, part.b.flatten(1).t())
             hiddens.append(flat)
         ctx.save_for_backward(x, *hiddens)
