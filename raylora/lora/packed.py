@@ -110,6 +110,12 @@ class PackedLora:
             if not live:
                 return plain(x)  # type: ignore[no-any-return]
             self._check(name, x)
+            if isinstance(module, nn.Conv2d) and _is_pointwise(module):
+                # A product at each position, over a view: pictures lie with their channels innermost.
+                rows = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+                parts = self._parts(name, rows, live)
+                output = _PackedLinear.apply(rows, self._anchor, module.weight.flatten(1), module.bias, parts)  # type: ignore[no-untyped-call]
+                return output.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
             if isinstance(module, nn.Conv2d):
                 return _PackedConv.apply(x, self._anchor, module, self._of_pictures(name, x, live))  # type: ignore[no-any-return, no-untyped-call]
             assert isinstance(module, nn.Linear)
@@ -162,7 +168,7 @@ class PackedLora:
         spans = [self._span(x, segment.start, segment.stop) for segment in segments]
         adapters = [segment.adapter for segment in segments]
         start, stop = spans[0][0], spans[-1][1]
-        pairs = [adapter.compute[name] for adapter in adapters]
+        pairs = [(a.flatten(1), b.flatten(1)) for a, b in (adapter.compute[name] for adapter in adapters)]
         if len(segments) == 1:
             (a, b), mask = pairs[0], self._dropout_mask(segments[0], name, x)
             return _Part(start, stop, a, b, adapters[0].scale, mask, _adder(adapters[0], name))
@@ -203,8 +209,8 @@ class PackedLora:
 def _adder(adapter: Adapter, name: str) -> Callable[[Tensor, Tensor], None]:
     def add(grad_a: Tensor, grad_b: Tensor) -> None:
         of_a, of_b = adapter.gradients[name]
-        of_a.add_(grad_a)
-        of_b.add_(grad_b)
+        of_a.add_(grad_a.view_as(of_a))
+        of_b.add_(grad_b.view_as(of_b))
 
     return add
 
@@ -218,6 +224,10 @@ def _dropout_rows(segment: Segment, name: str, x: Tensor, lengths: Sequence[int]
         shape = x.shape[1:] if lengths is None else (lengths[number], x.shape[-1])
         rows.append((torch.rand(shape, generator=generator("dropout", key, name)) >= p).to(x.dtype) / (1.0 - p))
     return rows
+
+
+def _is_pointwise(module: nn.Conv2d) -> bool:
+    return module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0)
 
 
 class _PackedLinear(torch.autograd.Function):
@@ -310,7 +320,7 @@ class _PackedConv(torch.autograd.Function):
             placed = grad_hidden.view(part.stop - part.start, height, width, -1).permute(0, 3, 1, 2)
             rows = _masked(x[part.start : part.stop], part.mask)
             grad_rows, grad_a = _conv_backward(ctx.module, placed, rows, part.a, (wanted, True))
-            part.add(grad_a, (own.t() @ hidden)[:, :, None, None])
+            part.add(grad_a, own.t() @ hidden)
             if grad_x is not None:
                 grad_x[part.start : part.stop] += _masked(grad_rows, part.mask)
         return grad_x, None, None, None

@@ -40,7 +40,7 @@ Place = tuple[str, str]
 
 
 class Registry:
-    """One trainer a device, made when the first trial asks for it.
+    """One trainer a device, made when the first trial asks for it; on CPUs as many as share them.
 
     Whoever asks for a device waits for that device alone, and the driver, which says that trials are over, waits
     for none: a trainer that loads a large model answers late.
@@ -67,7 +67,7 @@ class Registry:
         self._refused, self._released = asyncio.Event(), asyncio.Event()
         self._problems: tuple[Problem, ...] = ()
 
-    async def trainer(self, trial: str, node: str, device: str, threads: int) -> Any:
+    async def trainer(self, trial: str, node: str, device: str, threads: int, sharing: int = 1) -> Any:
         """The trainer of a device, for a trial that runs on its node and is in no other pack any more.
 
         Args:
@@ -75,8 +75,9 @@ class Registry:
             node: Ray's id of the node.
             device: id of the GPU there, or "cpu".
             threads: CPU threads of the trainer.
+            sharing: trainers that share the device; the one with the fewest trials is given.
         """
-        place = (node, device)
+        place = self._place(trial, node, device, sharing)
         self._leave(trial, but=place)
         self._trials[place].add(trial)
         # Room is made before it is taken: no pack holds a trial too many, and no trial is in two packs.
@@ -99,7 +100,7 @@ class Registry:
                         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                         runtime_env={"env_vars": environment},
                     )
-                    .remote(*self._settings, threads)
+                    .remote(*self._settings, threads, sharing)
                 )
                 self._trainers[place] = handle
         return handle
@@ -133,6 +134,11 @@ class Registry:
     async def close(self) -> None:
         """End all trainers, each after its current step, so that they remove their scratch files."""
         await asyncio.gather(*(_end(handle) for handle in self._trainers.values()))
+
+    def _place(self, trial: str, node: str, device: str, sharing: int) -> Place:
+        places = [(node, f"{device}-{number}" if sharing > 1 else device) for number in range(sharing)]
+        own = [place for place in places if trial in self._trials[place]]  # its process died and came back
+        return own[0] if own else min(places, key=lambda place: len(self._trials[place]))
 
     def _leave(self, trial: str, but: Place | None = None) -> None:
         for place, trials in self._trials.items():

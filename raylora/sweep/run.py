@@ -203,7 +203,7 @@ def _trainable(plan: Plan, folder: Path, registry_name: str, slots: int) -> Any:
     config, experiment = plan.config, folder.absolute() / TUNE
 
     def trial(params: dict[str, Any]) -> None:
-        run_trial(params, config, registry_name, experiment)
+        run_trial(params, config, registry_name, experiment, slots)
 
     return tune.with_resources(trial, cluster.devices().share(slots, config.device))
 

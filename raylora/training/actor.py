@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 class TrainerActor:
     """A trainer whose calls wait without blocking each other. Arguments are those of `Trainer`."""
 
-    def __init__(self, config: TrainConfig, cache_root: Path, validate_every: int, events: Path, threads: int) -> None:
+    def __init__(
+        self, config: TrainConfig, cache_root: Path, validate_every: int, events: Path, threads: int, sharing: int
+    ) -> None:
         from raylora.training.trainer import Trainer
 
-        self._trainer = Trainer(config, cache_root, validate_every, events, threads)
+        self._trainer = Trainer(config, cache_root, validate_every, events, threads, sharing)
 
     async def ping(self) -> None:
         """Return at once, if the process lives and can train; see `Trainer.check`."""

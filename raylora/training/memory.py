@@ -133,20 +133,21 @@ def pass_bytes(base: BaseModel, lora: PackedLora, adapter: Adapter, row: Tensors
     return int(found.most * _UNSEEN) if base.device.type == "cpu" else found.most
 
 
-def memory_limit(config: TrainConfig, device: torch.device, held: int) -> int:
+def memory_limit(config: TrainConfig, device: torch.device, held: int, sharing: int = 1) -> int:
     """Bytes that base model, trials and activations may take together on a device.
 
     Args:
         config: its `memory_limit_gib` decides, if it is given.
         device: a GPU or the CPU.
         held: what of it is taken already and counts as ours.
+        sharing: trainers that share a machine's memory, each of which gets as much of what is free.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         there = free + torch.cuda.memory_reserved(device)
     else:
         total, free = machine_memory()
-        there = free + held
+        there = free // sharing + held
     usable = there - reserve(total)
     return min(usable, given) if (given := given_limit(config)) else usable
 
@@ -197,14 +198,15 @@ class Room:
         config: names the limit.
         base: the base model, on its device.
         row: a row as large as any in training.
+        sharing: see `memory_limit`.
     """
 
-    def __init__(self, config: TrainConfig, base: BaseModel, row: Tensors) -> None:
+    def __init__(self, config: TrainConfig, base: BaseModel, row: Tensors, sharing: int = 1) -> None:
         self._base, self._row = base, row
         self._given = config.memory_limit_gib is not None
         gpu = base.device.type == "cuda"
         self._held = torch.cuda.memory_allocated(base.device) if gpu else model_bytes(base.model)
-        self.limit = memory_limit(config, base.device, self._held)
+        self.limit = memory_limit(config, base.device, self._held, sharing)
         if gpu and self._given:
             total = torch.cuda.get_device_properties(base.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, self.limit / total), base.device)

@@ -53,6 +53,7 @@ class Pack:
         max_rows: rows of one forward pass; a larger step runs as several, their gradients added up.
         config: names the memory limit, by which there are fewer rows if need be; None: memory is not looked at.
         together: see `PackedLora`; None: as suits the device.
+        sharing: trainers that share the machine's memory.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Pack:
         max_rows: int = MOST_ROWS,
         config: TrainConfig | None = None,
         together: int | None = None,
+        sharing: int = 1,
     ) -> None:
         self.base = base
         self.data = data
@@ -77,7 +79,7 @@ class Pack:
         if config is not None:
             encoded = max(data.train, key=_size)
             row = base.training_row(encoded, config.with_values({"caption_dropout": 0.0}), generator("largest", "draw"))
-            self._room, self._largest = Room(config, base, row), _size(row)
+            self._room, self._largest = Room(config, base, row, sharing), _size(row)
 
     @property
     def rows(self) -> int:

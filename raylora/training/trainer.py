@@ -51,6 +51,7 @@ class Trainer:
         validate_every: report and validate each time a trial has seen this many further examples.
         events: a JSONL file that join, leave and report events are appended to.
         threads: CPU threads; None leaves torch's own choice.
+        sharing: trainers that share the machine's memory, this one among them.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Trainer:
         validate_every: int,
         events: Path | None = None,
         threads: int | None = None,
+        sharing: int = 1,
     ) -> None:
         self._config = config
         self._cache_root = cache_root
@@ -72,7 +74,7 @@ class Trainer:
         self._scratch = Scratch()
         self._closed = False
         self._pack: Pack | None = None
-        self._threads = threads
+        self._threads, self._sharing = threads, sharing
         self._load_error: BaseException | None = None
         self._broken = False
         self._rows, self._step_seconds = 0, 0.0
@@ -251,7 +253,7 @@ class Trainer:
         base = families.load(self._config, device, base_dtype(self._config, device, family))
         data = prepare(base, dataset, self._cache_root)
         self._event("loaded", "", encoded=data.encoded)
-        return Pack(base, data, config=self._config)
+        return Pack(base, data, config=self._config, sharing=self._sharing)
 
     def _need_pack(self) -> Pack:
         if self._load_error is not None:

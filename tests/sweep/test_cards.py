@@ -59,10 +59,10 @@ def chat(tokens: int) -> Example:
     return ChatExample(id="long", messages=(("user", "why?"), ("assistant", "because " * tokens)))
 
 
-def on_24_gib(cost: Cost, batch_size: int, trials: int = 16) -> cards.Fit:
+def on_24_gib(cost: Cost, batch_size: int, most: int = cards.ON_CARD) -> cards.Fit:
     limit = cards.card_limit("GeForce-RTX-4090", settings(Path("x")))
     assert 22 * GIB < limit < 24 * GIB
-    return cards.fit("RTX 4090", limit, cost, trials, batch_size, True)
+    return cards.fit("RTX 4090", limit, cost, most, batch_size, True)
 
 
 def test_sd15_on_a_card_of_24_gib(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_sd15_on_a_card_of_24_gib(tmp_path: Path) -> None:
     assert cost.row == pytest.approx(0.79 * GIB, rel=0.05)
     assert cost.base == pytest.approx(1.6 * GIB, rel=0.01)
     assert cost.trial == pytest.approx(1.6e6 * 18, rel=0.03)
-    assert (on_24_gib(cost, 4).slots, on_24_gib(cost, 1).slots, on_24_gib(cost, 1, trials=3).slots) == (6, 8, 3)
+    assert (on_24_gib(cost, 4).slots, on_24_gib(cost, 1).slots, on_24_gib(cost, 1, most=3).slots) == (6, 8, 3)
 
 
 def test_sdxl_with_checkpointing_on_a_card_of_24_gib(tmp_path: Path) -> None:
@@ -104,19 +104,45 @@ def test_the_largest_trial_counts() -> None:
     assert (largest.lora_rank, largest.batch_size, largest.lora_targets) == (64, 8, "all")
 
 
-def test_slots_never_exceed_trials_memory_or_what_gains() -> None:
+def test_slots_never_exceed_trials_or_memory() -> None:
     cost = Cost(base=1000 * MIB, trial=100 * MIB, fixed=0, row=100 * MIB)
 
-    def slots(limit: int, trials: int, batch_size: int, on_card: bool = True) -> int:
-        return cards.fit("", limit * MIB, cost, trials, batch_size, on_card).slots
+    def slots(limit: int, most: int, batch_size: int, on_card: bool = True) -> int:
+        return cards.fit("", limit * MIB, cost, most, batch_size, on_card).slots
 
-    assert slots(20_000, trials=100, batch_size=1) == cards.ON_CARD
-    assert slots(20_000, trials=2, batch_size=1) == 2
-    assert slots(1800, trials=100, batch_size=1) == 4  # with 4 trials and 4 rows it is full
-    assert slots(1800, trials=100, batch_size=4) == 1
-    assert slots(1050, trials=100, batch_size=1) == 1  # it does not fit, which the trainer tells
-    assert slots(20_000, trials=100, batch_size=8, on_card=False) == cards.ON_CPU
-    assert slots(1300, trials=100, batch_size=8, on_card=False) == 2
+    assert slots(20_000, most=8, batch_size=1) == 8
+    assert slots(1800, most=8, batch_size=1) == 4  # with 4 trials and 4 rows it is full
+    assert slots(1800, most=8, batch_size=4) == 1
+    assert slots(1050, most=8, batch_size=1) == 1  # it does not fit, which the trainer tells
+    assert slots(20_000, most=4, batch_size=100, on_card=False) == 4
+    assert slots(1300, most=8, batch_size=8, on_card=False) == 2
+
+
+def test_more_share_a_cpu_where_none_is_chosen_by_what_others_came_to() -> None:
+    settings = config("causal_lm")
+
+    def slots(**values: object) -> int:
+        sweep = SweepConfig.model_validate({"space": {"lora_rank": {"grid": list(range(1, 17))}}, **values})
+        return cards.slots(settings, sweep, 16, [], [])
+
+    assert slots(searcher="grid", scheduler="none") == cards.ON_CPU_UNGUIDED
+    assert slots(searcher="grid", scheduler="asha") == cards.ON_CPU
+
+
+def test_trainers_of_a_machine_use_all_cores_and_half_its_memory_for_base_models(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    with weights.open("wb") as file:
+        file.truncate(50 * MIB)  # 100 in float32
+    settings = config("causal_lm").with_values({"base_model": str(tmp_path)})
+
+    def trainers(slots: int, cpus: int, memory: int) -> int:
+        return cards.cpu_trainers(settings, slots, cpus, memory * MIB)
+
+    assert [trainers(4, cpus, 10_000) for cpus in (1, 2, 3, 4, 5, 6, 8, 9)] == [1, 2, 3, 4, 4, 3, 4, 4]
+    assert [trainers(slots, 8, 10_000) for slots in (1, 2, 3, 8)] == [1, 2, 3, 8]
+    assert [trainers(8, 8, memory) for memory in (0, 199, 400, 800)] == [1, 1, 2, 4]
+    limited = settings.with_values({"memory_limit_gib": 8})
+    assert cards.cpu_trainers(limited, 4, 4, 10_000 * MIB) == 1
 
 
 @pytest.mark.parametrize("family", ["diffusion", "causal_lm"])

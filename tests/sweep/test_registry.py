@@ -96,6 +96,32 @@ def test_a_trainer_that_could_not_load_is_made_again(tmp_path: Path) -> None:
     asyncio.run(act())
 
 
+def test_trials_spread_over_the_trainers_that_share_a_device(tmp_path: Path) -> None:
+    settings = config("causal_lm", tmp_path / "run")
+
+    async def act() -> None:
+        registry = make(settings, tmp_path / "events.jsonl")
+        a, b, c = [await registry.trainer(trial, node(), "cpu", 1, 2) for trial in "abc"]
+        assert a != b
+        assert c == a
+        assert await registry.trainer("b", node(), "cpu", 1, 2) == b  # its process died and came back
+        await registry.ended("a")
+        await registry.ended("c")
+        assert await registry.trainer("d", node(), "cpu", 1, 2) == a
+        threads = [await handle.__ray_call__.remote(_threads) for handle in (a, b)]
+        assert threads == [1, 1]
+        await registry.close()
+
+    asyncio.run(act())
+
+
+def _threads(actor: Any) -> int:
+    import torch
+
+    found: int = actor._trainer._command(torch.get_num_threads).result()  # of the thread that trains
+    return found
+
+
 def test_an_idle_trainer_ends_and_the_next_trial_gets_another(tmp_path: Path) -> None:
     settings = config("causal_lm", tmp_path / "run")
 
