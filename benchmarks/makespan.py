@@ -12,14 +12,17 @@ counts only where the final objectives agree. What raylora does beyond the trial
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from raylora.config import SweepConfig, TrainConfig, dump_config
 from raylora.families.base import BaseModel, base_dtype
 from raylora.sweep import store
 from raylora.sweep.finish import BEST
+from raylora.sweep.registry import ON_CPU
 from raylora.sweep.run import EVENTS
 from raylora.training.data import prepare
 from raylora.training.member import batch_indices
@@ -99,7 +103,7 @@ class Comparison:
         self.dataset = tasks.dataset(self.config)
         self.paths = tasks.write_for_peer(self.dataset, folder / "peer-data")
         self._runs = 0
-        self._pack_size = 1  # trials that raylora had in its pack at most
+        self._pack_size, self._trainers = 1, 1  # trials that raylora had in a pack at most, and packs
 
     def raylora(self) -> Run:
         """`raylora sweep` in a fresh process with a fresh cache."""
@@ -117,6 +121,7 @@ class Comparison:
         done = (place / "output" / BEST).stat().st_mtime  # written when trials are ranked and the best is exported
         lines = [json.loads(line) for line in (place / "output" / EVENTS).read_text().splitlines()]
         self._pack_size = max(event["pack"] or 1 for event in lines)
+        self._trainers = len({event["trainer"] for event in lines})
         joined = min(event["time"] for event in lines if event["event"] == "join")
         left = max(event["time"] for event in lines if event["event"] == "report")
         trials = [
@@ -206,11 +211,8 @@ class Comparison:
         return self._peer_end(place, self._peer_start(place, own))
 
     def base(self, dtype: torch.dtype | None = None) -> BaseModel:
-        """The base model as raylora runs it, or in another precision."""
-        device = measuring.device()
-        return families.load(
-            self.config, device, dtype or base_dtype(self.config, device, families.recognise(self.config.base_model))
-        )
+        """See `load_base`."""
+        return load_base(self.config, dtype)
 
     def judge(self, trials: list[dict[str, Any]]) -> None:
         """Give each of the peer's trials raylora's own objective, from the adapter it saved."""
@@ -276,25 +278,75 @@ class Comparison:
         )
         return flops, with_logits, with_padding, flops / max(rates)
 
-    def steps_alone_and_packed(self, rounds: int) -> tuple[float, float, float]:
-        """Seconds of a trial's step: alone, in a pack as the sweep has them, and in such a pack in float32."""
+    def trial_steps(self, rounds: int) -> dict[str, float]:
+        """Seconds of a trial's step: alone, in one pack on all cores, and in the sweep's trainers, also in float32."""
         points = tasks.grid_points(self.sweep)
-        size = self._pack_size
-        actions = {}
-        for name, count, dtype in (
-            ("alone", 1, None),
-            ("packed", size, None),
-            ("float32", size, torch.float32),
-        ):
-            base = self.base(dtype)
-            pack = Pack(base, prepare(base, self.dataset, self.folder / "cache"))
-            for number, point in enumerate(points[:count]):
-                pack.join(f"trial{number}", self.config.with_values({**point, "max_steps": 10_000}))
-            pack.step()
-            actions[name] = pack.step
-        times = measuring.interleaved(actions, rounds)
-        alone, packed, exact = (statistics.median(times[name]) for name in actions)
-        return alone, packed / size, exact / size
+        packs = [points[first :: self._trainers][: self._pack_size] for first in range(self._trainers)]
+        together = [point for pack in packs for point in pack]
+        layouts: dict[str, tuple[list[list[dict[str, Any]]], torch.dtype | None]] = {
+            "alone": ([points[:1]], None),
+            "one pack": ([together], None),
+            "swept": (packs, None),
+            "swept in float32": (packs, torch.float32),
+        }
+        return {
+            name: self._seconds(packs, dtype, rounds) / sum(map(len, packs)) for name, (packs, dtype) in layouts.items()
+        }
+
+    def _seconds(self, packs: list[list[dict[str, Any]]], dtype: torch.dtype | None, rounds: int) -> float:
+        """Mean over packs, each in a process of its own and all at the same time, of the median seconds of a step."""
+        spawn = multiprocessing.get_context("spawn")
+        barrier, found = spawn.Barrier(len(packs)), spawn.Queue()
+        threads = max(1, torch.get_num_threads() // len(packs))
+        arguments = (self.family, self.config, dtype, self.folder / "cache", threads, rounds, barrier, found)
+        with _trainers_environment():
+            processes = [spawn.Process(target=_time_pack, args=(pack, *arguments)) for pack in packs]
+            for process in processes:
+                process.start()
+        seconds = statistics.mean(found.get(timeout=600) for _ in processes)
+        for process in processes:
+            process.join()
+        return seconds
+
+
+@contextlib.contextmanager
+def _trainers_environment() -> Iterator[None]:
+    """What raylora sets for its trainers on this device, for processes that start within."""
+    before = dict(os.environ)
+    if not torch.cuda.is_available():
+        os.environ.update(ON_CPU)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _time_pack(
+    points: list[dict[str, Any]],
+    family: tasks.Family,
+    config: TrainConfig,
+    dtype: torch.dtype | None,
+    cache: Path,
+    threads: int,
+    rounds: int,
+    barrier: Any,
+    found: Any,
+) -> None:
+    torch.set_num_threads(threads)
+    base = load_base(config, dtype)
+    pack = Pack(base, prepare(base, tasks.dataset(config), cache))
+    for number, point in enumerate(points):
+        pack.join(f"trial{number}", config.with_values({**point, "max_steps": 10_000}))
+    pack.step()
+    barrier.wait(timeout=600)
+    found.put(statistics.median(measuring.seconds(pack.step) for _ in range(rounds)))
+
+
+def load_base(config: TrainConfig, dtype: torch.dtype | None = None) -> BaseModel:
+    """The base model as raylora runs it, or in another precision."""
+    device = measuring.device()
+    return families.load(config, device, dtype or base_dtype(config, device, families.recognise(config.base_model)))
 
 
 def _saved_adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -386,7 +438,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     agree = len(lines) == len(points) and all(abs(gap) <= error for *_, error, _, gap in lines)
     print(f"final objectives agree within a standard error: {'yes' if agree else 'NO, so the ratio does not count'}\n")
     flops, with_logits, with_padding, least = both.roofline()
-    alone, packed, packed_exact = both.steps_alone_and_packed(1 if arguments.smoke else 2 if arguments.quick else 10)
+    step = both.trial_steps(1 if arguments.smoke else 5 if arguments.quick else 10)
     words = f"{best.variant.precision}, {best.variant.at_once} at once"
     measuring.table(
         ["", "seconds", "before the first step", "at the steps", "samples and report after it"],
@@ -405,7 +457,14 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
             best.encode * both.steps * len(points) / best.variant.at_once,
             "the probe's clock around the encoders",
         ),
-        "packing": (training * (alone / packed - 1), "one trial's step alone and packed, in turn"),
+        "a trainer for each core": (
+            training * (step["one pack"] - step["swept"]) / step["swept"],
+            "steps of one pack on all cores, and of the sweep's",
+        ),
+        "packing": (
+            training * (step["alone"] - step["one pack"]) / step["swept"],
+            "steps of one trial and of one pack, on all cores",
+        ),
     }
     rest = peer.seconds - seconds - sum(part for part, _ in parts.values())
     parts["the rest: what a step costs beyond its products"] = rest, "what remains"
@@ -414,8 +473,9 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
         ["cause", "seconds", "of the difference %", "how it is known"], _shares(parts, peer.seconds - seconds)
     )
     print(
-        f"precision: in float32 the peer's steps take {exact.step / exact.variant.at_once:.3f} s a trial-step in "
-        f"place of {best.step / best.variant.at_once:.3f}, raylora's {packed_exact:.3f} in place of {packed:.3f}\n"
+        f"precision: in float32 the peer's steps take {exact.step / exact.variant.at_once:.3f} s a trial-step in place "
+        f"of {best.step / best.variant.at_once:.3f}, raylora's {step['swept in float32']:.3f} in place of "
+        f"{step['swept']:.3f}\n"
     )
     print(f"{family}: {peer.seconds:.0f} s / {seconds:.0f} s = {peer.seconds / seconds:.2f}x")
     print(f"{family}: at the steps alone {peer.training:.0f} s / {training:.0f} s = {peer.training / training:.2f}x\n")
@@ -430,8 +490,8 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
         "ratio_at_the_steps": peer.training / training,
         "least_seconds": least,
         "causes": {cause: part for cause, (part, _) in parts.items()},
-        "trial_step_float32": {"raylora": packed_exact, "peer": exact.step / exact.variant.at_once},
-        "trial_step": {"raylora": packed, "peer": best.step / best.variant.at_once},
+        "trial_step_float32": {"raylora": step["swept in float32"], "peer": exact.step / exact.variant.at_once},
+        "trial_step": {"raylora": step, "peer": best.step / best.variant.at_once},
     }
 
 
