@@ -82,7 +82,6 @@ class Case:
         done = itertools.accumulate(sorted(steps, reverse=True))
         return max(work / best[min(k, len(best) - 1)] for k, work in enumerate(done, 1))
 
-
     def staying(self) -> float:
         """Seconds of the best schedule of equal trials in which each card trains pack after pack to their end."""
 

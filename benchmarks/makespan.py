@@ -121,7 +121,7 @@ class Comparison:
         done = (place / "output" / BEST).stat().st_mtime  # written when trials are ranked and the best is exported
         lines = [json.loads(line) for line in (place / "output" / EVENTS).read_text().splitlines()]
         self._pack_size = max(event["pack"] or 1 for event in lines)
-        self._trainers = len({event["trainer"] for event in lines})
+        self._trainers = len({event["trainer"] for event in lines if event["event"] == "report"})
         joined = min(event["time"] for event in lines if event["event"] == "join")
         left = max(event["time"] for event in lines if event["event"] == "report")
         trials = [
@@ -279,34 +279,36 @@ class Comparison:
         return flops, with_logits, with_padding, flops / max(rates)
 
     def trial_steps(self, rounds: int) -> dict[str, float]:
-        """Seconds of a trial's step: alone, in one pack on all cores, and in the sweep's trainers, also in float32."""
+        """Seconds of a trial's step in the sweep's trainers: with one trial each, as swept, and all in one trainer."""
         points = tasks.grid_points(self.sweep)
-        packs = [points[first :: self._trainers][: self._pack_size] for first in range(self._trainers)]
-        together = [point for pack in packs for point in pack]
-        layouts: dict[str, tuple[list[list[dict[str, Any]]], torch.dtype | None]] = {
-            "alone": ([points[:1]], None),
-            "one pack": ([together], None),
-            "swept": (packs, None),
-            "swept in float32": (packs, torch.float32),
-        }
+        count = self._trainers * self._pack_size
+        chosen = [points[i * len(points) // count] for i in range(count)]  # of every rank
+        packs = [chosen[first :: self._trainers] for first in range(self._trainers)]
+        alone = [self._seconds([[pack[i]] for pack in packs], None, rounds) for i in range(self._pack_size)]
         return {
-            name: self._seconds(packs, dtype, rounds) / sum(map(len, packs)) for name, (packs, dtype) in layouts.items()
+            "not packed": statistics.mean(alone) / self._trainers,
+            "swept": self._seconds(packs, None, rounds) / count,
+            "swept in float32": self._seconds(packs, torch.float32, rounds) / count,
+            "in one trainer": self._seconds([chosen], None, rounds) / count,
         }
 
     def _seconds(self, packs: list[list[dict[str, Any]]], dtype: torch.dtype | None, rounds: int) -> float:
         """Mean over packs, each in a process of its own and all at the same time, of the median seconds of a step."""
         spawn = multiprocessing.get_context("spawn")
-        barrier, found = spawn.Barrier(len(packs)), spawn.Queue()
+        barrier, found = spawn.Barrier(len(packs)), spawn.SimpleQueue()
         threads = max(1, torch.get_num_threads() // len(packs))
         arguments = (self.family, self.config, dtype, self.folder / "cache", threads, rounds, barrier, found)
         with _trainers_environment():
-            processes = [spawn.Process(target=_time_pack, args=(pack, *arguments)) for pack in packs]
+            processes = [
+                spawn.Process(target=_time_pack, args=(number, pack, *arguments)) for number, pack in enumerate(packs)
+            ]
             for process in processes:
                 process.start()
-        seconds = statistics.mean(found.get(timeout=600) for _ in processes)
         for process in processes:
             process.join()
-        return seconds
+        if any(process.exitcode for process in processes):
+            raise SystemExit("a process whose steps were to be timed failed")
+        return statistics.mean(found.get() for _ in processes)
 
 
 @contextlib.contextmanager
@@ -323,6 +325,7 @@ def _trainers_environment() -> Iterator[None]:
 
 
 def _time_pack(
+    number: int,
     points: list[dict[str, Any]],
     family: tasks.Family,
     config: TrainConfig,
@@ -334,6 +337,8 @@ def _time_pack(
     found: Any,
 ) -> None:
     torch.set_num_threads(threads)
+    if torch.cuda.is_available() and barrier.parties > 1:
+        torch.cuda.set_device(number)
     base = load_base(config, dtype)
     pack = Pack(base, prepare(base, tasks.dataset(config), cache))
     for number, point in enumerate(points):
@@ -457,17 +462,13 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
             best.encode * both.steps * len(points) / best.variant.at_once,
             "the probe's clock around the encoders",
         ),
-        "a trainer for each core": (
-            training * (step["one pack"] - step["swept"]) / step["swept"],
-            "steps of one pack on all cores, and of the sweep's",
-        ),
         "packing": (
-            training * (step["alone"] - step["one pack"]) / step["swept"],
-            "steps of one trial and of one pack, on all cores",
+            training * (step["not packed"] / step["swept"] - 1),
+            "steps of the sweep's trainers with one trial each and with their packs",
         ),
     }
     rest = peer.seconds - seconds - sum(part for part, _ in parts.values())
-    parts["the rest: what a step costs beyond its products"] = rest, "what remains"
+    parts["the rest: layers, optimizer, validation between the steps"] = rest, "what remains"
     print("where the difference comes from:")
     measuring.table(
         ["cause", "seconds", "of the difference %", "how it is known"], _shares(parts, peer.seconds - seconds)
@@ -475,7 +476,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     print(
         f"precision: in float32 the peer's steps take {exact.step / exact.variant.at_once:.3f} s a trial-step in place "
         f"of {best.step / best.variant.at_once:.3f}, raylora's {step['swept in float32']:.3f} in place of "
-        f"{step['swept']:.3f}\n"
+        f"{step['swept']:.3f}; in one trainer with all cores it takes {step['in one trainer']:.3f}\n"
     )
     print(f"{family}: {peer.seconds:.0f} s / {seconds:.0f} s = {peer.seconds / seconds:.2f}x")
     print(f"{family}: at the steps alone {peer.training:.0f} s / {training:.0f} s = {peer.training / training:.2f}x\n")
