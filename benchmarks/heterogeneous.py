@@ -237,12 +237,13 @@ def main() -> None:
     """Print the table and, as the last line, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two cards only")
+    parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     head = ("curve", "cards", "slots", "trials", "asha", "unmoved", "moved", "bound", "ratio")
     print("".join(f"{name:>10}" for name in head))
     ratios: dict[bool, list[float]] = {False: [], True: []}
     unmoved, staying = [], []
-    for case in cases(arguments.quick):
+    for case in cases(arguments.quick or arguments.smoke):
         simulation, still = Simulation(case), Simulation(case, moving=False)
         makespan, stays = simulation.run(), still.run()
         bound = case.bound([trial.done for trial in simulation.trials])

@@ -103,7 +103,8 @@ class SweepConfig(Section):
     slots_per_device: Annotated[Whole, Field(ge=1, le=64)] | None = Field(
         default=None,
         description="Trials that train at the same moment on one device, over one base model in its memory. Null: as "
-        "many as fit and still gain by it, see `raylora plan`; 4 on a CPU.",
+        "many as fit and still gain by it, see `raylora plan`. On a machine without a GPU 4, or 8 where no trial is "
+        "chosen or stopped by what others came to; they share its cores, a few of them a base model.",
         examples=[4],
     )
     max_failures: Whole = Field(

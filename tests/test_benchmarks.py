@@ -19,6 +19,7 @@ RUNS = {
     "pack_scaling": ["images"],
     "time_to_best": ["llm"],
     "second_run": ["llm", "images"],
+    "heterogeneous": [],
     "autoscaler_faults": [],
     "inventory": [],
     "scale_up": [],

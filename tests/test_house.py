@@ -44,7 +44,8 @@ LIGHT = [path for name in LIGHT_FILES for path in (ROOT / "raylora").glob(f"{nam
 LIGHT += [path for path in (ROOT / "raylora/data").glob("*.py") if path.name != "cache.py"]
 LIGHT += [ROOT / "raylora/sweep/plan.py", ROOT / "raylora/families/__init__.py"]
 # what the process of a trial reads: importing torch there would take the cores from those that train
-LIGHT += [ROOT / f"raylora/training/{name}.py" for name in ("actor", "report")]
+LIGHT += [ROOT / f"raylora/training/{name}.py" for name in ("actor", "machine", "report")]
+LIGHT += [ROOT / "raylora/sweep/cards.py"]
 LIGHT += [ROOT / f"cluster/{name}.py" for name in ("cli", "config", "submit", "connection", "job", "userdata")]
 LIGHT += [ROOT / f"raylora/families/{name}.py" for name in ("causal_lm_files", "diffusion_files", "safetensors_header")]
 

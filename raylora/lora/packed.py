@@ -4,9 +4,10 @@ Every target computes, for each trial, x W^T + bias + scale · (x A^T) B^T on th
 never padded. The adapters' gradients are added to `Adapter.grad` by the backward pass itself: autograd would keep a
 node, a cast and an addition for every A and every B.
 
-On a GPU, where a small product costs its launch and not its arithmetic, the adapters of neighbouring rows are
-multiplied together: their A stacked, what belongs to others multiplied by zero. Sums of a trial then run over zeros
-of its neighbours, and zero times NaN is NaN: whoever uses `together` repeats a pass that was not finite without it.
+On a GPU, where a small product costs its launch and not its arithmetic, the adapters of neighbouring rows of a linear
+layer are multiplied together: their A stacked, what belongs to others multiplied by zero. Sums of a trial then run
+over zeros of its neighbours, and zero times NaN is NaN: whoever uses `together` repeats a pass that was not finite
+without it.
 """
 
 from __future__ import annotations

@@ -92,7 +92,9 @@ class Balancer(ResourceChangingScheduler):  # type: ignore[misc]
         self._moving.discard(name)
         if here not in cards or result[STATUS] != "running":  # its node has just gone, or it is at its end
             return None
-        self._times.note(cards[here], result[PACK_ROWS], result[STEP_SECONDS])
+        # On CPUs a trainer's pack is a part of what trains there.
+        rows = result[PACK_ROWS] if self._share.get("GPU") else self._rows_at(here)
+        self._times.note(cards[here], rows, result[STEP_SECONDS])
         self._interval[name] = result["time_this_iter_s"]
         if self._more_wait(tune_controller):
             return None
@@ -144,6 +146,9 @@ class Balancer(ResourceChangingScheduler):  # type: ignore[misc]
 
     def _pack(self, place: Place) -> int:
         return sum(running.place == place for running in self._where.values())
+
+    def _rows_at(self, place: Place) -> int:
+        return sum(running.rows for running in self._where.values() if running.place == place and running.steps)
 
     def _slots(self) -> int:
         """Trials on one device; on CPUs, where a node's share depends on its size, Ray counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,7 +186,7 @@ def cpu_trainers(config: TrainConfig, slots: int, cpus: int, memory: int) -> int
         config: names the base model; with a memory limit, which is one trainer's, there is one.
         slots: trials at once on the machine.
         cpus: that it has.
-        memory: bytes that it has; base models take at most half of it.
+        memory: bytes that it has in all; base models take at most half of it.
     """
     if config.memory_limit_gib is not None:
         return 1
@@ -196,8 +197,9 @@ def cpu_trainers(config: TrainConfig, slots: int, cpus: int, memory: int) -> int
 
 def _loaded_bytes(model: Path) -> int:
     """At most what a base model takes in float32, by its files: no tensor is read."""
-    files = [model] if model.is_file() else model.rglob("*")
-    return sum(_GROWTH.get(file.suffix, 0) * file.stat().st_size for file in files)
+    inside = (Path(folder, name) for folder, _, names in os.walk(model, followlinks=True) for name in names)
+    weights = (file for file in [model, *inside] if file.suffix in _GROWTH and file.is_file())
+    return sum(_GROWTH[file.suffix] * file.stat().st_size for file in weights)
 
 
 def table(found: Sequence[Fit]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Sequence
@@ -27,16 +28,20 @@ log = logging.getLogger(__name__)
 LINGER = 30.0
 #: Seconds a trainer has to end by itself. What it leaves behind then, a later one on its machine removes.
 PATIENCE = 20.0
-#: A trainer's environment without a GPU. glibc keeps memory that a step gives back for the next step, in one heap for
-#: all threads: else each large tensor is made of fresh pages, which takes a tenth of a language model's step.
+#: The allocator that Ray brings for its own daemons. A step takes and gives back thousands of large tensors of ever
+#: other sizes, which glibc's heap falls apart under: a language model's steps take 15 % less time, in half the memory.
+_JEMALLOC = Path(ray.__file__).with_name("core") / "libjemalloc.so"
+#: A trainer's environment without a GPU. Where that allocator is not, glibc at least keeps what a step gives back.
 ON_CPU = {
     "CUDA_VISIBLE_DEVICES": "",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    **({"LD_PRELOAD": str(_JEMALLOC)} if _JEMALLOC.exists() and "LD_PRELOAD" not in os.environ else {}),
 }
 
-Place = tuple[str, str]
+#: Node, id of a device there, and a number: of its trainers, where several share it.
+Place = tuple[str, str, int]
 
 
 class Registry:
@@ -60,6 +65,9 @@ class Registry:
         self._linger = linger
         self._trainers: dict[Place, Any] = {}
         self._trials: dict[Place, set[str]] = defaultdict(set)
+        self._threads: dict[Place, int] = {}
+        #: CPU threads of the devices that several trainers share.
+        self._cores: dict[tuple[str, str], int] = {}
         self._locks: dict[Place, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._leaving: dict[tuple[str, Place], asyncio.Task[bool]] = {}
         self._idle_since: dict[Place, float] = {}
@@ -74,10 +82,12 @@ class Registry:
             trial: who asks.
             node: Ray's id of the node.
             device: id of the GPU there, or "cpu".
-            threads: CPU threads of the trainer.
-            sharing: trainers that share the device; the one with the fewest trials is given.
+            threads: CPU threads there are for the device.
+            sharing: trainers that share the device and the threads; the one with the fewest trials is given.
         """
         place = self._place(trial, node, device, sharing)
+        if sharing > 1:
+            self._cores[place[:2]] = threads
         self._leave(trial, but=place)
         self._trials[place].add(trial)
         # Room is made before it is taken: no pack holds a trial too many, and no trial is in two packs.
@@ -100,9 +110,10 @@ class Registry:
                         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                         runtime_env={"env_vars": environment},
                     )
-                    .remote(*self._settings, threads, sharing)
+                    .remote(*self._settings, threads // sharing, sharing)
                 )
-                self._trainers[place] = handle
+                self._trainers[place], self._threads[place] = handle, threads // sharing
+            self._share_cores(place[:2], more=False)
         return handle
 
     async def ended(self, trial: str) -> None:
@@ -136,7 +147,7 @@ class Registry:
         await asyncio.gather(*(_end(handle) for handle in self._trainers.values()))
 
     def _place(self, trial: str, node: str, device: str, sharing: int) -> Place:
-        places = [(node, f"{device}-{number}" if sharing > 1 else device) for number in range(sharing)]
+        places = [(node, device, number) for number in range(sharing)]
         own = [place for place in places if trial in self._trials[place]]  # its process died and came back
         return own[0] if own else min(places, key=lambda place: len(self._trials[place]))
 
@@ -149,8 +160,23 @@ class Registry:
             if place in self._trainers:
                 answer = self._trainers[place].leave.remote(trial)
                 self._leaving[trial, place] = asyncio.create_task(self._left(trial, place, answer))
+            self._share_cores(place[:2], more=True)
             if place not in self._endings:
                 self._endings[place] = asyncio.create_task(self._end_idle(place))
+
+    def _share_cores(self, device: tuple[str, str], more: bool) -> None:
+        """Let trainers that have trials use the cores of those that have none.
+
+        More only where a trial leaves: those that start, when a sweep does, soon have neighbours.
+        """
+        busy = [place for place in self._trainers if place[:2] == device and self._trials[place]]
+        if device not in self._cores or not busy:
+            return
+        each = self._cores[device] // len(busy)
+        for place in busy:
+            if each > self._threads[place] if more else each < self._threads[place]:
+                self._threads[place] = each
+                self._trainers[place].use_threads.remote(each)
 
     async def _left(self, trial: str, place: Place, answer: Awaitable[Any]) -> bool:
         out = await _answers(answer)

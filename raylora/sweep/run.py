@@ -202,10 +202,13 @@ def _slots(plan: Plan) -> int:
 def _trainable(plan: Plan, folder: Path, registry_name: str, slots: int) -> Any:
     config, experiment = plan.config, folder.absolute() / TUNE
 
-    def trial(params: dict[str, Any]) -> None:
-        run_trial(params, config, registry_name, experiment, slots)
+    share = cluster.devices().share(slots, config.device)
+    cpus = share["CPU"]
 
-    return tune.with_resources(trial, cluster.devices().share(slots, config.device))
+    def trial(params: dict[str, Any]) -> None:
+        run_trial(params, config, registry_name, experiment, cpus)
+
+    return tune.with_resources(trial, share)
 
 
 def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:

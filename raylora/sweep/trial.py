@@ -19,6 +19,7 @@ from raylora.files import saying_what_failed
 from raylora.sweep.cards import cpu_trainers
 from raylora.sweep.space import METRIC
 from raylora.training import checkpoint_files
+from raylora.training.machine import machine_memory
 
 NAMESPACE = "raylora"
 #: What a diverged trial reports: worse than anything, and finite, since searchers and schedulers compute with it.
@@ -29,7 +30,7 @@ STATUS, REASON, NODE, DEVICE_ID, DEVICE = "trial_status", "trial_reason", "node"
 STEP, TOTAL_STEPS, ROWS, PACK_ROWS, STEP_SECONDS = "step", "total_steps", "rows", "pack_rows", "step_seconds"
 
 
-def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, experiment: Path, slots: int) -> None:
+def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, experiment: Path, cpus: float) -> None:
     """Train one trial of a sweep; what `Tuner` is given.
 
     Args:
@@ -37,7 +38,7 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, exp
         base: the sweep's configuration.
         registry_name: name of the sweep's registry actor.
         experiment: Tune's folder, with a folder for each trial.
-        slots: trials at once on a device.
+        cpus: of a node that the trial holds; 0 if it holds a GPU.
     """
     trial = tune.get_context().get_trial_name()
     context = ray.get_runtime_context()
@@ -47,13 +48,13 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, exp
     registry = ray.get_actor(registry_name, namespace=NAMESPACE)
     threads, sharing = node_cpus(node), 1
     if device == "cpu":
-        sharing = cpu_trainers(base, slots, threads, _node_memory(node))
-    trainer = ray.get(registry.trainer.remote(trial, node, device, threads // sharing, sharing))
+        sharing = cpu_trainers(base, int(threads / cpus + 1e-6), threads, machine_memory()[0])
+    trainer = ray.get(registry.trainer.remote(trial, node, device, threads, sharing))
     try:
         config = base.with_values(params)
         steps = ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
         here = {NODE: node, DEVICE_ID: device, TOTAL_STEPS: steps, ROWS: config.batch_size}
-        _pass_reports(trial, trainer, experiment, here, sharing)
+        _pass_reports(trial, trainer, experiment, here)
     except (UserError, ray.exceptions.RayTaskError) as error:
         cause = error if isinstance(error, UserError) else error.cause
         if not isinstance(cause, UserError):
@@ -63,7 +64,7 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, exp
         ray.get(registry.refuse.remote(cause.problems))
 
 
-def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, Any], sharing: int) -> None:
+def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, Any]) -> None:
     while True:
         report = ray.get(trainer.advance.remote(trial))
         metrics: dict[str, Any] = {
@@ -72,7 +73,7 @@ def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, An
             STATUS: report.status,
             REASON: report.reason,
             DEVICE: report.device,
-            PACK_ROWS: report.rows * sharing,  # all packs of a device step side by side
+            PACK_ROWS: report.rows,
             STEP_SECONDS: report.step_seconds,
             **here,
         }
@@ -113,13 +114,7 @@ def trial_label(trial: Any) -> str:
 
 def node_cpus(node: str) -> int:
     """The CPUs that Ray was told a node has."""
-    return max(1, int(_node_resources(node).get("CPU", 1)))
-
-
-def _node_memory(node: str) -> int:
-    """Bytes that a node's processes may use, as Ray counts them."""
-    return int(_node_resources(node).get("memory", 0))
-
-
-def _node_resources(node: str) -> dict[str, float]:
-    return next((dict(entry["Resources"]) for entry in ray.nodes() if entry["NodeID"] == node), {})
+    for entry in ray.nodes():
+        if entry["NodeID"] == node:
+            return max(1, int(entry["Resources"].get("CPU", 1)))
+    return 1

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
@@ -18,6 +16,7 @@ from raylora.lora.adapter import Adapter
 from raylora.lora.frozen import held_bytes
 from raylora.lora.packed import PackedLora, Segment
 from raylora.training.live_bytes import peak
+from raylora.training.machine import machine_memory
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,6 @@ _UNSEEN = 1.15
 #: be free then changes no micro-batch, so that a resumed run repeats an uninterrupted one to the bit.
 _STEPS = (4, 6)
 _KEY = "memory_limit_gib"
-#: Where Linux tells limit and usage of a control group, of its second and first version.
-_GROUP = Path("/sys/fs/cgroup")
-_GROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
 
 
 class NoRoomError(Exception):
@@ -144,11 +137,11 @@ def memory_limit(config: TrainConfig, device: torch.device, held: int, sharing: 
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        there = free + torch.cuda.memory_reserved(device)
+        usable = free + torch.cuda.memory_reserved(device) - reserve(total)
     else:
         total, free = machine_memory()
-        there = free // sharing + held
-    usable = there - reserve(total)
+        # What is free now the others' base models may still take.
+        usable = min((free - reserve(total)) // sharing + held, (total - reserve(total)) // sharing)
     return min(usable, given) if (given := given_limit(config)) else usable
 
 
@@ -160,19 +153,6 @@ def given_limit(config: TrainConfig) -> int:
 def reserve(total: int) -> int:
     """Bytes of a device's memory that are left alone."""
     return max(_LEAST_RESERVE, int(_RESERVE * total))
-
-
-def machine_memory() -> tuple[int, int]:
-    """The machine's (total, free) bytes of memory, as far as its control group lets this process have them."""
-    memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
-    for limit, usage in _GROUP_FILES:
-        try:
-            most, used = (int((_GROUP / name).read_text()) for name in (limit, usage))
-        except (OSError, ValueError):  # no such group, or "max": it has no limit
-            continue
-        total, free = min(total, most), min(free, max(0, most - used))
-    return total, free
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The trainer: owns one device, one base model and one pack, and steps it for as long as trials want to go on.
+"""The trainer: owns one device or some cores, one base model and one pack, and steps it while trials want to go on.
 
 One thread owns all of it. Join, leave and advance are commands that it takes between two steps, so nothing is
 locked, and a trial that waits for the scheduler's decision waits alone while its neighbours train.
@@ -6,6 +6,7 @@ locked, and a trial that waits for the scheduler's decision waits alone while it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,16 +15,18 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+import filelock
 import torch
 
 from raylora import families
 from raylora.config import TrainConfig
 from raylora.families.base import base_dtype, own_device
+from raylora.files import saying_what_failed
 from raylora.training.data import prepare
 from raylora.training.memory import NoRoomError
 from raylora.training.pack import Pack
@@ -147,6 +150,10 @@ class Trainer:
         """Take a trial out, wherever it is; unknown trials are no error, they have left already."""
         return self._command(lambda: self._leave(trial, "stopped"))
 
+    def use_threads(self, threads: int) -> Future[None]:
+        """From the next step on compute with so many CPU threads."""
+        return self._command(lambda: torch.set_num_threads(threads))
+
     def members(self) -> Future[list[str]]:
         """The trials in the pack."""
         return self._command(lambda: list(self._pack.members) if self._pack else [])
@@ -189,7 +196,8 @@ class Trainer:
                 continue
             self._guard(list(self._going), self._timed_step)
             for trial in list(self._going):
-                self._guard([trial], self._report_if_due)
+                if trial in self._going:  # no report of another has just cost it its room
+                    self._guard([trial], self._report_if_due)
 
     def _timed_step(self, trials: list[str]) -> None:
         pack = self._need_pack()
@@ -251,9 +259,26 @@ class Trainer:
         dataset = families.read_dataset(self._config)
         family = families.recognise(self._config.base_model)
         base = families.load(self._config, device, base_dtype(self._config, device, family))
-        data = prepare(base, dataset, self._cache_root)
+        with self._encoding():
+            data = prepare(base, dataset, self._cache_root)
         self._event("loaded", "", encoded=data.encoded)
         return Pack(base, data, config=self._config, sharing=self._sharing)
+
+    @contextlib.contextmanager
+    def _encoding(self) -> Iterator[None]:
+        """Of the trainers that share a machine one encodes, with the cores of all; the others then find its work."""
+        if self._sharing == 1 or not self._threads:
+            yield
+            return
+        lock = self._cache_root / "locks" / f"encoding-{platform.node()}.lock"
+        with saying_what_failed(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            torch.set_num_threads(self._threads * self._sharing)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(self._threads)
 
     def _need_pack(self) -> Pack:
         if self._load_error is not None:
@@ -291,7 +316,9 @@ class Trainer:
         (trial,) = trials
         pack = self._need_pack()
         member = pack.members[trial]
-        if not member.history or member.history[-1]["step"] != member.step:  # not a checkpoint at its end
+        last = member.history[-1] if member.history else {"step": -1}
+        # Not a checkpoint at its end, and not its last value if it has diverged since.
+        if last["step"] != member.step or (member.status == "diverged" and "value" in last):
             if member.status != "diverged":
                 pack.validate(trial)
             member.note_report()

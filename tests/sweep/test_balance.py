@@ -90,10 +90,15 @@ def test_full_cards_exchange_who_is_behind_for_who_is_nearly_done() -> None:
 
 def test_makespans_are_near_the_best_there_can_be() -> None:
     ratios: dict[bool, list[float]] = {False: [], True: []}
+    staying = []
     for case in cases(quick=True):
         simulation = Simulation(case)
         makespan = simulation.run()
         ratios[case.asha].append(makespan / case.bound([trial.done for trial in simulation.trials]))
+        if not case.asha:
+            staying.append(makespan / case.staying())
+    assert statistics.mean(staying) <= 1  # of the best schedule that moves nobody
+    assert max(staying) <= 1.15
     assert min(ratios[False]) >= 1  # the bound is one
     assert statistics.mean(ratios[False]) <= 1.1
     assert max(ratios[False]) <= 1.15

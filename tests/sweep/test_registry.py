@@ -101,24 +101,30 @@ def test_trials_spread_over_the_trainers_that_share_a_device(tmp_path: Path) -> 
 
     async def act() -> None:
         registry = make(settings, tmp_path / "events.jsonl")
-        a, b, c = [await registry.trainer(trial, node(), "cpu", 1, 2) for trial in "abc"]
+        a, b, c = [await registry.trainer(trial, node(), "cpu", 4, 2) for trial in "abc"]
+        assert [await threads(handle) for handle in (a, b)] == [2, 2]
         assert a != b
         assert c == a
-        assert await registry.trainer("b", node(), "cpu", 1, 2) == b  # its process died and came back
+        assert await registry.trainer("b", node(), "cpu", 4, 2) == b  # its process died and came back
         await registry.ended("a")
+        assert [await threads(handle) for handle in (a, b)] == [2, 2]
         await registry.ended("c")
-        assert await registry.trainer("d", node(), "cpu", 1, 2) == a
-        threads = [await handle.__ray_call__.remote(_threads) for handle in (a, b)]
-        assert threads == [1, 1]
+        assert await threads(b) == 4  # it has the machine for itself
+        assert await registry.trainer("d", node(), "cpu", 4, 2) == a
+        assert [await threads(handle) for handle in (a, b)] == [2, 2]
         await registry.close()
 
     asyncio.run(act())
 
 
-def _threads(actor: Any) -> int:
-    import torch
+async def threads(trainer: Any) -> int:
+    def ask(actor: Any) -> int:
+        import torch
 
-    found: int = actor._trainer._command(torch.get_num_threads).result()  # of the thread that trains
+        found: int = actor._trainer._command(torch.get_num_threads).result()  # of the thread that trains
+        return found
+
+    found: int = await trainer.__ray_call__.remote(ask)
     return found
 
 

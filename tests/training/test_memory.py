@@ -24,9 +24,10 @@ from raylora.errors import UserError
 from raylora.families.base import BaseModel, Tensors
 from raylora.lora.adapter import Adapter, lora_shapes
 from raylora.lora.packed import PackedLora, Segment
+from raylora.training import memory
 from raylora.training.estimate import estimate
 from raylora.training.live_bytes import peak
-from raylora.training.memory import GIB, Cost, NoRoomError, cut, measure, model_bytes, pass_bytes
+from raylora.training.memory import GIB, Cost, NoRoomError, cut, measure, memory_limit, model_bytes, pass_bytes
 from raylora.training.pack import Pack
 from raylora.training.trainer import Trainer
 from tests.training.fixtures import FAMILIES, Lab, config, lab, read_events, variants
@@ -276,6 +277,46 @@ def test_a_pack_that_has_no_room_for_one_row_gives_up_its_newest_trial(tmp_path:
         assert to_end(owner, "new") == pytest.approx(value, rel=1e-3)
     finally:
         owner.close()
+
+
+def test_a_validation_without_room_gives_up_the_newest_trial_alone(tmp_path: Path) -> None:
+    owner = trainer(tmp_path / "events.jsonl", GIB)
+    settings = config("causal_lm").with_values({"batch_size": 2, "max_steps": 8})
+    try:
+        for name in ("old", "new"):
+            get(owner.join(name, settings))
+        pack = owner._pack
+        assert pack is not None
+        whole: BaseModel = copy.copy(pack.base)
+
+        def tight(rows: Sequence[Tensors]) -> torch.Tensor:
+            if len(pack.members) > 1 and not torch.is_grad_enabled():
+                raise torch.OutOfMemoryError("another program took the memory")
+            return whole.losses(rows)
+
+        pack.base.losses = tight  # type: ignore[method-assign]
+        going = {name: owner.advance(name) for name in ("old", "new")}
+        with pytest.raises(NoRoomError):
+            get(going["new"])
+        assert get(going["old"]).status == "running"
+        value = to_end(owner, "old")
+        get(owner.join("new", settings))
+        assert to_end(owner, "new") == pytest.approx(value, rel=1e-3)
+    finally:
+        owner.close()
+
+
+def test_trainers_that_share_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, cpu = config("causal_lm"), torch.device("cpu")
+
+    def limit(free: int, held: int, sharing: int) -> float:
+        monkeypatch.setattr(memory, "machine_memory", lambda: (32 * GIB, free * GIB))
+        return memory_limit(settings, cpu, held * GIB, sharing) / GIB
+
+    left_alone = 0.05 * 32
+    assert limit(20, 4, 1) == pytest.approx(24 - left_alone)
+    assert limit(20, 4, 2) == pytest.approx((20 - left_alone) / 2 + 4)
+    assert limit(30, 4, 4) == pytest.approx((32 - left_alone) / 4)  # the others have not loaded theirs
 
 
 _UNDER_A_LIMIT = """

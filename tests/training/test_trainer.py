@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -178,6 +179,22 @@ def test_a_finished_trial_that_comes_back_reports_once_more(trainer: Trainer) ->
     again = get(trainer.advance("a"))
     assert (again.status, again.metrics) == (last.status, last.metrics)
     assert get(trainer.members()) == []
+
+
+def test_a_trial_that_diverges_right_after_a_report_does_not_tell_its_value_again(trainer: Trainer) -> None:
+    get(trainer.join("a", settings()))
+    before = get(trainer.advance("a"))
+    assert trainer._pack is not None
+    base = trainer._pack.base
+    losses = base.losses
+    base.losses = lambda rows: losses(rows) * math.nan  # type: ignore[method-assign]
+    last = get(trainer.advance("a"))
+    assert (last.status, last.metrics["step"]) == ("diverged", before.metrics["step"])
+    assert "value" in before.metrics
+    assert "value" not in last.metrics
+    get(trainer.join("a", settings(), last.checkpoint))  # comes back, as it was
+    again = get(trainer.advance("a"))
+    assert (again.status, "value" in again.metrics, len(again.metrics)) == ("diverged", False, len(last.metrics))
 
 
 def test_events(trainer: Trainer, log: Path) -> None:
