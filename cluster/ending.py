@@ -123,9 +123,11 @@ class Ender:
             ending.tries += 1
             pause = min(0.2 * 2 ** min(ending.tries, 10), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
             ending.due = time.monotonic() + pause
+            ending.fault = words(error)
             log.info("%s is not removed yet, again in %.1f s: %s", name, pause, words(error))
-        except BaseException:
+        except BaseException as error:
             ending.due = time.monotonic() + _LONGEST_PAUSE
+            ending.fault = f"an error in raylora: {error}"
             log.exception("%s is not removed yet", name)
         finally:
             with self._shop.lock:

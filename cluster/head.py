@@ -142,7 +142,9 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
             left = nodes.remove_all(_REMOVAL)
         finally:
             nodes.close()
+        there = nodes.list()
     if left:
-        raise RayloraError(f"not removed yet: {', '.join(left)}\n    run the same command again")
+        lines = [f"{name}: {there[name].note}" if name in there else name for name in left]
+        raise RayloraError("\n    ".join(["not removed yet:", *lines, "run the same command again"]))
     connection.forget(config.name)
     say(f"{len(found)} removed")

@@ -25,7 +25,7 @@ from raylora.cluster.vcenter import AnswerLost, VCenter, fault_text
 
 log = logging.getLogger(__name__)
 
-_WAIT: Final = 20  # seconds that vCenter holds a request for changes; below every proxy's limit
+_WAIT: Final = 20  # most seconds that vCenter holds a request for changes; below every proxy's limit
 _PAGE: Final = 1000  # objects in one answer
 
 _WATCHED: Final[Mapping[type[Any], tuple[str, ...]]] = {
@@ -267,6 +267,8 @@ class Inventory:
         self._hosts: dict[str, Host] = {}
         self._places: dict[str, Place] = {}
         self._details: dict[str, dict[str, Any]] = {}
+        # Half of what a call may take: an answer without changes must not come too late.
+        self._hold = min(_WAIT, int(vcenter.settings.timeout_seconds / 2))
         self._version = 0
         self._view: View | None = None
         self._tasks: dict[str, TaskEnd | None] = {}
@@ -427,7 +429,7 @@ class Inventory:
                 if self._watch is None or self._watch.logins != self.vcenter.logins:
                     self._discard()
                     self._watch = self._begin()
-                update = self._updates(self._watch, _WAIT)
+                update = self._updates(self._watch, self._hold)
                 if update is not None:
                     self._apply(update)
                 delay, lost = 0.0, 0

@@ -21,6 +21,7 @@ from raylora.files import write_text_atomically
 RESULTS = "--- raylora: results ---"  #: the line of a job's log after which standard output follows
 FOLDER = "jobs"  #: on the shared folder: what was submitted, and how it ended
 _REFUSED = 2  # exit code of a sweep whose input cannot be used: nothing was begun
+_NOTHING_TO_RESUME = 3  # and of one that was to go on and never began
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,8 @@ def run(order: Order) -> int:
     write_text_atomically(state, json.dumps({"code": None}))
     os.chdir(order.folder)
     code = _sweep(order, config, order.resume or before != _REFUSED)
-    if code == _REFUSED and not order.resume and before != _REFUSED:
-        code = _sweep(order, config, resume=False)  # it was lost before there was anything to resume
+    if code == _NOTHING_TO_RESUME and not order.resume:
+        code = _sweep(order, config, resume=False)  # it was lost before it began
     write_text_atomically(state, json.dumps({"code": code}))
     return code
 

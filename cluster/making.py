@@ -35,6 +35,10 @@ class GaveUp(RayloraError):  # noqa: N818 - an event
     """This machine will not be made; says why."""
 
 
+class NoOther(GaveUp):
+    """No other host can take it: those that refused it are left out already, so its type needs no rest."""
+
+
 class Maker:
     """Makes machines, each on the thread that calls `make`."""
 
@@ -49,7 +53,9 @@ class Maker:
         """Enter a node to be made, so that its cards are promised to nobody else; the caller holds the lock."""
         shop = self._shop
         deadline = time.monotonic() + _SHARE * 60 * shop.config.create_minutes
-        making = Making(identity, section, choice, shop.vcenter.now(), deadline, guest)
+        now = shop.vcenter.now()
+        made = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as the mark has it: by this it is told again
+        making = Making(identity, section, choice, made, deadline, guest)
         shop.making[identity.node_id] = making
         return making
 
@@ -59,16 +65,21 @@ class Maker:
         Args:
             making: what was booked.
             look: whether the machine may exist already.
+
+        Raises: only what ends the process, such as KeyboardInterrupt.
         """
         shop, name = self._shop, making.identity.node_id
         try:
             self._make(making, look)
         except GaveUp as error:
             log.warning("%s is given up: %s", name, error)
-            self._abandon(making, str(error))
-        except BaseException as error:
+            self._abandon(making, str(error), rest=not isinstance(error, NoOther))
+        except Exception as error:
             log.exception("%s is given up", name)
             self._abandon(making, f"an error in raylora: {error}")
+        except BaseException:  # a person at `cluster up`, who is to hear of nothing but that
+            self._abandon(making, "interrupted", rest=False)
+            raise
         else:
             log.info("%s is on at %s", name, making.choice.host.name)
             shop.forgive(making)
@@ -108,12 +119,20 @@ class Maker:
             return Meaning.FATAL
         return Meaning.UNKNOWN if isinstance(error, NotYet) else meaning(error)
 
-    def _abandon(self, making: Making, reason: str) -> None:
-        """Leave no machine to nobody; but a head stays, since it may be one that has run for long."""
+    def _abandon(self, making: Making, reason: str, *, rest: bool = True) -> None:
+        """Leave no machine to nobody; but a head stays, since it may be one that has run for long.
+
+        Args:
+            making: what is given up.
+            reason: why, for people.
+            rest: whether its type is left out for a while: Ray would ask for the same again at its next loop.
+        """
         shop, identity = self._shop, making.identity
         with shop.lock:
             if not making.cancelled.is_set():
                 shop.failures[identity.node_type] = reason
+                if rest:
+                    shop.rest(identity.node_type, reason)
             shop.making.pop(identity.node_id, None)
             if identity.kind == "worker":
                 shop.ending.setdefault(identity.node_id, Ending(identity, reason, always))
@@ -141,6 +160,7 @@ class Maker:
             raise NotYet("its mark cannot be read yet")
         if not shop.owns(machine) or machine.owner.identity.node_id != identity.node_id:
             raise GaveUp(f"the machine {machine.name} is not the one that was to be made")
+        making.found = machine.owner.made != making.made
         if not machine.on:
             self._settle(machine, making)
             self._add_missing(machine, making)
@@ -226,20 +246,33 @@ class Maker:
                 raise
 
     def _move(self, making: Making, error: BaseException) -> None:
-        """Take a machine that its host refused away, and choose another host."""
+        """Choose another host, and take the machine that its host refused away.
+
+        Raises:
+            GaveUp: there is no other host, or the machine was there before: a head that is off may have run for long,
+                and its host may have room again.
+        """
+        if making.found:
+            raise GaveUp(words(error)) from error
         making.step = "moving to another host"
-        self._take_away(making)
-        shop = self._shop
+        shop, refused = self._shop, making.choice.host.name
         site = shop.site()
         with shop.lock:
             reservations, strikes = shop.reservations(but=making), shop.struck(making.identity.node_type)
             choices = placement.choose(shop.inventory.view(), site.reach, making.section, reservations, strikes)
-            if not choices:
-                raise GaveUp(f"no other host can take it; {making.choice.host.name}: {words(error)}")
-            making.choice = choices[0]
+            if choices:
+                making.choice = choices[0]
+        self._take_away(making)
+        if not choices:
+            raise NoOther(f"no other host can take it; {refused}: {words(error)}")
 
     def _take_away(self, making: Making) -> None:
-        ending = Ending(making.identity, "its host refused it", lambda machine: not machine.on)
+        """Remove the machine that this making has made, and no other of its name."""
+
+        def allowed(machine: Machine) -> bool:
+            return not machine.on and machine.owner is not None and machine.owner.made == making.made
+
+        ending = Ending(making.identity, "its host refused it", allowed)
         while True:
             self._check(making)
             try:

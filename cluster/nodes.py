@@ -75,6 +75,11 @@ class Node:
     request: str = ""
     note: str = ""
 
+    @property
+    def counts(self) -> bool:
+        """Whether Ray is to count with it: not if its host is lost, since a card that cannot be reached is none."""
+        return self.state in ("making", "running") or (self.state == "ending" and self.on)
+
 
 class NoRoom(RayloraError):  # noqa: N818 - no failure of ours: the cards are taken
     """Fewer nodes could be begun than were asked for.
@@ -114,7 +119,7 @@ class Nodes:
         self._ender = Ender(self._shop)
         self._maker = Maker(self._shop, self._ender)
         self._makers = concurrent.futures.ThreadPoolExecutor(config.concurrent, "raylora-make")
-        self._first_seen: dict[str, datetime.datetime] = {}
+        self._waits_since: dict[str, datetime.datetime] = {}  # when a machine was first seen, or last known to Ray
         self._ha_refused = False
         self._tender: threading.Thread | None = None
         self._joined: Callable[[], Collection[str] | None] = lambda: None
@@ -161,7 +166,7 @@ class Nodes:
     def limits(self) -> dict[str, int]:
         """For each node type the most nodes it may have now: those that there are, and what free cards allow."""
         with self._shop.lock:
-            alive = [node.type for node in self.list().values() if node.on or node.state == "making"]
+            alive = [node.type for node in self.list().values() if node.counts]
             try:
                 site = self.site()
             except UserError:
@@ -182,7 +187,9 @@ class Nodes:
         for name, section in self.config.workers.items():
             with shop.lock:
                 parts = [text for text in (shop.failures.get(name) or noted.get(name),) if text]
-                if not self._free(site, name, section):
+                if shop.resting(name):
+                    parts.append("it is tried again in a while")
+                elif not self._free(site, name, section):
                     view, reservations = self.inventory.view(), shop.reservations()
                     lines = placement.explain(view, site.reach, section, reservations, shop.struck(name))
                     parts += lines or ["there is no host"]
@@ -200,6 +207,8 @@ class Nodes:
 
     def _free(self, site: Site, name: str, section: NodeType) -> int:
         shop = self._shop
+        if shop.resting(name):
+            return 0
         return placement.free_nodes(self.inventory.view(), site.reach, section, shop.reservations(), shop.struck(name))
 
     # Making
@@ -220,7 +229,7 @@ class Nodes:
             with shop.lock:
                 view, reservations = self.inventory.view(), shop.reservations()
                 choices = placement.choose(view, site.reach, section, reservations, shop.struck(node_type))
-                if not choices or shop.stopped.is_set():
+                if not choices or shop.resting(node_type) or shop.stopped.is_set():
                     break
                 making = self._maker.book(identity, section, choices[0], guest)
             self._makers.submit(self._maker.make, making)
@@ -270,8 +279,9 @@ class Nodes:
                 ending = shop.ending.setdefault(
                     node_id, Ending(Identity(self.config.name, node_id, ""), reason, always)
                 )
-                ending.allowed = always  # the reaper may have been at it, on conditions
-                ending.due = 0.0
+                if ending.allowed is not always:  # the reaper has been at it, on conditions
+                    ending.allowed = always
+                    ending.due = 0.0
         self._ender.go()
 
     def remove_all(self, timeout: float) -> Ids:
@@ -284,7 +294,8 @@ class Nodes:
         deadline = time.monotonic() + timeout
         while True:
             nodes = self.list()
-            heads = [node.id for node in nodes.values() if node.kind == "head"]
+            # A head that cannot be reached is not waited for: what it may still make is removed as it comes.
+            heads = [node.id for node in nodes.values() if node.kind == "head" and node.state != "lost"]
             self.terminate(heads or list(nodes), "the cluster is taken down")
             if not nodes and not self._clones_running() and not self._changed(0.5):
                 return []
@@ -344,15 +355,17 @@ class Nodes:
             for machine in self._own(view):
                 assert machine.owner is not None
                 identity = machine.owner.identity
-                seen = self._first_seen.setdefault(machine.id, now)
+                since = self._waits_since.setdefault(machine.id, now)
+                if joined is not None and identity.node_id in joined:
+                    self._waits_since[machine.id] = since = now
                 if identity.kind == "head" or identity.node_id in shop.making or identity.node_id in shop.ending:
                     continue
-                ending = self._doomed(machine, identity, now, seen, joined)
+                ending = self._doomed(machine, identity, now, since, joined)
                 if ending is not None:
                     log.warning("%s is reaped: %s", identity.node_id, ending.reason)
                     shop.ending[identity.node_id] = ending
                     reaped.append(identity.node_id)
-            self._first_seen = {key: value for key, value in self._first_seen.items() if key in view.machines}
+            self._waits_since = {key: value for key, value in self._waits_since.items() if key in view.machines}
         if reaped:
             self._ender.go()
         return reaped
@@ -362,16 +375,18 @@ class Nodes:
         machine: Machine,
         identity: Identity,
         now: datetime.datetime,
-        seen: datetime.datetime,
+        since: datetime.datetime,
         joined: Collection[str] | None,
     ) -> Ending | None:
         made = machine.owner.made if machine.owner else None
         if not machine.on:
-            old = now - (made or seen) > datetime.timedelta(minutes=self.config.create_minutes)
+            old = now - (made or since) > datetime.timedelta(minutes=self.config.create_minutes)
             return Ending(identity, "half-made or stopped", when_off) if old else None
         if joined is None or identity.node_id in joined:
             return None
-        late = now - (machine.booted or seen) > datetime.timedelta(minutes=self.config.join_minutes)
+        # A Ray on the head that has started again knows nobody: old workers have as long to join as new ones.
+        waited = now - max(machine.booted or since, since)
+        late = waited > datetime.timedelta(minutes=self.config.join_minutes)
         return Ending(identity, "did not join Ray in time", unless_joined) if late else None
 
     def keep_from_restart(self) -> None:
@@ -465,8 +480,10 @@ class Nodes:
         while not self._shop.stopped.wait(_ROUND * random.uniform(0.8, 1.2)):
             try:
                 self.tend(self._joined())
-            except TROUBLE as error:
+            except (*TROUBLE, UserError) as error:
                 log.warning("tending: %s", words(error))
+            except Exception:  # whatever it is: without this thread nothing would ever be tried again
+                log.exception("tending")
 
     def _own(self, view: View) -> Machines:
         """Machines that are this cluster's own."""
@@ -500,6 +517,7 @@ def _node(view: View, machine: Machine, making: Making | None, ending: Ending | 
         state, note = "making", making.step
     elif ending is not None:
         state, note = "lost" if ending.unreachable else "ending", ending.reason
+        note += f"; not yet: {ending.fault}" if ending.fault else ""
     return Node(
         identity.node_id,
         identity.node_type,

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from pyVmomi import vmodl
+
 from raylora.cluster import placement, privileges, storage
 from raylora.cluster.cards import card_name
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType
@@ -14,10 +16,11 @@ from raylora.cluster.machine import is_full
 from raylora.cluster.nodes import Nodes
 from raylora.cluster.site import Site, find_site
 from raylora.cluster.table import table
-from raylora.cluster.vcenter import VCenter
-from raylora.errors import Problem, UserError
+from raylora.cluster.vcenter import VCenter, fault_text
+from raylora.errors import Problem, RayloraError, UserError
 
 _PATIENCE = 20.0  # seconds for which a vCenter that does not answer is asked again: a person waits
+_POLICIES = "StorageProfile.View"  # the right without which no storage policy can be seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +64,14 @@ def session(config: ClusterConfig) -> Iterator[Inventory]:
 
     Raises:
         UserError: what is wrong with address, certificate, user or password.
-        RayloraError: the vCenter does not answer.
+        RayloraError: the vCenter does not answer, or refuses something, in its words.
     """
     with VCenter(config.vcenter, patience=_PATIENCE) as vcenter:
-        inventory = Inventory(vcenter, config.name).start()
+        inventory = Inventory(vcenter, config.name)
         try:
-            yield inventory
+            yield inventory.start()
+        except vmodl.MethodFault as error:
+            raise RayloraError(f"{config.vcenter.host}: {fault_text(error)}") from error
         finally:
             inventory.stop()
 
@@ -79,17 +84,16 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
         RayloraError: the vCenter does not answer.
     """
     vcenter, view = inventory.vcenter, inventory.view()
-    problems = storage.policy_problems(vcenter, config)
     try:
         site = find_site(vcenter, view, config)
     except UserError as error:
-        raise UserError([*error.problems, *problems]) from error
+        raise UserError([*error.problems, *_rights_and_policies(vcenter, None, config)]) from error
+    problems = _rights_and_policies(vcenter, site, config)
     nodes = Nodes(vcenter, inventory, config)
     own = nodes.list().values()
     there = {name: sum(node.type == name for node in own) for name in (HEAD_TYPE, *config.workers)}
     free = {name: placement.free_nodes(view, site.reach, kind) for name, kind in config.workers.items()}
     more = {name: _more(kind, free[name], there[name]) for name, kind in config.workers.items()}
-    problems += _rights_problems(vcenter, site, config)
     if not there[HEAD_TYPE] and not placement.choose(view, site.reach, config.head):
         hosts = "; ".join(placement.explain(view, site.reach, NodeType(max=1)))
         problems.append(Problem("no host can take the head", config.vcenter.host, "hosts", hosts))
@@ -128,17 +132,21 @@ def _no_card(config: ClusterConfig, name: str, reasons: str) -> Problem:
     return Problem(what, config.vcenter.host, f"workers.{name}", reasons or "there is no host")
 
 
-def _rights_problems(vcenter: VCenter, site: Site, config: ClusterConfig) -> list[Problem]:
-    return [
+def _rights_and_policies(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> list[Problem]:
+    """Rights that are missing, and what is wrong with storage policies, if the account may see them."""
+    lacking = [(right, place) for right, place in privileges.missing(vcenter, site, config) if not right.optional]
+    problems = [
         Problem(
             f"the right {right.privilege} on {place} is missing",
             config.vcenter.host,
             "vcenter.user",
             f"{', '.join(right.calls)} {'needs' if len(right.calls) == 1 else 'need'} it; see cluster/privileges.yaml",
         )
-        for right, place in privileges.missing(vcenter, site, config)
-        if not right.optional
+        for right, place in lacking
     ]
+    if not any(right.privilege == _POLICIES for right, _ in lacking):
+        problems += storage.policy_problems(vcenter, config)
+    return problems
 
 
 def _hosts(view: View, site: Site) -> list[str]:

@@ -42,29 +42,25 @@ def rights() -> list[Right]:
     return [Right(**entry | {"calls": tuple(entry["calls"])}) for entry in entries]
 
 
-def missing(vcenter: VCenter, site: Site, config: ClusterConfig) -> list[tuple[Right, str]]:
+def missing(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> list[tuple[Right, str]]:
     """Rights that the account lacks for this cluster, each with the name of the object it lacks it on.
+
+    Args:
+        vcenter: the session.
+        site: where everything is; None if that is not known: then only rights on the vCenter itself are looked at.
+        config: the cluster.
 
     Raises: as `VCenter.read`.
     """
-    places: dict[str, tuple[Any, str]] = {
-        "vcenter": (vcenter.content.rootFolder, "the vCenter"),
-        "folder": (vcenter.object(vim.Folder, site.folder), f"the folder {config.folder or 'of virtual machines'}"),
-        "template": (vcenter.object(vim.VirtualMachine, site.template.id), f"the template {site.template.name}"),
-        "pool": (
-            vcenter.object(vim.ResourcePool, site.pool),
-            f"the resource pool {config.resource_pool or ''}".strip(),
-        ),
-        "datastore": (vcenter.object(vim.Datastore, site.datastore), f"the datastore {config.datastore}"),
-        "network": (vcenter.object(vim.Network, site.reach.network), f"the network {config.network}"),
-        "cluster": (vcenter.object(vim.ComputeResource, site.cluster), "the cluster of hosts"),
-    }
+    places: dict[str, tuple[Any, str]] = {"vcenter": (vcenter.content.rootFolder, "the vCenter")}
+    if site is not None:
+        places |= _places(vcenter, site, config)
     unneeded = set()
     if not config.policy_of(config.head) and not any(map(config.policy_of, config.workers.values())):
         unneeded.add("StorageProfile.View")
-    if not site.template.is_template:
+    if site is None or not site.template.is_template:
         unneeded.add("VirtualMachine.Provisioning.DeployTemplate")
-    wanted = [right for right in rights() if right.privilege not in unneeded]
+    wanted = [right for right in rights() if right.on in places and right.privilege not in unneeded]
     answer = vcenter.read(
         vcenter.content.authorizationManager,
         "HasUserPrivilegeOnEntities",
@@ -80,6 +76,21 @@ def missing(vcenter: VCenter, site: Site, config: ClusterConfig) -> list[tuple[R
         for right in wanted
         if (places[right.on][0]._GetMoId(), right.privilege) not in granted
     ]
+
+
+def _places(vcenter: VCenter, site: Site, config: ClusterConfig) -> dict[str, tuple[Any, str]]:
+    """What rights are needed on beside the vCenter, and what people call it."""
+    return {
+        "folder": (vcenter.object(vim.Folder, site.folder), f"the folder {config.folder or 'of virtual machines'}"),
+        "template": (vcenter.object(vim.VirtualMachine, site.template.id), f"the template {site.template.name}"),
+        "pool": (
+            vcenter.object(vim.ResourcePool, site.pool),
+            f"the resource pool {config.resource_pool or ''}".strip(),
+        ),
+        "datastore": (vcenter.object(vim.Datastore, site.datastore), f"the datastore {config.datastore}"),
+        "network": (vcenter.object(vim.Network, site.reach.network), f"the network {config.network}"),
+        "cluster": (vcenter.object(vim.ComputeResource, site.cluster), "the cluster of hosts"),
+    }
 
 
 def _user(vcenter: VCenter) -> str:

@@ -28,11 +28,13 @@ from ray.autoscaler.tags import (
 
 from raylora.cluster import ray_yaml, userdata
 from raylora.cluster.config import load_cluster_config
+from raylora.cluster.faults import words
 from raylora.cluster.inventory import Inventory
 from raylora.cluster.nodes import Node, Nodes, NoRoom
 from raylora.cluster.ownership import Identity
 from raylora.cluster.ray_yaml import Wiring
 from raylora.cluster.vcenter import VCenter
+from raylora.cluster.workshop import TROUBLE
 from raylora.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,13 +54,13 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
             cluster_name: the cluster's name.
 
         Raises:
-            UserError: the cluster's file or the way to the vCenter is wrong.
+            UserError: the cluster's file or the way to the vCenter is wrong; a refused password is waited with.
             RayloraError: the vCenter does not answer for ten minutes.
         """
         super().__init__(provider_config, cluster_name)
         self._wiring = Wiring.of(provider_config)
         self._config = load_cluster_config(self._wiring.cluster_file)
-        vcenter = VCenter(self._config.vcenter).connect()
+        vcenter = _connected(VCenter(self._config.vcenter))
         self._inventory = Inventory(vcenter, self._config.name).start()
         self._gcs: Any = None
         self._nodes = Nodes(vcenter, self._inventory, self._config, self._user_data).start(self._joined)
@@ -76,7 +78,7 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         return [
             node.id
             for node in self._nodes.list().values()
-            if _counts(node) and tag_filters.items() <= self._tags(node).items()
+            if node.counts and tag_filters.items() <= self._tags(node).items()
         ]
 
     def node_tags(self, node_id: str) -> dict[str, str]:
@@ -87,12 +89,12 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
     def is_running(self, node_id: str) -> bool:
         """Whether its machine is on."""
         node = self._node(node_id)
-        return node is not None and node.on and _counts(node)
+        return node is not None and node.on and node.counts
 
     def is_terminated(self, node_id: str) -> bool:
         """Whether it neither runs nor is being made."""
         node = self._node(node_id)
-        return node is None or not _counts(node)
+        return node is None or not node.counts
 
     def internal_ip(self, node_id: str) -> str:
         """Its address as VMware Tools report it; empty as long as they do not."""
@@ -195,11 +197,26 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
             seen = self._inventory.view().version
             try:
                 self._write_limits()
+            except TROUBLE as error:
+                log.warning("the free cards are not followed: %s", words(error))
             except Exception:
                 log.exception("the free cards are not followed")
             time.sleep(max(0.0, _PAUSE - (time.monotonic() - started)))
 
 
-def _counts(node: Node) -> bool:
-    """Whether Ray should count with a node."""
-    return node.state in ("making", "running") or (node.state == "ending" and node.on)
+def _connected(vcenter: VCenter) -> VCenter:
+    """Log in. A refused password is waited with: this process would only be started again, and log in with it again.
+
+    Raises: as `VCenter.connect`, else.
+    """
+    told = ""
+    while True:
+        try:
+            return vcenter.connect()
+        except UserError as error:
+            if not vcenter.refused:
+                raise
+            if str(error) != told:
+                told = str(error)
+                log.error("%s", told)
+            time.sleep(_LONGEST_PAUSE)

@@ -147,13 +147,15 @@ def write(config: ClusterConfig, wiring: Wiring, limits: Mapping[str, int]) -> b
 
 def autoscaler_environment(config: ClusterConfig) -> dict[str, str]:
     """Settings of Ray that exist as environment variables alone, for the head and its autoscaler."""
+    # A node is listed, and for Ray that is allocated, from its order on: it has the time of its making and of joining.
+    joined = config.create_minutes + config.join_minutes
     batch = -(-config.concurrent // 8)  # Ray makes a thread for every batch: types do not wait for each other
     return {
         "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(config.concurrent),
         "AUTOSCALER_MAX_LAUNCH_BATCH": str(batch),
         "AUTOSCALER_UPDATE_INTERVAL_S": "2",
         "RAY_AUTOSCALER_RECONCILE_REQUEST_STATUS_TIMEOUT_S": str(_seconds(config.create_minutes)),
-        "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(_seconds(config.join_minutes)),
+        "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(_seconds(joined)),
         # A node that stops answering is dead after failures x period + timeout: 5 to 10 s, where Ray's own are 66 s.
         "RAY_health_check_initial_delay_ms": "2000",
         "RAY_health_check_period_ms": "1000",

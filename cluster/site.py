@@ -263,13 +263,18 @@ def _template(vcenter: VCenter, machine: Machine, config: ClusterConfig, finder:
         return None
     snapshots = dict(_snapshots(tree.rootSnapshotList)) if tree is not None else {}
     snapshot = tree.currentSnapshot if tree is not None else None
+    full = []  # what would make full clones of those that are linked now
+    if any(section.clone == "linked" for section in config.workers.values()):
+        full.append("give the node types clone: full")
+    if config.head.disk_gib is None:
+        full.append("give the head a disk of its own (head.disk_gib)")
     if config.snapshot is not None:
         snapshot = snapshots.get(config.snapshot)
         if snapshot is None:
             finder.missing("snapshot", f"snapshot of {printable(machine.name, 60)} called", config.snapshot, snapshots)
-    elif snapshot is None and any(section.clone == "linked" for section in config.workers.values()):
+    elif snapshot is None and full:
         message = f"the template {printable(machine.name, 60)} has no snapshot, and linked clones hang on one"
-        hint = "take one while it is off (Snapshots > Take snapshot), or give the node types clone: full"
+        hint = f"take one while it is off (Snapshots > Take snapshot), or {' and '.join(full)}"
         finder.problems.append(Problem(message, where, "template", hint))
     running = str(raw.get("runtime.powerState")) == "poweredOn"
     if not running and any(section.clone == "instant" for section in config.workers.values()):

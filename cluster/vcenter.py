@@ -32,6 +32,8 @@ LONGEST_WAIT: Final = 60.0  # seconds between two tries
 CONNECTIONS: Final = 16  # kept open; more calls at a time open more
 _IDLE: Final = 50  # seconds; proxies in front of a vCenter drop idle connections after 60
 _LOGINS: Final = 3  # in a row for one call, before its NotAuthenticated is believed
+#: Seconds before a refused password is tried again: of itself a vCenter locks an account at 5 refusals in 3 minutes.
+_REFUSED: Final = 300.0
 
 
 class NotReached(RayloraError):  # noqa: N818 - an event of the network
@@ -82,6 +84,7 @@ class VCenter:
         self._stub: _Stub | None = None
         self._pbm: tuple[int, Any] | None = None
         self._content: Any = None
+        self._refused: tuple[str, float] | None = None  # the password of the last login, and when it was refused
         self._ahead = 0.0  # seconds by which vCenter's clock is ahead of time.time()
 
     def connect(self) -> VCenter:
@@ -123,6 +126,11 @@ class VCenter:
         """The service content (`vim.ServiceInstanceContent`): root folder, managers."""
         self.connect()
         return self._content
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last login was refused for its user or its password."""
+        return self._refused is not None
 
     def object(self, kind: type[Any], identifier: str) -> Any:
         """The managed object of a type with a certain id, such as `vim.VirtualMachine`, `vm-42`; nothing is asked."""
@@ -201,6 +209,7 @@ class VCenter:
     def _log_in_again(self, logins: int) -> None:
         with self._login_lock:
             if self.logins == logins and not self._closed:
+                self._password()
                 log.warning("the session with %s has ended: logging in again", self.settings.host)
                 self._patient((NotReached, AnswerLost))(self._log_in)
 
@@ -208,6 +217,7 @@ class VCenter:
         """Find the API version that both sides know, and log in."""
         host = printable(f"{self.settings.host}:{self.settings.port}", 120)
         try:
+            self._password()
             self._stub = self._new_stub("vim.version.version10")
             patient = self._patient((NotReached, AnswerLost))
             about = patient(vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent).about
@@ -227,6 +237,13 @@ class VCenter:
                 where=host,
                 key="vcenter.user",
                 hint="an SSO user is written user@vsphere.local",
+            ) from error
+        except vim.fault.NoPermission as error:
+            raise UserError.one(
+                f"{printable(self.settings.user, 80)} has no right on this vCenter",
+                where=host,
+                key="vcenter.user",
+                hint="it needs the role Read-only on the vCenter itself, and the rights in cluster/privileges.yaml",
             ) from error
         except (NotReached, AnswerLost) as error:
             raise _no_vcenter(error, host) from error
@@ -264,13 +281,34 @@ class VCenter:
                 hint="it must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)",
             ) from error
 
+    def _password(self) -> str:
+        """The password as it is now.
+
+        Raises:
+            UserError: it cannot be read.
+            vim.fault.InvalidLogin: it was refused a short while ago. Nothing was sent: so no account is locked.
+        """
+        password = self.settings.password()
+        if self._refused is not None:
+            refused, at = self._refused
+            left = at + _REFUSED - time.monotonic()
+            if refused == password and left > 0:
+                again = f"refused lately; this password is tried again in {left:.0f} s, another one at once"
+                raise vim.fault.InvalidLogin(msg=again)
+        return password
+
     def _log_in(self) -> None:
         assert self._stub is not None
-        password = self.settings.password()
+        password = self._password()
         if self.before_call is not None:
             self.before_call("Login")
         self._stub.cookie = ""  # a login in a session that lives is refused
-        self._content.sessionManager.Login(self.settings.user, password, None)
+        try:
+            self._content.sessionManager.Login(self.settings.user, password, None)
+        except vim.fault.InvalidLogin:
+            self._refused = (password, time.monotonic())
+            raise
+        self._refused = None
         before = time.time()
         clock = vim.ServiceInstance("ServiceInstance", self._stub).CurrentTime()
         self._ahead = clock.timestamp() - (before + time.time()) / 2

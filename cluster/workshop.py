@@ -29,7 +29,9 @@ TROUBLE: Final = (RayloraError, vmodl.MethodFault, OSError)
 
 _LONGEST_TASK: Final = 1800.0  # seconds
 _SITE_AGE: Final = 60.0  # seconds after which names are looked up anew
-_STRIKE: Final = 10.0  # seconds for which a host that refused a node is left out; doubled each time that it does again
+#: Seconds for which a host that refused a node, or a node type that failed, is left out; doubled each time that it does
+#: so again.
+_STRIKE: Final = 10.0
 _LONGEST_STRIKE: Final = 900.0
 
 
@@ -48,6 +50,7 @@ class Making:
         cancelled: set when nobody wants it any more.
         step: what is being done, for people.
         machine: vCenter's id of it, as soon as it is known.
+        found: whether that was there before this making began.
     """
 
     identity: Identity
@@ -59,6 +62,7 @@ class Making:
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
     step: str = "waiting its turn"
     machine: str = ""
+    found: bool = False
 
     @property
     def reservation(self) -> Reservation:
@@ -77,6 +81,7 @@ class Ending:
         due: when the next try is, by this process's monotonic clock.
         busy: whether a thread is at it.
         unreachable: whether its host could not be reached at the last try.
+        fault: how the last try failed, for people.
     """
 
     identity: Identity
@@ -86,6 +91,7 @@ class Ending:
     tries: int = 0
     busy: bool = False
     unreachable: bool = False
+    fault: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +99,14 @@ class _Strike:
     reason: str
     until: float
     length: float
+
+    @classmethod
+    def after(cls, before: _Strike | None, reason: str) -> _Strike:
+        """The next one: twice as long, unless the one before still lasts: what began before that tells nothing new."""
+        now, length = time.monotonic(), _STRIKE
+        if before is not None:
+            length = before.length if before.until > now else min(2 * before.length, _LONGEST_STRIKE)
+        return cls(reason, now + length, length)
 
 
 class Workshop:
@@ -107,7 +121,8 @@ class Workshop:
         self.making: dict[str, Making] = {}
         self.ending: dict[str, Ending] = {}
         self.failures: dict[str, str] = {}  # node type to why the last one failed
-        self._strikes: dict[tuple[str, str], _Strike] = {}
+        self._strikes: dict[tuple[str, str], _Strike] = {}  # host and node type
+        self._rests: dict[str, _Strike] = {}  # node type
         self._site: tuple[float, Site] | None = None
         self._site_lock = threading.Lock()
 
@@ -141,14 +156,23 @@ class Workshop:
         """Leave a host out for nodes of this type for a while, since it refused one."""
         key = (making.choice.host.id, making.identity.node_type)
         with self.lock:
-            before = self._strikes.get(key)
-            length = min(2 * before.length, _LONGEST_STRIKE) if before else _STRIKE
-            self._strikes[key] = _Strike(f"refused: {words(error)}", time.monotonic() + length, length)
+            self._strikes[key] = _Strike.after(self._strikes.get(key), f"refused: {words(error)}")
+
+    def rest(self, node_type: str, reason: str) -> None:
+        """Leave a node type out for a while, on every host: making one failed in a way that no other host mends."""
+        with self.lock:
+            self._rests[node_type] = _Strike.after(self._rests.get(node_type), reason)
+
+    def resting(self, node_type: str) -> bool:
+        """Whether a node type is left out now."""
+        with self.lock:
+            return node_type in self._rests and self._rests[node_type].until > time.monotonic()
 
     def forgive(self, making: Making) -> None:
         """A node has started: its host and its type are as good as any again."""
         with self.lock:
             self._strikes.pop((making.choice.host.id, making.identity.node_type), None)
+            self._rests.pop(making.identity.node_type, None)
             self.failures.pop(making.identity.node_type, None)
 
     def struck(self, node_type: str) -> dict[str, str]:

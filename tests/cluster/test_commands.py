@@ -37,6 +37,7 @@ def sim(shared_sim: Simulator) -> Iterator[Simulator]:
     shared_sim.reset_calls()
     yield shared_sim
     shared_sim.deny()
+    shared_sim.clear_faults()
     shared_sim.set(free_gib=-1)
     for host in shared_sim.host_names:
         shared_sim.host_state(host, "exit_maintenance")
@@ -92,6 +93,15 @@ def missing_right(sim: Simulator, folder: Path) -> dict[str, Any]:
     return {}
 
 
+def unseen_policies(sim: Simulator, folder: Path) -> dict[str, Any]:
+    sim.deny("StorageProfile.View")
+    return {"storage_policy": "vSAN Default Storage Policy"}
+
+
+def unseen_policies_and_more(sim: Simulator, folder: Path) -> dict[str, Any]:
+    return unseen_policies(sim, folder) | {"template": "raylora-templat"}
+
+
 OBSTACLES = [
     (wrong_password, "vcenter.user: the user name or the password of raylora@vsphere.local is wrong", ""),
     (unknown_authority, "vcenter.ca_file: the vCenter's certificate is not trusted", "download.zip"),
@@ -102,6 +112,8 @@ OBSTACLES = [
     (taken_cards, "workers.rtx4080: no free RTX 4080", "esx-01.lab has no RTX 4080, only RTX 4090"),
     (full_datastore, "datastore: the datastore vsanDatastore has 2 GiB free", "free some"),
     (missing_right, "the right VirtualMachine.Inventory.Delete on the folder", "Destroy_Task needs it"),
+    (unseen_policies, "the right StorageProfile.View on the vCenter is missing", "PbmQueryProfile"),
+    (unseen_policies_and_more, "the right StorageProfile.View on the vCenter is missing", "PbmQueryProfile"),
 ]
 
 
@@ -145,6 +157,39 @@ def test_everything_that_is_wrong_is_told_at_once(
     assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **wrong))]) == 2
     said = capsys.readouterr().err
     assert all(f"{key}: no " in said for key in wrong), said
+
+
+@pytest.mark.parametrize("command", ["plan", "up", "status", "down"])
+def test_what_the_vcenter_refuses_is_not_our_mistake(
+    command: str, sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sim.fault("CreateContainerView", kind="soap_fault", fault="NoPermission", times=9)
+    assert _exit_code(["cluster", command, str(in_simulator(sim, tmp_path))]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"{sim.host}: NoPermission") and "our mistake" not in said
+
+
+def test_down_says_what_keeps_it_and_removes_the_rest(
+    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_simulator(sim, tmp_path)
+    config = load_cluster_config(path)
+    with session(config) as inventory:
+        nodes = Nodes(inventory.vcenter, inventory, config)
+        head = nodes.create_head({})
+        (worker,) = nodes.create("rtx4090", 1)
+        assert inventory.wait(lambda _: nodes.list()[worker].state == "running", 20)
+        nodes.close()
+    sim.host_state(head.host, "fail")
+    monkeypatch.setattr("raylora.cluster.head._REMOVAL", 6.0)
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 1
+    said = capsys.readouterr().err
+    assert "\n    cats-head: the cluster is taken down; not yet: its host cannot be reached\n" in said
+    names = {machine["name"] for machine in sim.vms()}
+    assert head.id in names and worker not in names
+    sim.host_state(head.host, "reconnect")
+    monkeypatch.setattr("raylora.cluster.head._REMOVAL", 20.0)
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
 
 
 def test_one_type_without_a_free_card_is_worth_a_note(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyVmomi import vim
@@ -60,6 +62,28 @@ def test_an_update_costs_one_call(sim: Simulator, inventory: Inventory) -> None:
     changed = [key for key, machine in after.machines.items() if machine is not other[key]]
     assert [after.machines[key].name for key in changed] == ["user-0002"]
     assert power(before, "user-0002") == "poweredOff", "a view never changes"
+
+
+@pytest.mark.parametrize(("timeout", "most"), [(5.0, 2), (60.0, 20)])
+def test_vcenter_holds_a_request_for_less_than_a_call_may_take(
+    sim: Simulator, tmp_path: Path, timeout: float, most: int
+) -> None:
+    held: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    class Watched(VCenter):
+        def call(self, target: Any, method: str, **arguments: Any) -> Any:
+            if method == "WaitForUpdatesEx":
+                held.put(arguments["options"].maxWaitSeconds)
+            return super().call(target, method, **arguments)
+
+    config = load_cluster_config(sites.in_simulator(sim, tmp_path))
+    with Watched(config.vcenter.model_copy(update={"timeout_seconds": timeout})) as vcenter:
+        inventory = Inventory(vcenter, config.name).start()
+        seconds = 0
+        while not seconds:  # what there is already is read without any wait
+            seconds = held.get(timeout=10)
+        inventory.stop()
+    assert seconds == most
 
 
 def test_pages_are_put_together(sim: Simulator, tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import types
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyVmomi import vim
 
+from raylora.cluster import nodes as nodes_module
 from raylora.cluster import workshop
 from raylora.cluster.nodes import Nodes, NoRoom
 from raylora.errors import UserError
@@ -144,6 +148,36 @@ def test_a_fault_that_will_not_pass_is_not_tried_for_ever(sim: Simulator, tmp_pa
         until(nodes, lambda found: not found and not nodes.busy)
         assert sim.faults()[0]["fired"] == 1
         assert "NoPermission" in nodes.reasons()["rtx4090"]
+
+
+def test_a_type_that_cannot_be_made_rests(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop, "_STRIKE", 2.0)
+    with fleet(sim, tmp_path) as nodes:
+        sim.fault("CloneVM_Task", kind="task_error", fault="NoPermission")
+        nodes.create("rtx4090", 1)
+        until(nodes, lambda found: not found and not nodes.busy)
+        assert nodes.limits() == {"rtx4090": 0, "rtx3090": 1}, "demand must move to the other card"
+        with pytest.raises(NoRoom, match="NoPermission.*it is tried again in a while"):
+            nodes.create("rtx4090", 1)
+        nodes.inventory.wait(lambda _: False, 2.0)
+        nodes.create("rtx4090", 1)
+        settled(nodes, 1)
+        assert nodes.limits()["rtx4090"] == 4 and not nodes.reasons()
+
+
+def test_a_rest_is_doubled_by_what_fails_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(workshop, "_STRIKE", 10.0)
+    monkeypatch.setattr(workshop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    shop = workshop.Workshop(None, None, None)  # type: ignore[arg-type]
+    for failed, still, over in ((0, 9, 11), (20, 39, 41), (50, 89, 91)):
+        clock[0] = failed
+        for _ in range(8):  # that were begun at once
+            shop.rest("rtx4090", "refused")
+        clock[0] = still
+        assert shop.resting("rtx4090") and not shop.resting("rtx3090")
+        clock[0] = over
+        assert not shop.resting("rtx4090")
 
 
 def test_vcenter_restarts_while_nodes_are_made(sim: Simulator, tmp_path: Path) -> None:
@@ -296,6 +330,39 @@ def test_a_second_cluster_and_names_like_ours_are_left_alone(sim: Simulator, tmp
             sim.vm_state(name, "destroy")
 
 
+def test_old_workers_have_time_to_join_a_ray_that_was_started_again(sim: Simulator, tmp_path: Path) -> None:
+    with fleet(sim, tmp_path, join_minutes=0.02) as nodes:
+        ids = nodes.create("rtx3090", 1)
+        settled(nodes, 1)
+        nodes.inventory.wait(lambda _: False, 1.5)
+    with fleet(sim, tmp_path, join_minutes=0.02) as nodes:  # the autoscaler starts with Ray
+        assert nodes.reap(joined=[]) == []
+        nodes.inventory.wait(lambda _: False, 1.5)
+        assert nodes.reap(joined=ids) == []
+        assert nodes.reap(joined=[]) == [], "Ray knew it a moment ago"
+        nodes.inventory.wait(lambda _: False, 1.5)
+        assert nodes.reap(joined=[]) == ids
+
+
+def test_tending_goes_on_whatever_fails(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(nodes_module, "_ROUND", 0.05)
+    failures = [UserError.one("the password cannot be read"), ValueError("our mistake")]
+    over = threading.Event()
+
+    def joined() -> Collection[str] | None:
+        if failures:
+            raise failures.pop(0)
+        over.set()
+        return None
+
+    with fleet(sim, tmp_path) as nodes, caplog.at_level(logging.WARNING):
+        nodes.start(joined)
+        assert over.wait(10)
+    assert "tending: the password cannot be read" in caplog.text and "our mistake" in caplog.text
+
+
 def copied(nodes: Nodes, node_id: str, name: str) -> str:
     """A user clones a node in the vSphere client; gives vCenter's id of the copy."""
     vcenter, site = nodes.vcenter, nodes.site()
@@ -361,6 +428,14 @@ def test_nodes_of_a_host_that_is_lost_are_given_up_and_removed_later(sim: Simula
         sim.host_state(lost, "fail")
         nodes.terminate(ids)
         until(nodes, lambda found: {node.state for node in found.values()} == {"lost"})
+        assert nodes.limits()["rtx4090"] == 2, "a card that cannot be reached is none"
+        assert all("its host cannot be reached" in node.note for node in nodes.list().values())
+        ending = nodes._shop.ending[ids[0]]
+        assert nodes.inventory.wait(lambda _: not ending.busy, 10)
+        ending.due = later = time.monotonic() + 1000
+        nodes.terminate(ids)
+        assert ending.due == later, "who asks again does not hurry"
+        ending.due = 0.0
         assert nodes.create("rtx4090", 2)
         until(nodes, lambda found: sum(node.state == "running" for node in found.values()) == 2)
         sim.host_state(lost, "reconnect")
@@ -400,6 +475,49 @@ def test_the_head_is_made_once_and_kept(sim: Simulator, tmp_path: Path) -> None:
         settled(nodes, 2)
         assert nodes.remove_all(20) == []
         assert not ours(sim)
+
+
+def test_a_head_that_its_host_refuses_is_never_removed(sim: Simulator, tmp_path: Path) -> None:
+    with fleet(sim, tmp_path) as nodes:
+        head = nodes.create_head({})
+        sim.vm_state("cats-head", "power_off")
+        assert nodes.inventory.wait(lambda _: nodes.list()["cats-head"].state == "off", 10)
+        sim.reset_calls()
+        sim.fault("PowerOnVM_Task", kind="task_error", fault="InsufficientResourcesFault")
+        with pytest.raises(UserError, match="InsufficientResourcesFault"):
+            nodes.create_head({})
+        assert [machine["ref"] for machine in ours(sim)] == [head.machine] and "Destroy_Task" not in sim.calls()
+        assert nodes.create_head({}).machine == head.machine
+
+
+def test_a_new_head_that_its_host_refuses_goes_elsewhere_or_leaves_nothing(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workshop, "_STRIKE", 60.0)
+    with fleet(sim, tmp_path) as nodes:
+        sim.fault("PowerOnVM_Task", kind="task_error", fault="InsufficientResourcesFault")
+        head = nodes.create_head({})
+        assert head.state == "running" and len(ours(sim)) == 1
+        assert head.host != sim.host_names[2], "the host with the fewest cards was the first choice"
+        assert nodes.remove_all(20) == []
+        sim.fault("PowerOnVM_Task", kind="task_error", fault="InsufficientResourcesFault", times=3)
+        with pytest.raises(UserError, match="no other host can take it"):
+            nodes.create_head({})
+        assert not ours(sim)
+
+
+def test_who_interrupts_up_hears_of_nothing_else(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with fleet(sim, tmp_path) as nodes:
+        monkeypatch.setattr(nodes._maker, "_advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            nodes.create_head({})
+        assert not nodes.busy
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_high_availability_restarts_the_head_alone(sim: Simulator, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ from ray.autoscaler.v2.instance_manager.config import FileConfigReader
 from ray.autoscaler.v2.instance_manager.node_provider import LaunchNodeError, NodeProviderAdapter
 from ray.core.generated.instance_manager_pb2 import NodeKind
 
+from raylora.cluster import provider as provider_module
 from raylora.cluster import ray_yaml
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.provider import VSphereNodeProvider
+from raylora.cluster.vcenter import VCenter
 from tests.cluster import sites, vcsim
 from tests.cluster.fleet import fleet, ours, settled
 from tests.cluster.vcsim import Simulator
@@ -110,6 +113,21 @@ def test_the_number_of_nodes_a_type_may_have_follows_the_cards(
         nodes.inventory.wait(lambda _: False, 0.1)
     assert limits(tmp_path) == {"rtx4090": 0, "rtx3090": 1}
     assert json.dumps(nodes.reasons()).count("maintenance") == 1
+
+
+def test_a_wrong_password_is_waited_with(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_module, "_LONGEST_PAUSE", 0.05)
+    config = load_cluster_config(sites.in_simulator(sim, tmp_path))
+    (tmp_path / "vcenter.password").write_text("wrong")
+    vcenter = VCenter(config.vcenter)
+    waiting = threading.Thread(target=provider_module._connected, args=(vcenter,))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive() and sim.calls()["Login"] == 1
+    (tmp_path / "vcenter.password").write_text(sim.password)
+    waiting.join(10)
+    assert not waiting.is_alive() and vcenter.logins == 1
+    vcenter.close()
 
 
 def test_asking_never_waits_for_a_machine(sim: Simulator, adapter: NodeProviderAdapter) -> None:

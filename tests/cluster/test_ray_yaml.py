@@ -63,6 +63,11 @@ def test_it_is_written_only_when_something_changed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ray.yaml"]
 
 
+def test_a_node_that_is_being_made_has_its_time_to_join_left() -> None:
+    settings = ray_yaml.autoscaler_environment(site(create_minutes=30, join_minutes=15))
+    assert settings["RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"] == str(45 * 60)
+
+
 def test_a_lost_node_is_noticed_within_fifteen_seconds() -> None:
     settings = ray_yaml.autoscaler_environment(site())
     period, timeout, failures = (

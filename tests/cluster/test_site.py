@@ -74,7 +74,10 @@ def test_a_linked_clone_needs_a_snapshot(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="has no snapshot, and linked clones hang on one"):
             found(bare, tmp_path)
         full = {"plain": {"max": 1, "clone": "full"}}
-        assert found(bare, tmp_path, workers=full).template.snapshot is None
+        with pytest.raises(UserError, match=r"has no snapshot.*\n.*head\.disk_gib") as caught:
+            found(bare, tmp_path, workers=full)
+        assert "clone: full" not in str(caught.value), "they have that"
+        assert found(bare, tmp_path, workers=full, head={"disk_gib": 60}).template.snapshot is None
 
 
 def test_policies_are_found_by_name_and_one_copy_is_refused(sim: Simulator, tmp_path: Path) -> None:

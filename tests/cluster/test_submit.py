@@ -142,5 +142,16 @@ def test_a_sweep_that_was_lost_before_it_began_is_begun(
     (shared / "jobs" / order.key).mkdir(parents=True)
     (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
     assert job.run(order) == 2
-    said = capfd.readouterr().err
-    assert said.count('base_model: "models/sd15" does not exist') == 2, "first to go on, then from the beginning"
+    assert 'base_model: "models/sd15" does not exist' in capfd.readouterr().err, "it goes on, and is refused"
+    codes = [3, 0, 2]
+    called: list[bool] = []
+
+    def sweep(order: job.Order, config: Path, resume: bool) -> int:
+        called.append(resume)
+        return codes[len(called) - 1]
+
+    monkeypatch.setattr(job, "_sweep", sweep)
+    for code in (0, 2):
+        (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
+        assert job.run(order) == code
+    assert called == [True, False, True], "what never began is begun, what is refused stays as it is"

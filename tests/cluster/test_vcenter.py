@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
+from raylora.cluster import vcenter as vcenter_module
 from raylora.cluster.config import VCenterSettings
 from raylora.cluster.vcenter import AnswerLost, NotReached, VCenter, newest_version
 from raylora.errors import UserError
@@ -109,6 +110,34 @@ def test_a_session_that_ended_is_begun_anew(sim: Simulator, session: VCenter) ->
     session.call(session.content.rootFolder, "CreateFolder", name="after-the-end")
     assert session.logins == logins + 1
     assert sim.calls()["CreateFolder"] == 2  # the first was refused: nobody was logged in
+
+
+def test_a_refused_password_is_not_tried_again_at_once(
+    sim: Simulator, session: VCenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> None:
+        session.read(session.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
+
+    sim.end_sessions()
+    monkeypatch.setenv("PW", "wrong")
+    for _ in range(3):
+        with pytest.raises(vim.fault.InvalidLogin):
+            read()
+    assert sim.calls()["Login"] == 1, "a vCenter locks an account after a few"
+    assert session.refused
+    monkeypatch.setattr(vcenter_module, "_REFUSED", 0.0)
+    with pytest.raises(vim.fault.InvalidLogin):
+        read()
+    assert sim.calls()["Login"] == 2
+    monkeypatch.setattr(vcenter_module, "_REFUSED", 300.0)
+    monkeypatch.setenv("PW", "s3cret!")
+    read()
+    assert sim.calls()["Login"] == 3 and not session.refused
+
+
+def test_who_has_no_right_on_the_vcenter_is_told_so(sim: Simulator) -> None:
+    sim.fault("Login", kind="soap_fault", fault="NoPermission")
+    assert f"vcenter.user: {sim.user} has no right on this vCenter" in refused(settings(sim))
 
 
 def test_the_clock_is_vcenters(session: VCenter) -> None:
