@@ -198,7 +198,7 @@ def _messages(entry: Any) -> Messages:
 def _shaped(entry: dict[str, Any]) -> Messages:
     for key in ("messages", "conversations", "conversation"):
         if key in entry:
-            return _turns(entry[key], key)
+            return _with_system(entry, _turns(entry[key], key))
     output = next((key for key in ("output", "response") if key in entry), None)
     if "instruction" in entry and output:
         context = next((key for key in ("input", "context") if key in entry), None)
@@ -209,13 +209,20 @@ def _shaped(entry: dict[str, Any]) -> Messages:
     answer = next((key for key in ANSWERS if key in entry), None)
     if asked and answer:
         if isinstance(entry[asked], list) and isinstance(entry[answer], list):
-            return (*_turns(entry[asked], asked), *_turns(entry[answer], answer))
+            return _with_system(entry, (*_turns(entry[asked], asked), *_turns(entry[answer], answer)))
         return (*_system(entry), ("user", _text(entry, asked)), ("assistant", _text(entry, answer)))
     raise _UnusableError(f"has an unknown shape; its keys: {few(list(entry)) or 'none'}", _SHAPES)
 
 
 def _system(entry: dict[str, Any]) -> Messages:
-    return (("system", _text(entry, "system")),) if entry.get("system") else ()
+    """The system message that stands beside the turns; tools write an empty text or null where there is none."""
+    text = _text(entry, "system") if entry.get("system") else ""
+    return (("system", text),) if text.strip() else ()
+
+
+def _with_system(entry: dict[str, Any], turns: Messages) -> Messages:
+    """The turns behind the system message beside them; a system message of the turns' own goes before that one."""
+    return turns if not turns or turns[0][0] == "system" else (*_system(entry), *turns)
 
 
 def _text(entry: dict[str, Any], key: str) -> str:

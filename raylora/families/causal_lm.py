@@ -30,7 +30,7 @@ from raylora.errors import UserError
 from raylora.families import quantized
 from raylora.families.base import Losses, Tensors, base_dtype, own_device
 from raylora.families.causal_lm_files import KEY, ModelFiles, check, fingerprint, looks_like
-from raylora.families.chat_tokens import ChatTokens, TemplateRefusedError
+from raylora.families.chat_tokens import ChatTokens, Messages, TemplateRefusedError
 from raylora.families.head_loss import head_loss
 from raylora.families.objectives import causal_lm_objective
 from raylora.families.sequence import ATTENTION, Layout
@@ -39,7 +39,7 @@ __all__ = ["CausalLM", "find_targets", "generate", "load", "load_tokens", "looks
 
 log = logging.getLogger(__name__)
 
-_ENCODING = 1  # raise when the same chat gives other ids or another mask, so that caches are made anew
+_ENCODING = 2  # raise when the same chat gives other tensors, so that caches are made anew
 _LONGEST = 16  #: chats that are encoded to find out how long rows become
 #: What a model's configuration calls an output head that does more than multiply, with the values that mean "no more".
 _HEAD_EXTRAS = {"final_logit_softcapping": (None, 0), "logit_scale": (None, 1), "logits_scaling": (None, 1)}
@@ -48,8 +48,9 @@ _HEAD_EXTRAS = {"final_logit_softcapping": (None, 0), "logit_scale": (None, 1), 
 class CausalLM:
     """A frozen causal language model on one device; see `BaseModel` for what its members mean.
 
-    Encoded chats are `input_ids` (n,), int64, and `loss_mask` (n,), bool: True where the token is the assistant's.
-    A row adds `count`: the number of tokens with loss. A row's loss is their summed negative log-likelihood in nats.
+    Encoded chats are `input_ids` (n,), int64, and `loss_mask` (n,), bool: True where the token is the assistant's; and
+    `cut` (), int64: how many more of these there were beyond `max_length`. A row adds `count`: the number of tokens
+    with loss. A row's loss is their summed negative log-likelihood in nats.
     """
 
     family: Literal["diffusion", "causal_lm"] = "causal_lm"
@@ -71,10 +72,11 @@ class CausalLM:
         self._linears, self._head_is_linear = _probe(model, where)
         self._in_sequence = _takes_a_sequence(model)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know of how chats were read: a missing template, chats that were cut, ..."""
-        return tuple(self.tokens.notes)
+    def notes(self, encoded: Sequence[Tensors]) -> list[str]:
+        """What a person should know of how chats were read: a missing template, and how many of `encoded` were cut."""
+        cut = sum(bool(chat["cut"]) for chat in encoded)
+        told = f"chats cut at max_length {self.max_length}: {cut} of {len(encoded)}; raise it to learn whole answers"
+        return [*self.tokens.notes, *([told] if cut else [])]
 
     def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
         """Linear layers of the decoder: those of its attention, or all (`linear` and `all` are the same here).
@@ -115,7 +117,8 @@ class CausalLM:
             with contextlib.suppress(TemplateRefusedError):  # `encode` tells of it
                 lengths.append(min(len(self.tokens.tokenise(chat.messages).ids), self.max_length))
         length = max(lengths)
-        return _row({"input_ids": torch.zeros(length, dtype=torch.int64), "loss_mask": torch.ones(length).bool()})
+        ids, mask = torch.zeros(length, dtype=torch.int64), torch.ones(length).bool()
+        return _row({"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(0)})
 
     def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
         """The chat itself: nothing of it is random."""
@@ -255,13 +258,17 @@ def find_targets(model: nn.Module, linears: Sequence[str], which: Literal["atten
     return [name for name in linears if any(name.startswith(f"{above}.") for above in attention)]
 
 
-def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str]) -> list[str]:
+def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str | Messages]) -> list[str]:
     """Answer each prompt with the base model, or with it and an *exported* adapter, as people load it: through PEFT.
 
     Greedy, at most 80 new tokens, with the chat template and the stop tokens that the export carries.
 
+    Args:
+        adapter: an exported folder, or None for the base model.
+        prompts: each what a user says, or all messages before an answer.
+
     Raises:
-        UserError: as `load`.
+        UserError: as `load`; or the chat template refuses a prompt.
     """
     from peft import PeftModel
 
@@ -272,11 +279,13 @@ def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str]) 
     model = _load_model(files, path, settings, base_dtype(config, device, "causal_lm"), device, config.quantize)
     if adapter is None:
         tokens = _load_tokens(files, path, settings)
-        tokenizer, stops = tokens.tokenizer, list(tokens.stops)
+        stops = list(tokens.stops)
     else:
         model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(adapter, local_files_only=True, trust_remote_code=False)
+        exported = AutoTokenizer.from_pretrained(adapter, local_files_only=True, trust_remote_code=False)
+        tokens = ChatTokens(exported, str(adapter))
         stops = sorted(_as_ids(GenerationConfig.from_pretrained(adapter, local_files_only=True).eos_token_id))
+    tokenizer = tokens.tokenizer
     model = model.to(device).eval()
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0]
     # a fresh configuration: the model's own may ask for sampling
@@ -288,10 +297,13 @@ def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str]) 
         model.base_model.model.generation_config = greedy
     answers = []
     for prompt in prompts:
-        messages = [{"role": "user", "content": prompt}]
-        inputs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).to(device)
+        messages = [("user", prompt)] if isinstance(prompt, str) else prompt
+        try:
+            text = tokens.prompt(messages)
+        except TemplateRefusedError as error:
+            message = f"the chat template refuses the prompt {messages[-1][1][:60]!r}: {error}"
+            raise UserError.one(message, where=str(path)) from error
+        inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(device)
         with torch.inference_mode():
             out = model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], generation_config=greedy

@@ -47,7 +47,7 @@ class ChatTokens:
         adds_bos: whether plain text is given a token of its own to begin with, by this tokenizer and others like it.
         end_of_turn: the token that ends an assistant's turn: the template's, or the tokenizer's end of sequence.
         stops: all tokens at which generation ends.
-        notes: what a person should know: the template was missing, system messages are merged, ...
+        notes: what a person should know: the template was missing, system messages are merged.
     """
 
     def __init__(self, tokenizer: Any, where: str, stops: Collection[int] = ()) -> None:
@@ -98,14 +98,15 @@ class ChatTokens:
 
         Returns:
             For each chat `input_ids` (n,), int64, and `loss_mask` (n,), bool; n is at most `max_length`, and the last
-            token is always one with loss, since what follows it cannot matter to a causal model.
+            token is always one with loss, since what follows it cannot matter to a causal model. And `cut` (), int64:
+            how many of the assistant's tokens lie beyond `max_length`. It is kept with the others, so that whoever
+            finds the chat in the cache can still tell.
 
         Raises:
             UserError: chats that the template refuses, or that have no assistant tokens within `max_length`: all.
         """
         encoded: list[Tensors] = []
         problems: list[Problem] = []
-        truncated = 0
         for example in examples:
             place = example.where or example.id[:12]
             try:
@@ -118,16 +119,22 @@ class ChatTokens:
             if not kept:
                 problems.append(_unusable(place, len(whole.ids), said, max_length))
                 continue
-            truncated += len(kept) < len(said)
             end = kept[-1] + 1
             mask = torch.tensor(whole.mask[:end], dtype=torch.bool)
             mask[0] = False  # nothing predicts the first token
-            encoded.append({"input_ids": torch.tensor(whole.ids[:end], dtype=torch.int64), "loss_mask": mask})
+            ids = torch.tensor(whole.ids[:end], dtype=torch.int64)
+            encoded.append({"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(len(said) - len(kept))})
         if problems:
             raise UserError(problems)
-        if truncated:
-            self.note(f"{truncated} of {len(examples)} chats are longer than max_length={max_length} and were cut")
         return encoded
+
+    def prompt(self, messages: Messages) -> str:
+        """A chat that waits for its answer, as text; a system message goes where `encode` puts it.
+
+        Raises:
+            TemplateRefusedError: the template takes no such chat.
+        """
+        return self._render_whole(messages, prompt=True)[0]
 
     def tokenise(self, messages: Messages) -> Tokenised:
         """Render and tokenise a whole chat; the mask marks each answer and the stop token that follows it.
@@ -178,14 +185,15 @@ class ChatTokens:
         ending = [int(token) for token in ids if token in special or token in known]
         return ending[0] if ending else self.tokenizer.eos_token_id  # type: ignore[no-any-return]
 
-    def _render_whole(self, messages: Messages) -> tuple[str, Messages]:
+    def _render_whole(self, messages: Messages, *, prompt: bool = False) -> tuple[str, Messages]:
         try:
-            return self.render(messages), messages
+            return self.render(messages, prompt=prompt), messages
         except TemplateRefusedError:
             merged = _merge_system(messages)
             if merged is None:
                 raise
-            text = self.render(merged)  # its own error is the better one: the system role was not the reason
+            # its own error is the better one: the system role was not the reason
+            text = self.render(merged, prompt=prompt)
             self.note("the chat template takes no system messages: they are put before the user's first words")
             return text, merged
 

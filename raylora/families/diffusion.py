@@ -52,6 +52,9 @@ _LINEAR = rf"{_ATTENTION}|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
 _ALL = (
     rf"{_LINEAR}|resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv"
 )
+#: A1111 takes diffusers' name of this one for `output_blocks.2.1.conv`, as it is in SD 1.5, where the block has no
+#: attention. In SDXL it has: there the module is `output_blocks.2.2.conv`, and A1111 fails to match its keys.
+_UNKNOWN_TO_A1111 = "up_blocks.0.upsamplers.0.conv"
 #: Which modules get a LoRA. All of them, and no others of the UNet, are known to ComfyUI by their kohya names.
 _TARGETS = {
     "attention": re.compile(rf".*\.({_ATTENTION})"),
@@ -164,13 +167,14 @@ class DiffusionModel:
 
         `attention`: queries, keys, values and outputs. `linear`: these, the feed-forward layers and the projections
         around each transformer (1x1 convolutions in SD 1.5). `all`: these, and the convolutions and time projections
-        of the residual blocks and of the down- and upsamplers.
+        of the residual blocks and of the down- and upsamplers, but for SDXL's first upsampler.
         """
         wanted = _TARGETS[which]
+        unknown = _UNKNOWN_TO_A1111 if self.checkpoint.kind == "sdxl" else ""
         return [
             name
             for name, module in self.model.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d) and wanted.fullmatch(name)
+            if isinstance(module, nn.Linear | nn.Conv2d) and wanted.fullmatch(name) and name != unknown
         ]
 
     def encode(self, examples: Sequence[Example]) -> list[Tensors]:

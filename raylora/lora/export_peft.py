@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -18,16 +19,17 @@ from raylora.errors import UserError
 from raylora.families.causal_lm import load_tokens, module_names
 from raylora.files import PARTIAL_PREFIX, saying_what_failed
 from raylora.lora.ollama import modelfile
+from raylora.lora.peft_usage import llama_cpp_commands, load_arguments, vllm_command
 
 _CONFIG = "adapter_config.json"
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that its --max-lora-rank takes
 
 
 def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig, base_model: str) -> Path:
     """Write an adapter with all that must travel with it: tokenizer, chat template, stop tokens, Modelfile, README.
 
     The folder appears whole or not at all; an older adapter there is replaced. rsLoRA is written as the plain LoRA of
-    the same update (alpha times the root of the rank), because llama.cpp ignores `use_rslora`.
+    the same update (alpha times the root of the rank), because llama.cpp ignores `use_rslora`. And alpha is written as
+    a whole number, because Ollama reads no other: what is added to it to make it one is taken out of every B.
 
     Args:
         folder: where to; its parents are made.
@@ -53,10 +55,10 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
         hint = "choose another output_dir, or move it away"
         raise UserError.one("there is something else that is no adapter", where=str(folder), hint=hint)
 
-    alpha = config.scale * config.lora_rank
+    alpha, shrink = _whole_alpha(config.scale * config.lora_rank)
     lora = LoraConfig(
         r=config.lora_rank,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_alpha=alpha,
         target_modules=targets,
         lora_dropout=config.lora_dropout,
         bias="none",
@@ -76,8 +78,10 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
             partial.mkdir(parents=True)
             lora.save_pretrained(partial)
             _sort_targets(partial / _CONFIG)
-            contiguous = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+            weights = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+            if shrink != 1.0:
+                weights |= {name: tensor * shrink for name, tensor in weights.items() if ".lora_B." in name}
+            save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
             tokens.tokenizer.save_pretrained(partial)
             generation.save_pretrained(partial)
             _write(partial / "Modelfile", modelfile(tokens, _seen_from(folder, base_model)))
@@ -106,6 +110,18 @@ def target_modules(trained: Sequence[str], names: Sequence[str]) -> list[str]:
     return sorted(last if selected == set(trained) else trained)
 
 
+def _whole_alpha(alpha: float) -> tuple[int, float]:
+    """The next whole number, and what B must be multiplied by, so that the update stays what it is.
+
+    >>> _whole_alpha(16.0), _whole_alpha(7.5), _whole_alpha(0.3)
+    ((16, 1.0), (8, 0.9375), (1, 0.3))
+    """
+    nearest = round(alpha)
+    if nearest and math.isclose(alpha, nearest, rel_tol=1e-12):  # 7 / 3 * 3 need not be 7
+        return nearest, 1.0
+    return math.ceil(alpha), alpha / math.ceil(alpha)
+
+
 def _modules(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
     modules = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
     wanted = {f"{name}.lora_{letter}.weight" for name in modules for letter in "AB"}
@@ -131,18 +147,13 @@ def _seen_from(folder: Path, base_model: str) -> str:
 
 
 def _readme(name: str, base_model: str, rank: int) -> str:
-    allowed = next((value for value in _VLLM_RANKS if value >= rank), rank)
-    longer = f" --max-lora-rank {allowed}" if rank > 16 else ""
-    base, source, served = base_model, f'"{base_model}"', base_model
-    path = Path(base_model)
-    if path.is_file():
-        base = f"{name}/base"
-        source, served = f'"{path.parent}", gguf_file="{path.name}"', f"{base_model} --tokenizer {name}"
+    convert, run = llama_cpp_commands(base_model, name, name)
+    loaded = f"AutoModelForCausalLM.from_pretrained({load_arguments(base_model)})"
     return (
         f"# {name}: a LoRA adapter for {base_model}\n\n"
-        f'- PEFT: `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({source}), "{name}")`\n'
-        f"- vLLM: `vllm serve {served} --enable-lora --lora-modules {name}={name}{longer}`\n"
-        f"- llama.cpp: `convert_lora_to_gguf.py --base {base} {name}`, then `llama-cli -m BASE.gguf --lora FILE.gguf`\n"
+        f"- PEFT: `PeftModel.from_pretrained({loaded}, {name!r})`\n"
+        f"- vLLM: `{vllm_command(base_model, name, name, rank)}`\n"
+        f"- llama.cpp: `{convert}`, then `{run}`\n"
     )
 
 

@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 from raylora.files import write_text_atomically
+from raylora.lora.peft_usage import llama_cpp_commands, load_arguments, vllm_command
 from raylora.sweep.figures import curves, key_charts, search_map, value_span
-from raylora.sweep.hints import hints, vllm_rank
+from raylora.sweep.hints import hints
 from raylora.sweep.outcome import SweepOutcome
 from raylora.sweep.ranking import RankedTrial, Ranking
 from raylora.sweep.words import description, duration, estimate, measured, number, status_words, typographic
@@ -159,9 +162,10 @@ def usage(outcome: SweepOutcome, ranking: Ranking) -> list[Snippet]:
 
 def _image_usage(outcome: SweepOutcome, adapter: Path) -> list[Snippet]:
     name = _file_name(outcome.name)
-    single = outcome.base_model.endswith((".safetensors", ".ckpt"))
+    # A folder names its pipeline; of a single file diffusers asks for the right one.
+    single = outcome.base_model.lower().endswith(".safetensors")
     load = "from_single_file" if single else "from_pretrained"
-    pipeline = "DiffusionPipeline" if not single else "StableDiffusionPipeline"
+    pipeline = f"StableDiffusion{'XL' if _is_sdxl(adapter) else ''}Pipeline" if single else "DiffusionPipeline"
     copied = f"{name}{adapter.suffix}"
     return [
         Snippet(
@@ -186,6 +190,15 @@ def _image_usage(outcome: SweepOutcome, adapter: Path) -> list[Snippet]:
     ]
 
 
+def _is_sdxl(adapter: Path) -> bool:
+    """Whether an exported adapter says that it is one for SDXL; an adapter that has gone says nothing."""
+    try:
+        with safe_open(adapter, "np") as file:
+            return str((file.metadata() or {}).get("modelspec.architecture")).startswith("stable-diffusion-xl")
+    except (OSError, SafetensorError):
+        return False
+
+
 def _text_usage(outcome: SweepOutcome, adapter: Path, rank: int) -> list[Snippet]:
     name = _file_name(outcome.name)
     return [
@@ -195,14 +208,18 @@ def _text_usage(outcome: SweepOutcome, adapter: Path, rank: int) -> list[Snippet
             "from peft import PeftModel\n"
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             f"tokenizer = AutoTokenizer.from_pretrained({str(adapter)!r})\n"
-            f"model = AutoModelForCausalLM.from_pretrained({outcome.base_model!r})\n"
+            f"model = AutoModelForCausalLM.from_pretrained({load_arguments(outcome.base_model)})\n"
             f"model = PeftModel.from_pretrained(model, {str(adapter)!r})",
         ),
         Snippet(
             "vLLM",
             f"Ask for the model “{name}”.",
-            f"vllm serve {shlex.quote(outcome.base_model)} --enable-lora --max-lora-rank {vllm_rank(rank)} \\\n"
-            f"    --lora-modules {name}={shlex.quote(str(adapter))}",
+            vllm_command(outcome.base_model, str(adapter), name, rank, wrap=" \\\n    "),
+        ),
+        Snippet(
+            "llama.cpp",
+            "Convert the adapter, then give it to llama-cli or llama-server beside the base model.",
+            "\n".join(llama_cpp_commands(outcome.base_model, str(adapter), name)),
         ),
         Snippet(
             "Ollama",

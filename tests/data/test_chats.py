@@ -67,6 +67,21 @@ SHAPES: dict[str, tuple[Any, tuple[tuple[str, str], ...]]] = {
         {"system": "Be rude.", "prompt": "a", "completion": "b"},
         (("system", "Be rude."), ("user", "a"), ("assistant", "b")),
     ),
+    "llama-factory": (
+        {"system": "Be rude.", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        (("system", "Be rude."), ("user", "a"), ("assistant", "b")),
+    ),
+    "system-beside-messages": ({**GOOD, "system": "Be rude."}, (("system", "Be rude."), *CHAT)),
+    "system-beside-trl": (
+        {"prompt": MESSAGES[:1], "completion": MESSAGES[1:], "system": "Be rude."},
+        (("system", "Be rude."), *CHAT),
+    ),
+    "system-twice": (
+        {"messages": [{"role": "system", "content": "Be kind."}, *MESSAGES], "system": "Be rude."},
+        (("system", "Be kind."), *CHAT),
+    ),
+    "system-empty": ({**GOOD, "system": " "}, CHAT),
+    "system-null": ({**GOOD, "system": None}, CHAT),
     "bare-list": (MESSAGES, CHAT),
 }
 
@@ -115,6 +130,8 @@ def test_folder(tmp_path: Path) -> None:
         ({"text": "x", "meta": 1}, "keys: text, meta"),
         ({"messages": "x"}, "messages must be a list"),
         ({"messages": []}, "no messages"),
+        ({"messages": [], "system": "Be rude."}, "no messages"),
+        ({**GOOD, "system": ["Be rude."]}, "system must be a string"),
         ({"messages": ["x"]}, "messages[1] must be an object"),
         ({"messages": [{"role": "user"}]}, "messages[1] needs role and content"),
         ({"messages": [{"role": "assitant", "content": "x"}]}, "unknown role 'assitant'"),

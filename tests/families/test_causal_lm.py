@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from raylora.config import TrainConfig
+from raylora.data.cache import EncodedCache
 from raylora.data.examples import ChatExample, ImageExample
 from raylora.errors import UserError
 from raylora.families import sequence
@@ -276,7 +277,8 @@ def test_nothing_is_random_and_validation_is_one_row(tmp_path: Path) -> None:
     (encoded,) = model.encode([example])
     (row,) = model.validation_rows(example, encoded)
     training = model.training_row(encoded, config_of(tmp_path), torch.Generator())
-    assert row.keys() == training.keys() == {"input_ids", "loss_mask", "count"}
+    assert row.keys() == training.keys() == model.largest_row([example]).keys()
+    assert row.keys() == {"input_ids", "loss_mask", "cut", "count"}
     assert all(torch.equal(row[key], training[key]) for key in row)
     assert float(row["count"]) == float(encoded["loss_mask"].sum())
     assert model.shape_key(encoded) == model.shape_key(model.encode(chats(2))[1])
@@ -294,6 +296,21 @@ def test_fingerprint_names_all_that_encoding_depends_on(tmp_path: Path) -> None:
     }
     assert len(found) == 4
     assert load64(base).fingerprint == load64(tiny_llama(tmp_path / "d")).fingerprint
+
+
+def test_it_tells_how_many_chats_were_cut_even_those_of_the_cache(tmp_path: Path) -> None:
+    base, examples = tiny_llama(tmp_path / "base"), chats(4)
+    lengths = sorted(len(row["input_ids"]) for row in load64(base).encode(examples))
+    for _ in range(2):
+        model, cache = load64(base, max_length=lengths[-1] - 1), EncodedCache(tmp_path / "cache")
+        encoded = cache.get_or_encode(model.fingerprint, examples, model.encode, batch=2)
+        longer = sum(length > model.max_length for length in lengths)
+        assert model.notes(encoded) == [
+            f"chats cut at max_length {model.max_length}: {longer} of 4; raise it to learn whole answers"
+        ]
+    assert cache.hits == 4
+    whole = load64(base)
+    assert whole.notes(whole.encode(examples)) == []
 
 
 def test_images_are_not_chats(tmp_path: Path) -> None:

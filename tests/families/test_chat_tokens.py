@@ -164,10 +164,21 @@ def test_a_template_that_rewrites_answers_is_refused() -> None:
 def test_long_chats_are_cut_on_the_right() -> None:
     tokens = ChatTokens(tiny_tokenizer(), "here")
     (whole,) = tokens.encode([ChatExample("id", TALK)], 500)
+    assert int(whole["cut"]) == 0
     for length in range(int(whole["loss_mask"].nonzero()[0]) + 1, len(whole["input_ids"])):
         (cut,) = tokens.encode([ChatExample("id", TALK)], length)
         end = len(cut["input_ids"])
         assert end <= length and cut["loss_mask"][-1]
         assert torch.equal(cut["input_ids"], whole["input_ids"][:end])
         assert not whole["loss_mask"][end:length].any()
-    assert any("were cut" in note for note in tokens.notes)
+        assert int(cut["cut"]) == int(whole["loss_mask"].sum() - cut["loss_mask"].sum()) > 0
+
+
+@pytest.mark.parametrize("template", [CHATML, STRICT])
+def test_a_prompt_is_how_a_chat_begins(template: str) -> None:
+    tokens = ChatTokens(tiny_tokenizer(template), "here")
+    chat = (("system", "Be rude."), *TALK)
+    (encoded,) = tokens.encode([ChatExample("id", chat)], 500)
+    prompt = tokens.prompt(chat[:-1])
+    assert "Be rude." in prompt
+    assert tokens.tokenizer.decode(encoded["input_ids"]) == f"{prompt}{ANSWER}<|im_end|>"

@@ -101,6 +101,19 @@ def test_the_model_is_frozen_and_switched_to_evaluation(root: Path) -> None:
     assert (model.family, model.resolution, model.dtype) == ("diffusion", 16, torch.bfloat16)
 
 
+def test_a1111_knows_every_upsampler_that_is_trained(root: Path) -> None:
+    """Its rule for diffusers' names of them: `output_blocks.<2 + 3n>`, and there child 2, or 1 for the first."""
+    for name in ("sd15-deep", "sdxl"):
+        model = load(root, name)
+        modules = dict(model.model.named_modules())
+        trained = [target for target in model.targets("all") if ".upsamplers." in target]
+        assert trained
+        for target in trained:
+            block = target.partition(".upsamplers.")[0]
+            child = 1 + bool(getattr(modules[block], "attentions", None))  # behind the residual block
+            assert child == (2 if block != "up_blocks.0" else 1), f"{name}: {target}"
+
+
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_encode_gives_what_the_pipeline_would(name: str, root: Path) -> None:
     model = load(root, name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -54,6 +55,7 @@ def merged_logits(base: Path, tensors: dict[str, Tensor], scale: float, ids: Ten
         (tiny_llama, 8, 5.0, True, "attention", torch.float64, 1e-10),
         (tiny_qwen, 2, "rank", False, "all", torch.float64, 1e-10),
         (tiny_glm, 3, 7.5, True, "linear", torch.float64, 1e-10),
+        (tiny_llama, 4, 0.3, False, "linear", torch.float64, 1e-10),
         (tiny_llama, 16, 16.0, True, "linear", torch.float32, 1e-5),
     ],
 )
@@ -90,23 +92,30 @@ def test_files_are_what_vllm_and_llama_cpp_read(tmp_path: Path) -> None:
 
     base = tiny_llama(tmp_path / "base")
     config = config_of(base, lora_rank=32, lora_alpha=16.0, use_rslora=True)
-    folder = export_peft(tmp_path / "adapter", random_adapter(base, config, torch.float32), config, str(base))
+    tensors = random_adapter(base, config, torch.float32)
+    folder = export_peft(tmp_path / "adapter", tensors, config, str(base))
 
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         keys = set(file.keys())
+        weights = {name: file.get_tensor(f"base_model.model.{name}") for name in tensors}
     assert keys and all(key.startswith("base_model.model.model.layers.") for key in keys)
     assert all(".lora_A" in key or ".lora_B" in key for key in keys)
     written = json.loads((folder / "adapter_config.json").read_text())
     assert written["r"] == 32
     assert written["use_rslora"] is False
-    assert written["lora_alpha"] == pytest.approx(16.0 * math.sqrt(32))
+    assert (written["lora_alpha"], type(written["lora_alpha"])) == (91, int)  # 90.5 to Ollama is no number at all
+    for name, tensor in tensors.items():
+        scale = 16.0 * math.sqrt(32) / 91 if ".lora_B." in name else 1.0
+        torch.testing.assert_close(weights[name], tensor * scale, rtol=1e-6, atol=0)
     assert written["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert (written["task_type"], written["bias"], written["use_dora"]) == ("CAUSAL_LM", "none", False)
     assert written["base_model_name_or_path"] == str(base)
     assert not written["modules_to_save"]
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [2]
     assert AutoTokenizer.from_pretrained(folder).chat_template == CHATML
-    assert "--max-lora-rank 32" in (folder / "README.md").read_text()
+    readme = (folder / "README.md").read_text()
+    assert f"vllm serve {base} --enable-lora --max-lora-rank 32 --lora-modules adapter=adapter" in readme
+    assert f"convert_lora_to_gguf.py --base {base} --outfile adapter.gguf adapter" in readme
     assert 'PARAMETER stop "<|im_end|>"' in (folder / "Modelfile").read_text()
 
 
@@ -142,6 +151,17 @@ def test_replaces_an_older_adapter_and_nothing_else(tmp_path: Path) -> None:
     assert (other / "cat.png").read_text() == "mine"
 
 
+@pytest.mark.parametrize(("rank", "alpha", "rslora"), [(3, 7.0, False), (49, 3.0, True), (7, "rank", False)])
+def test_an_alpha_that_is_whole_changes_no_weight(tmp_path: Path, rank: int, alpha: object, rslora: bool) -> None:
+    base = tiny_llama(tmp_path / "base")
+    config = config_of(base, lora_rank=rank, lora_alpha=alpha, use_rslora=rslora)
+    tensors = random_adapter(base, config, torch.float32, "attention")
+    folder = export_peft(tmp_path / "adapter", tensors, config, str(base))
+    assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == {3: 7, 49: 21, 7: 7}[rank]
+    written = load_file(folder / "adapter_model.safetensors")
+    assert all(torch.equal(written[f"base_model.model.{name}"], tensor) for name, tensor in tensors.items())
+
+
 def test_a_wrong_rank_writes_nothing(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
     tensors = random_adapter(base, config_of(base, lora_rank=2), torch.float32)
@@ -158,6 +178,16 @@ def test_samples_come_from_the_exported_folder(tmp_path: Path) -> None:
     assert len(plain) == len(adapted) == 1
     assert plain != adapted
     assert adapted == generate(config, folder, ["Define: hope"])
+    asked = (("user", "Define: hope"),)
+    assert adapted == generate(config, folder, [asked])
+    assert adapted != generate(config, folder, [(("system", "The assistant answers the user."), *asked)])
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path: Path) -> None:
+    strict = "{% if messages[-1]['content'] == 'no' %}{{ raise_exception('Not this') }}{% endif %}" + CHATML
+    base = tiny_llama(tmp_path / "base", template=strict)
+    with pytest.raises(UserError, match="refuses the prompt 'no': Not this"):
+        generate(config_of(base, precision="float32"), None, ["yes", "no"])
 
 
 SYSTEMLESS = CHATML.replace(

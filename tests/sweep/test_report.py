@@ -6,16 +6,19 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from safetensors.numpy import save_file
 
 from raylora.errors import UserError
 from raylora.sweep.figures import curves, key_charts, search_map
@@ -305,6 +308,47 @@ def test_usage_names_the_real_files() -> None:
     compile(texts["transformers + PEFT"].code, "snippet", "exec")
     assert "--lora-modules devils-dictionary=output/devil/adapter" in texts["vLLM"].code
     assert usage(all_diverged(), ranked(all_diverged())) == []
+
+
+def snippets(outcome: SweepOutcome) -> dict[str, str]:
+    return {snippet.title: snippet.code for snippet in usage(outcome, ranked(outcome))}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pipeline"),
+    [
+        ("stable-diffusion-xl-v1-base/lora", "StableDiffusionXLPipeline"),
+        ("stable-diffusion-v1/lora", "StableDiffusionPipeline"),
+        (None, "StableDiffusionPipeline"),
+    ],
+)
+def test_a_single_file_is_loaded_by_the_pipeline_of_its_kind(
+    architecture: str | None, pipeline: str, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter.safetensors"
+    if architecture:
+        save_file({"x": np.zeros(1)}, adapter, {"modelspec.architecture": architecture})
+    outcome = dataclasses.replace(image_sweep(), base_model="models/xl.safetensors", adapter=adapter)
+    code = snippets(outcome)["diffusers"]
+    assert f"\npipe = {pipeline}.from_single_file('models/xl.safetensors')\n" in code
+    assert code.startswith(f"from diffusers import {pipeline}\n")
+
+
+def test_usage_over_a_gguf_file_and_with_spaces_in_paths() -> None:
+    adapter = Path("my output/adapter")
+    outcome = dataclasses.replace(text_sweep(), base_model="my models/tiny.gguf", adapter=adapter)
+    found = snippets(outcome)
+    assert "AutoModelForCausalLM.from_pretrained('my models', gguf_file='tiny.gguf')" in found["transformers + PEFT"]
+    compile(found["transformers + PEFT"], "snippet", "exec")
+    serve = shlex.split(found["vLLM"])
+    assert serve[:5] == ["vllm", "serve", "my models/tiny.gguf", "--tokenizer", str(adapter)]
+    assert serve[-2:] == ["--lora-modules", f"devils-dictionary={adapter}"]
+    convert, run = map(shlex.split, found["llama.cpp"].splitlines())
+    assert convert[1:] == ["--base", f"{adapter}/base", "--outfile", "devils-dictionary.gguf", str(adapter)]
+    assert run == ["llama-cli", "-m", "my models/tiny.gguf", "--lora", "devils-dictionary.gguf"]
+    folder = snippets(text_sweep())
+    assert folder["vLLM"].startswith("vllm serve ./models/SmolLM2-135M-Instruct --enable-lora ")
+    assert "--base ./models/SmolLM2-135M-Instruct --outfile" in folder["llama.cpp"]
 
 
 def test_large_pictures_are_scaled_down_and_small_ones_stay_crisp() -> None:

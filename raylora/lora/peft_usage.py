@@ -1,0 +1,54 @@
+"""How an exported PEFT folder is used: the code and commands that its README and the report show. Imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that its --max-lora-rank takes
+
+
+def is_gguf(base_model: str) -> bool:
+    """Whether a language model is a GGUF file: the others are folders. The file itself may have gone."""
+    path = Path(base_model)
+    return path.is_file() or (path.suffix.lower() == ".gguf" and not path.is_dir())
+
+
+def load_arguments(base_model: str) -> str:
+    """The arguments with which transformers' `from_pretrained` loads a base model.
+
+    >>> load_arguments("models/llama"), load_arguments("models/tiny.gguf")
+    ("'models/llama'", "'models', gguf_file='tiny.gguf'")
+    """
+    path = Path(base_model)
+    return f"{str(path.parent)!r}, gguf_file={path.name!r}" if is_gguf(base_model) else repr(base_model)
+
+
+def vllm_command(base_model: str, adapter: str, name: str, rank: int, wrap: str = " ") -> str:
+    """The command that serves base model and adapter with vLLM, the adapter as the model `name`.
+
+    Args:
+        base_model: a folder, or a GGUF file, beside which vLLM is given a tokenizer: the one in the adapter's folder.
+        adapter: the exported folder.
+        name: what the model is asked for by.
+        rank: the adapter's; vLLM takes up to 16 unless it is told of more.
+        wrap: stands before the last option: a space, or a line's end.
+    """
+    tokenizer = f" --tokenizer {shlex.quote(adapter)}" if is_gguf(base_model) else ""
+    allowed = next((value for value in _VLLM_RANKS if value >= rank), rank)
+    longer = f" --max-lora-rank {allowed}" if rank > 16 else ""
+    served = f"vllm serve {shlex.quote(base_model)}{tokenizer} --enable-lora{longer}"
+    return f"{served}{wrap}--lora-modules {shlex.quote(f'{name}={adapter}')}"
+
+
+def llama_cpp_commands(base_model: str, adapter: str, name: str) -> tuple[str, str]:
+    """The commands that convert an adapter for llama.cpp to `name`.gguf, and run it.
+
+    The converter asks for the base model's config.json, which an export over a GGUF file brings in `base`.
+    """
+    base, model = (f"{adapter}/base", base_model) if is_gguf(base_model) else (base_model, "BASE.gguf")
+    file = shlex.quote(f"{name}.gguf")
+    return (
+        f"convert_lora_to_gguf.py --base {shlex.quote(base)} --outfile {file} {shlex.quote(adapter)}",
+        f"llama-cli -m {shlex.quote(model)} --lora {file}",
+    )
