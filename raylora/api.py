@@ -87,7 +87,7 @@ def plan(config: TrainConfig, sweep: bool = True) -> Plan:
     """
     from raylora.sweep.plan import make_plan
 
-    return make_plan(with_checked_paths(config), _sweep_config(config) if sweep else None)
+    return make_plan(with_checked_paths(config), _sweep_config(config) if sweep else None, fresh=True)
 
 
 def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
@@ -119,10 +119,10 @@ def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
 def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, dashboard: bool) -> SweepResult:
     from raylora.sweep.finish import finish
     from raylora.sweep.plan import make_plan
-    from raylora.sweep.run import run
+    from raylora.sweep.run import run_to_end
 
-    planned = make_plan(with_checked_paths(config), sweep_config)
-    outcome, ranking = finish(planned, run(planned, resume, dashboard))
+    planned = make_plan(with_checked_paths(config), sweep_config, fresh=not resume)
+    outcome, ranking = run_to_end(planned, resume, dashboard, finish)
     return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 
 
@@ -132,7 +132,8 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     Args:
         run: the run's `output_dir`.
         to: the file (images; or a folder for it) or folder (language models) to write; by default the agreed name in
-            the run's folder, with the trial's name if one is given. An older adapter there is replaced.
+            the run's folder, with the trial's name if one is given. An older adapter there, and nothing else, is
+            replaced.
         trial: a trial of the sweep, such as "trial_00003".
 
     Raises:
@@ -175,7 +176,7 @@ def report(run: str | Path) -> Path:
 
 def _run_folder(run: str | Path) -> Path:
     folder = Path(run)
-    if folder.exists() and not folder.is_dir():
+    if nearby.exists(folder) and not folder.is_dir():
         raise UserError.one("is a file, not the folder of a run", where=str(folder), hint="give a run's output_dir")
     return folder
 
@@ -184,7 +185,20 @@ def _file_target(to: Path) -> Path:
     target = to / "adapter.safetensors" if to.is_dir() else to
     if target.suffix != ".safetensors":
         raise UserError.one("an adapter is a .safetensors file", where=str(to), key="--to", hint=f"{to}.safetensors")
+    if nearby.exists(target) and not _is_adapter(target):
+        raise UserError.one("is something else than an adapter", where=str(target), key="--to", hint="name a new file")
     return target
+
+
+def _is_adapter(file: Path) -> bool:
+    """Whether a file is an image adapter as exports are: whole, and all its tensors those of a UNet's LoRA."""
+    from raylora.families.safetensors_header import BrokenFileError, read_shapes
+
+    try:
+        names = read_shapes(file) if file.is_file() else {}
+    except BrokenFileError:
+        return False
+    return bool(names) and all(name.startswith("lora_unet_") for name in names)
 
 
 def _folder_target(to: Path) -> Path:

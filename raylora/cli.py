@@ -184,13 +184,13 @@ cli.add_command(cluster_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 the input cannot be used, 1 raylora or the machine failed, 130 interrupted."""
+    """Run a command and exit: see the README for its code."""
     open_closed_streams()
     sys.exit(_exit_code(arguments))
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
-    from raylora.errors import Interrupted, RayloraError, UserError
+    from raylora.errors import Interrupted, NothingToResumeError, RayloraError, UserError
     from raylora.files import NO_ROOM
 
     try:
@@ -202,13 +202,12 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         # Anew from its problems: one that Ray carried here prints the traceback of the other process as its text.
         count, text = len(error.problems), str(UserError(error.problems))
         say(f"{count} problems:\n{text}" if count > 1 else text)
-        return 2
+        return 3 if isinstance(error, NothingToResumeError) else 2
     except Interrupted as error:
         say(f"{error}\nrun the same command with --resume to go on")
         return 130
     except (KeyboardInterrupt, click.Abort):
-        resumable = list(sys.argv[1:] if arguments is None else arguments)[:1] != ["cluster"]
-        say("interrupted" + ("; run the same command with --resume to go on" if resumable else ""))
+        say(f"interrupted{_how_to_go_on(sys.argv[1:] if arguments is None else arguments)}")
         return 130
     except RayloraError as error:
         say(str(error))
@@ -222,6 +221,14 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         say(f"raylora failed: {type(cause).__name__}: {cause}\nThis is our mistake, not yours{_details()}")
         return 1
     return code or 0  # a sweep on a cluster ends with its own
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """What to say after a Ctrl-C that came outside of the trials' own time: perhaps before there was any."""
+    words = list(arguments)
+    if words[:1] not in (["train"], ["sweep"]) or any(word.startswith("--cluster") for word in words):
+        return ""
+    return "; run the same command with --resume to go on, or without it if no trial had been started"
 
 
 def _details() -> str:

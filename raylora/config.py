@@ -61,9 +61,9 @@ class SweepConfig(Section):
     space: dict[str, Domain] = Field(
         default_factory=dict,
         description="What is tried: a key of this file to a domain (see below). Any key that holds one value may "
-        "stand here, except the paths and what trials must share to be compared (held-out examples, resolution, "
-        "max_length, precision, quantize). Empty: learning rates a decade on either side of `learning_rate`, and "
-        "ranks 4 to 32.",
+        "stand here, except the paths and what all trials must share (validation_examples, resolution, max_length, "
+        "precision, quantize, gradient_checkpointing, memory_limit_gib, device, validate_every, save_steps). Empty: "
+        "learning rates a decade on either side of `learning_rate`, and ranks 4 to 32.",
         examples=["{lora_rank: [4, 8, 16]}"],
     )
     trials: Whole = Field(

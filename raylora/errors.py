@@ -50,6 +50,10 @@ class UserError(Exception):
         return "\n".join(str(problem) for problem in self.problems)
 
 
+class NothingToResumeError(UserError):
+    """There is no run that could go on; the CLI exits with 3, so that a program can tell it from a refusal."""
+
+
 class RayloraError(Exception):
     """Something failed that is not the person's mistake; the CLI exits with 1."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,11 +75,11 @@ def write_config(home: Path, **values: object) -> None:
     (home / "config.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items()))
 
 
-def refused(home: Path, *said: str, arguments: Sequence[str] = ("plan", "config.yaml")) -> str:
+def refused(home: Path, *said: str, arguments: Sequence[str] = ("plan", "config.yaml"), exit_code: int = 2) -> str:
     """Run a command that must be refused as a person's mistake; returns what was said."""
     before = sorted(home.rglob("*"))
     code, out, err = run(arguments)
-    assert (code, out) == (2, ""), err
+    assert (code, out) == (exit_code, ""), err
     assert "Traceback" not in err
     for words in said:
         assert words in err
@@ -163,6 +165,96 @@ def test_model_data_and_values_are_told_of_together(home: Path) -> None:
     refused(home, "3 problems", "vae: base_model: config.json is missing", "vocab.json", "no images found")
 
 
+# --- where a run may not write, since a later one moves its folder aside
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "sweep"])
+@pytest.mark.parametrize(
+    ("values", "held"),
+    [
+        ({"output_dir": "."}, "train_data_dir and base_model and the current folder"),
+        ({"output_dir": ".."}, "train_data_dir and base_model and the current folder"),
+        ({"output_dir": "img"}, "train_data_dir"),
+        ({"output_dir": "img", "train_data_dir": "one_more"}, "train_data_dir"),
+        ({"output_dir": "sd"}, "base_model"),
+        ({"output_dir": "kept", "train_data_dir": "kept/img"}, "train_data_dir"),
+        ({"output_dir": "kept", "metadata_path": "kept/metadata.csv"}, "metadata_path"),
+        ({"output_dir": "kept", "base_model": "kept/sd"}, "base_model"),
+    ],
+)
+def test_a_run_must_not_own_what_it_reads(home: Path, command: str, values: dict[str, object], held: str) -> None:
+    (home / "one_more").symlink_to("img")
+    (home / "kept").mkdir()
+    for name in ("img", "sd"):
+        (home / "kept" / name).symlink_to(home / name)
+    shutil.copy(home / "img/metadata.csv", home / "kept")
+    write_config(home, **values)
+    said = f"output_dir: is or holds {held}, which a later run would move aside"
+    refused(home, said, "name a folder that is the run's alone", arguments=[command, "config.yaml"])
+
+
+def test_a_run_among_chats_would_be_read_as_chats(home: Path) -> None:
+    (home / "folder").mkdir()
+    shutil.copy(home / "chats.jsonl", home / "folder")
+    write_config(home, base_model="llm", train_data_dir="folder", output_dir="folder/deep/out")
+    refused(home, "folder/deep/out: output_dir: lies in the folder of chats", "outside of train_data_dir")
+    for place in ("folder/.hidden/out", "out"):
+        write_config(home, base_model="llm", train_data_dir="folder", output_dir=place)
+        assert run(["plan", "config.yaml"])[0] == 0
+
+
+# --- what may not be read
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """Let a file, or a folder with all that is in it, be there and refuse to be read: root may read everything."""
+
+    def refusing(method: str) -> Callable[..., Any]:
+        real = getattr(Path, method)
+
+        def call(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if place in path.parents or (path == place and method != "stat"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *args, **kwargs)
+
+        return call
+
+    for method in ("stat", "open", "iterdir"):
+        monkeypatch.setattr(Path, method, refusing(method))
+
+
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ("llm", "llm/"),
+        ("llm/config.json", "llm/config.json"),
+        ("llm/model.safetensors", "llm/model.safetensors"),
+        ("sd", "sd/"),
+        ("sd/unet", "sd/unet/"),
+        ("sd/unet/config.json", "sd/unet/config.json"),
+        ("model.gguf", "model.gguf"),
+    ],
+)
+def test_a_base_model_that_may_not_be_read(home: Path, monkeypatch: pytest.MonkeyPatch, place: str, where: str) -> None:
+    (home / "model.gguf").write_bytes(b"GGUF")
+    model = place.split("/")[0]
+    write_config(home, base_model=model, train_data_dir="img" if model == "sd" else "chats.jsonl")
+    forbid(monkeypatch, home / place)
+    said = refused(home, where, "base_model: cannot be read: Permission denied")
+    assert "JSON" not in said
+    assert "problems" not in said
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "losses.safetensors"])
+@pytest.mark.parametrize("command", ["export", "report"])
+def test_a_run_that_may_not_be_read(home: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str) -> None:
+    (home / "run").mkdir()
+    for file in ("sweep.json", "losses.safetensors"):
+        (home / "run" / file).write_text("{}")
+    forbid(monkeypatch, home / "run" / name)
+    refused(home, f"{name}: cannot be read: Permission denied", arguments=[command, str(home / "run")])
+
+
 # --- commands
 
 
@@ -187,7 +279,7 @@ def test_model_data_and_values_are_told_of_together(home: Path) -> None:
 )
 def test_wrong_commands(home: Path, arguments: list[str], said: tuple[str, ...]) -> None:
     write_config(home)
-    refused(home, *said, arguments=arguments)
+    refused(home, *said, arguments=arguments, exit_code=3 if "--resume" in arguments else 2)
 
 
 # --- data
@@ -347,7 +439,7 @@ def test_a_full_disk(home: Path) -> None:
     )
     done = child(home, limit)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert "config.yaml could not be written" in done.stderr
+    assert "inputs.json could not be written" in done.stderr
     assert "choose another disk" in done.stderr
     assert "Traceback" not in done.stderr
     assert not any(path.is_file() for path in (home / "out").rglob("*"))

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import raylora
-from raylora.api import SweepResult
+from raylora.api import SweepResult, _file_target
 from raylora.cli import _exit_code
+from raylora.config_space import FIXED
 from raylora.sweep.outcome import SweepOutcome
 from tests.families.original_layout import convert
 from tests.families.tiny import tiny_sd
@@ -91,6 +94,64 @@ def test_our_own_mistakes_are_short_and_keep_the_details(
     (details,) = tmp_path.glob("raylora-error-*.txt")
     assert str(details) in err
     assert "Traceback" in details.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["train", "c.yaml"],
+            "; run the same command with --resume to go on, or without it if no trial had been started",
+        ),
+        (
+            ["sweep", "c.yaml"],
+            "; run the same command with --resume to go on, or without it if no trial had been started",
+        ),
+        (["sweep", "c.yaml", "--cluster", "site.yaml"], ""),
+        (["plan", "c.yaml"], ""),
+        (["report", "run"], ""),
+    ],
+)
+def test_only_what_can_be_resumed_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("config.load_config", "api.load_config", "api.report", "cluster.config.load_cluster_config"):
+        monkeypatch.setattr(f"raylora.{name}", interrupt)
+    assert _exit_code(arguments) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.strip() == f"interrupted{said}"
+
+
+def test_the_readme_names_what_cannot_be_swept() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rule = re.search(r"Any key that holds one value can be swept,.*?except paths and (.*?)\.\s", readme, re.DOTALL)
+    assert rule
+    paths = {"train_data_dir", "metadata_path", "base_model", "base_model_config", "output_dir", "cache_dir"}
+    not_one_value = {"sample_prompts", "sweep"}
+    assert set(re.findall(r"`(\w+)`", rule[1])) == FIXED.keys() - paths - not_one_value
+
+
+def test_an_export_replaces_an_adapter_and_nothing_else(tmp_path: Path) -> None:
+    def write(name: str, *tensors: str) -> Path:
+        save_file({tensor: np.zeros(2, np.float32) for tensor in tensors}, tmp_path / name)
+        return tmp_path / name
+
+    adapter = write("adapter.safetensors", "lora_unet_mid.lora_down.weight", "lora_unet_mid.alpha")
+    assert _file_target(adapter) == adapter
+    assert _file_target(tmp_path) == adapter
+    assert _file_target(tmp_path / "new.safetensors") == tmp_path / "new.safetensors"
+    model = write("model.safetensors", "model.diffusion_model.out.2.weight", "lora_unet_mid.alpha")
+    cut = write("cut.safetensors", "lora_unet_mid.alpha")
+    cut.write_bytes(cut.read_bytes()[:-1])
+    (tmp_path / "text.safetensors").write_text("not mine")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for other in (model, cut, tmp_path / "text.safetensors", tmp_path / "pipe.safetensors", write("empty.safetensors")):
+        with pytest.raises(raylora.UserError, match="--to: is something else than an adapter"):
+            _file_target(other)
 
 
 # --- the seed's own files, with only the paths replaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -46,7 +47,9 @@ def sweep(settings: dict[str, Any], train: Train, read: Read) -> list[dict[str, 
     def trial(config: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]) -> None:
         threads_and_device(settings)
         name = tune.get_context().get_trial_name()
-        tune.report(train(config, settings, data, output / name))
+        result = train(config, settings, data, output / name)
+        gc.collect()  # a Trainer holds itself and its model in circles, and the process goes on to the next trial
+        tune.report(result)
 
     at_once = settings["at_once"]
     gpus = ray.cluster_resources().get("GPU", 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,17 +29,19 @@ def recognise(base_model: str) -> FamilyName:
     """Name the family of a base model from its files' names and headers.
 
     Raises:
-        UserError: it is neither a Stable Diffusion model nor a language model; says what was looked for.
+        UserError: it is neither a Stable Diffusion model nor a language model, or cannot be read; says what was
+            looked for.
     """
     from raylora.families import causal_lm_files, diffusion_files
 
     path = Path(base_model)
-    if not path.exists():
-        raise UserError([missing_place(path, "base_model")])
-    if diffusion_files.looks_like(path):
-        return "diffusion"
-    if causal_lm_files.looks_like(path):
-        return "causal_lm"
+    with _saying_what_is_unreadable(path):
+        if not path.exists():
+            raise UserError([missing_place(path, "base_model")])
+        if diffusion_files.looks_like(path):
+            return "diffusion"
+        if causal_lm_files.looks_like(path):
+            return "causal_lm"
     raise UserError.one(
         f"not a base model that raylora knows; {_what(path)}",
         where=shown(base_model),
@@ -53,21 +57,43 @@ def check(config: TrainConfig) -> None:
     """See that the base model's files are there and whole, without loading it.
 
     Raises:
-        UserError: what is missing or not supported.
+        UserError: what is missing, not supported, or cannot be read.
     """
     from raylora.families import causal_lm_files, diffusion_files, quantized
 
     family = recognise(config.base_model)
     problems = list(quantized.problems(config, family))
+    path = Path(config.base_model)
     try:
-        if family == "diffusion":
-            diffusion_files.describe(Path(config.base_model), config.base_model_config)
-        else:
-            causal_lm_files.check(Path(config.base_model))
+        with _saying_what_is_unreadable(path):
+            if family == "diffusion":
+                diffusion_files.describe(path, config.base_model_config)
+            else:
+                causal_lm_files.check(path)
     except UserError as error:
         raise UserError([*problems, *error.problems]) from error
     if problems:
         raise UserError(problems)
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """A hash of the files of a base model that `check` has passed; of large ones samples are read.
+
+    Raises:
+        UserError: the files have changed since, and cannot be used any more.
+    """
+    from raylora.families import causal_lm_files, diffusion_files
+    from raylora.families.safetensors_header import sampled_hash
+
+    path = Path(config.base_model)
+    with _saying_what_is_unreadable(path):
+        if recognise(config.base_model) == "causal_lm":
+            return causal_lm_files.fingerprint(causal_lm_files.check(path))
+        checkpoint = diffusion_files.describe(path, config.base_model_config)
+        digest = hashlib.sha256(b"raylora diffusion files 1")
+        for file in (*checkpoint.settings_files(), *checkpoint.weights):
+            digest.update(f"{file.parent.name}/{file.name}\0{sampled_hash(file)}\0".encode())
+        return digest.hexdigest()
 
 
 def read_dataset(config: TrainConfig) -> Dataset:
@@ -87,6 +113,20 @@ def read_dataset(config: TrainConfig) -> Dataset:
     unique, copies = split.without_duplicates(examples)
     train, held_out = split.split(unique, config.validation_examples)
     return Dataset(tuple(train), tuple(held_out), (*notes, *copies))
+
+
+@contextlib.contextmanager
+def _saying_what_is_unreadable(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while the files of a base model are looked at into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError.one(
+            f"cannot be read: {error.strerror or error}",
+            where=shown(error.filename or path),
+            key="base_model",
+            hint="see that you may read it and all that is in it, or give another base model",
+        ) from error
 
 
 def _what(path: Path) -> str:

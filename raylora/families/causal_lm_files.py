@@ -103,17 +103,27 @@ def _names(names: Iterable[str], most: int = 8) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """What stands in a JSON file; None if it is no object, or the file is not there.
+
+    Raises:
+        UserError: the system does not let it be read.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        raise _error(f"cannot be read: {error.strerror or error}", path, "see that you may read it") from error
     return value if isinstance(value, dict) else None
 
 
 def _is_transformers(path: Path) -> bool:
-    config = _read_json(path)
+    try:
+        config = _read_json(path)
+    except UserError:
+        return True  # an unreadable config.json: `check` says so
     if config is None:
-        return path.exists()  # an unreadable config.json: `check` says so
+        return path.exists()  # one that is no JSON, likewise
     return "_class_name" not in config and ("model_type" in config or "architectures" in config)
 
 
@@ -155,7 +165,7 @@ def _find_folder(folder: Path) -> ModelFiles:
         hint = "copy tokenizer.json and tokenizer_config.json of the same model into it"
         problems.append(_problem("has no tokenizer (" + ", ".join(TOKENIZERS[:3]) + ")", folder, hint))
     if "config.json" not in names:
-        inner = [entry for entry in folder.iterdir() if looks_like(entry)]
+        inner = [entry for entry in folder.iterdir() if _would_do(entry)]
         if inner:
             problems = [_problem(problems[0].message, folder, f"would do: {_names(str(entry) for entry in inner)}")]
         elif len(problems) == 3:  # nothing of a model is here
@@ -167,11 +177,23 @@ def _find_folder(folder: Path) -> ModelFiles:
     return ModelFiles(folder, None, tuple(weights), tuple(others))
 
 
+def _would_do(entry: Path) -> bool:
+    try:
+        return looks_like(entry)
+    except OSError:  # a neighbour that may not be read is not what is wrong
+        return False
+
+
 def _config_problems(folder: Path, names: set[str]) -> Iterable[Problem]:
     path = folder / "config.json"
+    try:
+        config = _read_json(path)
+    except UserError as error:
+        yield from error.problems
+        return
     if "config.json" not in names:
         yield _problem(f"has no config.json; it holds {_names(names)}", folder, "copy config.json of the model into it")
-    elif (config := _read_json(path)) is None:
+    elif config is None:
         yield _problem("is not valid JSON", path, "download or copy it again")
     elif "model_type" not in config:
         yield _problem("names no model_type", path, "copy config.json of the model as transformers writes it")
@@ -191,7 +213,10 @@ def _weights(folder: Path, names: set[str]) -> tuple[list[Path], list[Problem]]:
     if "model.safetensors" in names:
         found = [folder / "model.safetensors"]
     elif _INDEX in names:
-        index = (_read_json(folder / _INDEX) or {}).get("weight_map")
+        try:
+            index = (_read_json(folder / _INDEX) or {}).get("weight_map")
+        except UserError as error:
+            return [], list(error.problems)
         if not isinstance(index, dict) or not index:
             return [], [_problem("has no weight_map", folder / _INDEX, "download or copy it again")]
         shards = sorted({str(name) for name in index.values()})
@@ -224,9 +249,13 @@ def _spoiled(file: Path) -> Problem | None:
     try:
         read_shapes(file)
     except BrokenFileError as error:
-        head = b""
-        if file.is_file():
-            with file.open("rb") as stream:
-                head = stream.read(64)
-        return _problem(str(error), file, _spoiled_hint(head))
+        return _problem(str(error), file, _spoiled_hint(_head(file)))
     return None
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(64)
+    except OSError:
+        return b""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from raylora.config import TrainConfig
 from raylora.config_space import LISTS
 from raylora.config_values import number
+from raylora.training.machine import machine_memory
 
 if TYPE_CHECKING:
     from raylora.config import SweepConfig
@@ -127,7 +128,7 @@ class _Costs:
 
 
 def fits(config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]) -> list[Fit]:
-    """What the usual cards and this machine take of a sweep.
+    """What the usual cards and this machine take of a sweep; of a CPU that trainers share, what one of them takes.
 
     Raises:
         UserError: the base model's configuration makes no model.
@@ -138,9 +139,14 @@ def fits(config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: 
     from raylora.training.memory import memory_limit
 
     costs, here = _Costs(config, sweep, trials, examples), own_device()
-    name = torch.cuda.get_device_name(here) if here.type == "cuda" else "this CPU"
     found = [costs.fit(card, "cuda", card_limit(card, config)) for card in USUAL]
-    return [*found, costs.fit(name, here.type, memory_limit(config, here, 0))]
+    if here.type == "cuda":
+        return [*found, costs.fit(torch.cuda.get_device_name(here), "cuda", memory_limit(config, here, 0))]
+    most = min(trials, _on_cpu(sweep))
+    trainers = cpu_trainers(config, most, os.cpu_count() or 1, machine_memory()[0])
+    each = costs.fit("this CPU", "cpu", memory_limit(config, here, 0, trainers))
+    name = f"this CPU, {trainers} trainers" if trainers > 1 else "this CPU"
+    return [*found, dataclasses.replace(each, device=name, slots=min(most, trainers * each.slots))]
 
 
 def card_limit(name: str, config: TrainConfig) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ from raylora import families, nearby
 from raylora.config import Domain, SweepConfig, TrainConfig
 from raylora.config_space import LISTS
 from raylora.data.examples import Dataset
+from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.sweep import cards
 
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 REPORTS = 8
 #: Bytes that a sweep needs at the least: checkpoints, events, the report with its plots.
 _LEAST_ROOM = 64 * 2**20
+#: Keys that name what a run reads.
+_INPUTS = ("train_data_dir", "metadata_path", "base_model", "base_model_config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Plan:
         dataset: the examples, split.
         validate_every: training examples between two reports of a trial.
         longest: training examples that the longest trial sees.
+        base_model_digest: a hash of the base model's files.
     """
 
     config: TrainConfig
@@ -43,6 +49,7 @@ class Plan:
     dataset: Dataset
     validate_every: int
     longest: int
+    base_model_digest: str
 
     @property
     def trials(self) -> int:
@@ -98,15 +105,21 @@ class Plan:
             return [f"{'memory':<18} not known before the model is loaded: {reason}"]
 
 
-def make_plan(config: TrainConfig, sweep: SweepConfig | None) -> Plan:
+def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = False) -> Plan:
     """Check base model, data and disk, and count; nothing is loaded, nothing is written.
+
+    Args:
+        config: the base configuration; its paths are absolute.
+        sweep: what is tried; None for a single run.
+        fresh: whether the run is to begin: its folder must then hold nothing but the run. One that goes on, or whose
+            report is written again, moves nothing, and may be looked at from inside its folder.
 
     Raises:
         UserError: whatever stands in the way of the run.
     """
     family = families.recognise(config.base_model)
     problems: list[Problem] = []
-    for look in (families.check, _check_room):
+    for look in (families.check, _check_room, functools.partial(_check_place, family=family, fresh=fresh)):
         try:
             look(config)
         except UserError as error:
@@ -122,7 +135,7 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None) -> Plan:
     every = config.validate_every or max(1, longest // REPORTS)
     if sweep:
         longest = max(longest, _longest(config, sweep, train))
-    return Plan(config, sweep, family, dataset, every, longest)
+    return Plan(config, sweep, family, dataset, every, longest, families.fingerprint(config))
 
 
 def _domain_words(domain: Domain) -> str:
@@ -162,3 +175,36 @@ def _check_room(config: TrainConfig) -> None:
             key="output_dir",
             hint="free some space there, or choose an output_dir on another disk",
         )
+
+
+def _check_place(config: TrainConfig, *, family: families.FamilyName, fresh: bool) -> None:
+    """See that `output_dir` is the run's alone: a later run moves it aside with all that is in it."""
+    output = Path(os.path.realpath(config.output_dir))
+    if fresh:
+        held = [key for key in _INPUTS if (given := getattr(config, key)) and _lies_in(Path(given), output)]
+        if _lies_in(nearby.current_folder(), output):
+            held.append("the current folder")
+        if held:
+            raise UserError.one(
+                f"is or holds {' and '.join(held)}, which a later run would move aside with it",
+                where=shown(config.output_dir),
+                key="output_dir",
+                hint="name a folder that is the run's alone",
+            )
+    data = Path(os.path.realpath(config.train_data_dir))
+    if family == "causal_lm" and data.is_dir() and output.is_relative_to(data):
+        below = output.relative_to(data).parts
+        if not any(part.startswith(".") for part in below):  # hidden folders are not read
+            raise UserError.one(
+                f"lies in the folder of chats {shown(data)}: the run's JSON files would be read as chats",
+                where=shown(config.output_dir),
+                key="output_dir",
+                hint="name a folder outside of train_data_dir",
+            )
+
+
+def _lies_in(place: Path, folder: Path) -> bool:
+    """Whether a place, or what it is a link to, is a folder or lies below it; the folder comes with links resolved."""
+    entry = Path(os.path.normpath(place.absolute()))
+    spots = Path(os.path.realpath(entry.parent), entry.name), Path(os.path.realpath(place))
+    return any(spot.is_relative_to(folder) for spot in spots)

@@ -6,14 +6,15 @@ import contextlib
 import datetime
 import hashlib
 import importlib.metadata
+import json
 import logging
 import math
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import optuna
@@ -23,7 +24,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.config import SweepConfig, TrainConfig, dump_config
 from raylora.console import say
-from raylora.errors import Interrupted, RayloraError, UserError
+from raylora.data.reading import shown
+from raylora.errors import Interrupted, NothingToResumeError, Problem, RayloraError, UserError
 from raylora.families import objectives
 from raylora.files import saying_what_failed, write_text_atomically
 from raylora.paths import cache_root
@@ -36,28 +38,40 @@ from raylora.sweep.registry import Registry
 from raylora.sweep.trial import NAMESPACE, REASON, STATUS, run_trial, trial_label
 from raylora.training import checkpoint_files
 
-TUNE, EVENTS, CONFIG = "tune", "events.jsonl", "config.yaml"
+TUNE, EVENTS, CONFIG, INPUTS = "tune", "events.jsonl", "config.yaml", "inputs.json"
 OBJECTIVES = {
     "diffusion": ("J", objectives.diffusion_objective),
     "causal_lm": ("loss per token", objectives.causal_lm_objective),
 }
+_ID = 16  # digits of an example's id that are kept: enough to tell the examples of one data set apart
+T = TypeVar("T")
+
+
+def run_to_end(plan: Plan, resume: bool, dashboard: bool, finish: Callable[[Plan, SweepOutcome], T]) -> T:
+    """`run`, and `finish` with what came out, while no other process may do so in the same `output_dir`.
+
+    Raises:
+        UserError: another process works there; and all that `run` and `finish` raise.
+    """
+    with _alone(plan.config):
+        return finish(plan, run(plan, resume, dashboard))
 
 
 def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
     """Run, or go on with, a planned sweep in its `output_dir`; returns what came out, not yet ranked or exported.
 
     Raises:
-        UserError: nothing to resume, a changed configuration, or what only the loaded base model could tell.
+        UserError: nothing to resume, something that has changed since the run was started, an `output_dir` that
+            cannot be used, or what only the loaded base model could tell.
         Interrupted: Ctrl-C; the sweep can be resumed.
         RayloraError: every trial failed.
     """
     folder = Path(plan.config.output_dir)
     text = dump_config(plan.config)
     cluster.check_reachable()  # before an earlier run is moved for nothing
-    with _alone(plan.config):
-        _prepare_folder(folder, text, resume)
-        times.begin(folder, resume)
-        trials, device, interrupted = _tune(plan, folder, resume, dashboard)
+    _prepare_folder(plan, folder, text, resume)
+    times.begin(folder, resume)
+    trials, device, interrupted = _tune(plan, folder, resume, dashboard)
     if interrupted:
         done = sum(trial.status == "TERMINATED" for trial in trials)
         raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
@@ -84,11 +98,12 @@ def _alone(config: TrainConfig) -> Iterator[None]:
     """Hold the run's output_dir: a second process there would move or overwrite what the first one writes.
 
     The lock lies in the cache, since output_dir itself may be moved aside; it goes with the process, however that ends.
+    Two names of one folder, by way of a link, are one lock.
 
     Raises:
         UserError: another process holds it.
     """
-    name = hashlib.sha256(str(Path(config.output_dir).absolute()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(os.path.realpath(config.output_dir))).hexdigest()[:16]
     path = cache_root(config.cache_dir) / "locks" / f"{name}.lock"
     with saying_what_failed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,10 +135,11 @@ def _trials(experiment: Path) -> list[Any]:
     return trials
 
 
-def _prepare_folder(folder: Path, text: str, resume: bool) -> None:
+def _prepare_folder(plan: Plan, folder: Path, text: str, resume: bool) -> None:
+    inputs = _inputs(plan)
     if resume:
         if not any((folder / TUNE).glob("experiment_state*")):
-            raise UserError.one(
+            raise NothingToResumeError.one(
                 "nothing to resume: no sweep was started here", where=str(folder), hint="run it without --resume"
             )
         before = (folder / CONFIG).read_text()
@@ -135,13 +151,80 @@ def _prepare_folder(folder: Path, text: str, resume: bool) -> None:
                 where=str(folder / CONFIG),
                 hint="resume with the same configuration, or start a new sweep with another output_dir",
             )
+        if problems := list(_changes(plan, _kept_inputs(folder), inputs)):
+            raise UserError(problems)
         return
     if any(folder.glob(f"{TUNE}/*")):
-        number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())
-        aside = folder.with_name(f"{folder.name}.{number}")
-        folder.rename(aside)
-        say(f"an earlier run in {folder} was moved to {aside}")
+        _step_aside(folder)
+    elif (folder / CONFIG).exists() and not any((folder / name).exists() for name in (INPUTS, times.TIMES)):
+        raise UserError.one(
+            f"holds a {CONFIG} that is not of a run, and a run writes its own there",
+            where=str(folder),
+            key="output_dir",
+            hint="choose another output_dir, or move the file away",
+        )
+    write_text_atomically(folder / INPUTS, json.dumps(inputs))  # first: beside it config.yaml is known to be a run's
     write_text_atomically(folder / CONFIG, text)
+
+
+def _step_aside(folder: Path) -> None:
+    """Move an earlier run out of the way. Where `folder` is a link, the run itself is moved, and the link stays."""
+    real = Path(os.path.realpath(folder))
+    number = next(n for n in range(1, 10**6) if not os.path.lexists(real.with_name(f"{real.name}.{n}")))
+    aside = real.with_name(f"{real.name}.{number}")
+    try:
+        real.rename(aside)
+        real.mkdir()
+    except OSError as error:  # a mount point, or a folder above that may not be written to
+        raise UserError.one(
+            f"the earlier run there cannot be moved to {aside}: {error.strerror or error}",
+            where=str(folder),
+            key="output_dir",
+            hint="choose another output_dir, or move the earlier run by hand",
+        ) from error
+    say(f"an earlier run in {folder} was moved to {aside}")
+
+
+def _inputs(plan: Plan) -> dict[str, Any]:
+    """What a run is made from, beside its configuration: it must be the same when the run goes on."""
+    return {
+        "space": plan.sweep.model_dump(mode="json")["space"] if plan.sweep else None,
+        "base_model": plan.base_model_digest,
+        "train": [example.id[:_ID] for example in plan.dataset.train],
+        "held_out": [example.id[:_ID] for example in plan.dataset.held_out],
+    }
+
+
+def _kept_inputs(folder: Path) -> dict[str, Any] | None:
+    """What `_inputs` was when the run was started; None of a run that is older than this record."""
+    path = folder / INPUTS
+    kept: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return kept
+
+
+def _changes(plan: Plan, before: dict[str, Any] | None, now: dict[str, Any]) -> Iterator[Problem]:
+    """In what a run that is to go on differs from the one that was started; its checkpoints would not tell of all."""
+    if before is None:
+        return
+    output, another = shown(plan.config.output_dir), "or start a new run with another output_dir"
+    started, asked = ("raylora train" if inputs["space"] is None else "raylora sweep" for inputs in (before, now))
+    if started != asked:
+        what = f"was started with `{started}`, not with `{asked}`"
+        yield Problem(what, output, hint=f"resume it with `{started}`, {another}")
+    elif before["space"] != now["space"]:  # one that was not written out, and another version of raylora
+        what = "what is swept is not what it was when the run was started"
+        yield Problem(what, output, "sweep.space", f"write the search space out, {another}")
+    if before["base_model"] != now["base_model"]:
+        what = "the base model is another one than when the run was started"
+        yield Problem(what, shown(plan.config.base_model), "base_model", f"put the old one back, {another}")
+    if (before["train"], before["held_out"]) != (now["train"], now["held_out"]):
+        was, is_now = (set(inputs["train"] + inputs["held_out"]) for inputs in (before, now))
+        what = f"new examples: {len(is_now - was)}, gone: {len(was - is_now)} (one that was edited is both)"
+        if was == is_now:  # renamed files: batches are drawn by an example's place
+            what = "the examples are ordered or split otherwise"
+        hint = f"put the data back as they were, {another}"
+        where = shown(plan.config.train_data_dir)
+        yield Problem(f"the data have changed since the run was started; {what}", where, "train_data_dir", hint)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save_file
 
 from raylora.errors import UserError
 from raylora.files import write_atomically, write_text_atomically
@@ -54,14 +55,22 @@ def load(folder: Path) -> SweepOutcome:
     """Read the outcome of a finished sweep.
 
     Raises:
-        UserError: the folder holds no finished sweep.
+        UserError: the folder holds no finished sweep, or one that cannot be read.
     """
     try:
-        return _parse(json.loads((folder / FILE).read_text()), load_file(folder / ARRAYS), folder)
+        # Read by Python: for safetensors a file that may not be read is one that is not there.
+        return _parse(json.loads((folder / FILE).read_text()), load_arrays((folder / ARRAYS).read_bytes()), folder)
     except FileNotFoundError as error:
-        missing = Path(error.filename).name if error.filename else ARRAYS
         raise UserError.one(
-            f"no finished sweep: {missing} is missing", where=str(folder), hint=_finished_near(folder)
+            f"no finished sweep: {Path(error.filename).name} is missing",
+            where=str(folder),
+            hint=_finished_near(folder),
+        ) from error
+    except OSError as error:
+        raise UserError.one(
+            f"cannot be read: {error.strerror or error}",
+            where=str(error.filename or folder),
+            hint="see that you may read it and all that is in it",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError.one(
