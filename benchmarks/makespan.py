@@ -394,6 +394,7 @@ def main() -> None:
     parser.add_argument("--probe-only", action="store_true", help="only find the peer's fastest variant")
     parser.add_argument("--precision", default="auto", help="raylora's precision: auto, float32 or bfloat16")
     parser.add_argument("--slots", type=int, help="raylora's slots_per_device; without it its default")
+    parser.add_argument("--once", action="store_true", help="run raylora before the peer, and not after it again")
     parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -432,7 +433,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     # raylora before and after the longer run: a machine that changes its speed meanwhile shows
     own = [both.raylora()]
     peer = both.peer(best.variant)
-    if not arguments.smoke:
+    if not (arguments.smoke or arguments.once):
         own.append(both.raylora())
     seconds, before, training, after = (
         statistics.mean(getattr(run, key) for run in own) for key in ("seconds", "before", "training", "after")

@@ -473,7 +473,7 @@ def test_nobody_reads_the_output(home: Path, arguments: list[str]) -> None:
 def test_closed_streams(home: Path, closed: str) -> None:
     write_config(home)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    for arguments, code in (("plan config.yaml", 0), ("train config.yaml --resume", 2)):
+    for arguments, code in (("plan config.yaml", 0), ("train config.yaml --resume", 3)):
         command = ["bash", "-c", f"{sys.executable} -m raylora {arguments} {closed}"]
         done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
         assert done.returncode == code
