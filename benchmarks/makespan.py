@@ -394,7 +394,9 @@ def main() -> None:
     parser.add_argument("--probe-only", action="store_true", help="only find the peer's fastest variant")
     parser.add_argument("--precision", default="auto", help="raylora's precision: auto, float32 or bfloat16")
     parser.add_argument("--slots", type=int, help="raylora's slots_per_device; without it its default")
-    parser.add_argument("--once", action="store_true", help="run raylora before the peer, and not after it again")
+    parser.add_argument(
+        "--once", action="store_true", help="run raylora before the peer and not after it again, as --quick does"
+    )
     parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -412,7 +414,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     points = tasks.grid_points(both.sweep)
     examples = f"{len(both.dataset.train)} examples, {len(both.dataset.held_out)} held out"
     print(f"== {family}: {len(points)} trials of {both.steps} steps, batch {both.config.batch_size}, {examples}\n")
-    probed = both.probe(variants(family, arguments.smoke), 2 if arguments.smoke else 5 if arguments.quick else 12)
+    probed = both.probe(variants(family, arguments.smoke), 2 if arguments.smoke else 4 if arguments.quick else 12)
 
     def expected(found: Probed) -> float:
         return -(-len(points) // found.variant.at_once) * (found.load + both.steps * found.step)
@@ -433,7 +435,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     # raylora before and after the longer run: a machine that changes its speed meanwhile shows
     own = [both.raylora()]
     peer = both.peer(best.variant)
-    if not (arguments.smoke or arguments.once):
+    if not (arguments.smoke or arguments.quick or arguments.once):
         own.append(both.raylora())
     seconds, before, training, after = (
         statistics.mean(getattr(run, key) for run in own) for key in ("seconds", "before", "training", "after")
@@ -444,7 +446,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     agree = len(lines) == len(points) and all(abs(gap) <= error for *_, error, _, gap in lines)
     print(f"final objectives agree within a standard error: {'yes' if agree else 'NO, so the ratio does not count'}\n")
     flops, with_logits, with_padding, least = both.roofline()
-    step = both.trial_steps(1 if arguments.smoke else 5 if arguments.quick else 10)
+    step = both.trial_steps(1 if arguments.smoke else 2 if arguments.quick else 10)
     words = f"{best.variant.precision}, {best.variant.at_once} at once"
     measuring.table(
         ["", "seconds", "before the first step", "at the steps", "samples and report after it"],
