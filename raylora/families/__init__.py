@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,17 +84,13 @@ def fingerprint(config: TrainConfig) -> str:
         UserError: the files have changed since, and cannot be used any more.
     """
     from raylora.families import causal_lm_files, diffusion_files
-    from raylora.families.safetensors_header import sampled_hash
 
     path = Path(config.base_model)
     with _saying_what_is_unreadable(path):
         if recognise(config.base_model) == "causal_lm":
             return causal_lm_files.fingerprint(causal_lm_files.check(path))
         checkpoint = diffusion_files.describe(path, config.base_model_config)
-        digest = hashlib.sha256(b"raylora diffusion files 1")
-        for file in (*checkpoint.settings_files(), *checkpoint.weights):
-            digest.update(f"{file.parent.name}/{file.name}\0{sampled_hash(file)}\0".encode())
-        return digest.hexdigest()
+        return hashlib.sha256(json.dumps(checkpoint.hashes()).encode()).hexdigest()
 
 
 def read_dataset(config: TrainConfig) -> Dataset:

@@ -60,6 +60,9 @@ class BaseModel(Protocol):
             UserError: a picture cannot be decoded, a chat has no assistant tokens, ...; all of them at once.
         """
 
+    def notes(self, encoded: Sequence[Tensors]) -> list[str]:
+        """What a person should know of how examples were read, also where all of them came from the cache."""
+
     def release_encoders(self) -> None:
         """Drop from memory what only `encode` needs."""
 

@@ -32,7 +32,6 @@ from raylora.families.diffusion_parts import (
     quiet,
 )
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
-from raylora.families.safetensors_header import sampled_hash
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -201,6 +200,10 @@ class DiffusionModel:
         if problems:
             raise UserError(problems)
         return [self._encode(example, fitted) for example, fitted in pictures]
+
+    def notes(self, encoded: Sequence[Tensors]) -> list[str]:
+        """Nothing: pictures are read as they are."""
+        return []
 
     def release_encoders(self) -> None:
         """Drop the VAE and the text encoders; they are loaded again when they are needed."""
@@ -382,9 +385,7 @@ def _fingerprint(checkpoint: Checkpoint, sizes: _Sizes, dtype: torch.dtype) -> s
         "dtype": str(dtype),
         "buckets": sizes.buckets,
         "validation": [TIMESTEPS, VALIDATION_NOISES],
-        "weights": [sampled_hash(file) for file in checkpoint.weights],
-        # By their parts' names and not their places: the same model in another folder is the same model.
-        "settings": [[file.parent.name, file.name, sampled_hash(file)] for file in checkpoint.settings_files()],
+        **checkpoint.hashes(),
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return f"diffusion-{digest.hexdigest()}"

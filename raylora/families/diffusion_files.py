@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from raylora.data.reading import few, missing_place, shown
 from raylora.errors import Problem, UserError
-from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes
+from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes, sampled_hash
 
 Kind = Literal["sd15", "sdxl"]
 
@@ -71,6 +71,14 @@ class Checkpoint:
         """The configuration of a part: `unet`, `vae`, `text_encoder`, `text_encoder_2`, `scheduler`."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return _read_json(self.config / part / name, KEY)
+
+    def hashes(self) -> dict[str, Any]:
+        """The contents of all its files: of large ones samples are read.
+
+        By their parts' names and not their places: the same model in another folder is the same model.
+        """
+        settings = [[file.parent.name, file.name, sampled_hash(file)] for file in self.settings_files()]
+        return {"weights": [sampled_hash(file) for file in self.weights], "settings": settings}
 
     def settings_files(self) -> list[Path]:
         """All small files that say how the weights are used, sorted: configurations and vocabularies."""

@@ -40,7 +40,6 @@ class Plan:
         dataset: the examples, split.
         validate_every: training examples between two reports of a trial.
         longest: training examples that the longest trial sees.
-        base_model_digest: a hash of the base model's files.
     """
 
     config: TrainConfig
@@ -49,7 +48,6 @@ class Plan:
     dataset: Dataset
     validate_every: int
     longest: int
-    base_model_digest: str
 
     @property
     def trials(self) -> int:
@@ -135,7 +133,7 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
     every = config.validate_every or max(1, longest // REPORTS)
     if sweep:
         longest = max(longest, _longest(config, sweep, train))
-    return Plan(config, sweep, family, dataset, every, longest, families.fingerprint(config))
+    return Plan(config, sweep, family, dataset, every, longest)
 
 
 def _domain_words(domain: Domain) -> str:

@@ -22,6 +22,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raylora import families
 from raylora.config import SweepConfig, TrainConfig, dump_config
 from raylora.console import say
 from raylora.data.reading import shown
@@ -189,7 +190,7 @@ def _inputs(plan: Plan) -> dict[str, Any]:
     """What a run is made from, beside its configuration: it must be the same when the run goes on."""
     return {
         "space": plan.sweep.model_dump(mode="json")["space"] if plan.sweep else None,
-        "base_model": plan.base_model_digest,
+        "base_model": families.fingerprint(plan.config),
         "train": [example.id[:_ID] for example in plan.dataset.train],
         "held_out": [example.id[:_ID] for example in plan.dataset.held_out],
     }

@@ -25,9 +25,9 @@ import torch
 
 from raylora import families
 from raylora.config import TrainConfig
-from raylora.families.base import BaseModel, Tensors, base_dtype, own_device
+from raylora.families.base import base_dtype, own_device
 from raylora.files import saying_what_failed
-from raylora.training.data import EncodedDataset, prepare
+from raylora.training.data import prepare
 from raylora.training.memory import NoRoomError
 from raylora.training.pack import Pack
 from raylora.training.report import Report
@@ -261,7 +261,8 @@ class Trainer:
         base = families.load(self._config, device, base_dtype(self._config, device, family))
         with self._encoding():
             data = prepare(base, dataset, self._cache_root)
-        self._event("loaded", "", encoded=data.encoded, notes=_notes(base, data))
+        read = [*data.train, *(rows[0] for rows in data.validation_rows)]
+        self._event("loaded", "", encoded=data.encoded, notes=base.notes(read))
         return Pack(base, data, config=self._config, sharing=self._sharing)
 
     @contextlib.contextmanager
@@ -348,9 +349,3 @@ class Trainer:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:  # a full disk ends trials through their checkpoints, never this thread through its log
             log.warning("%s cannot be written: %s", self._events, error)
-
-
-def _notes(base: BaseModel, data: EncodedDataset) -> list[str]:
-    """What a person should know of how the examples were read; a family with nothing to tell has no `notes`."""
-    tell: Callable[[list[Tensors]], list[str]] | None = getattr(base, "notes", None)
-    return tell([*data.train, *(rows[0] for rows in data.validation_rows)]) if tell else []

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from raylora import families
 from raylora.config import SweepConfig, TrainConfig, dump_config
 from raylora.errors import UserError
 from raylora.sweep import run as run_module
@@ -118,14 +119,14 @@ def test_an_image_models_files_are_told_apart(tmp_path: Path) -> None:
     base = config("diffusion", tmp_path / "run")
     model = Path(shutil.copytree(base.base_model, tmp_path / "model"))
     mine = base.with_values({"base_model": str(model)})
-    before = make_plan(base, None).base_model_digest
-    assert make_plan(mine, None).base_model_digest == before
+    before = families.fingerprint(base)
+    assert families.fingerprint(mine) == before
     scheduler = model / "scheduler/scheduler_config.json"
     scheduler.write_text(scheduler.read_text() + "\n")
-    edited = make_plan(mine, None).base_model_digest
+    edited = families.fingerprint(mine)
     weights = model / "unet/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    assert len({before, edited, make_plan(mine, None).base_model_digest}) == 3
+    assert len({before, edited, families.fingerprint(mine)}) == 3
 
 
 @pytest.mark.parametrize("sweep", [None, SPACE])
