@@ -36,6 +36,7 @@ from work import Work, row
 from raylora import families
 from raylora.config import SweepConfig, TrainConfig, dump_config
 from raylora.families.base import BaseModel, base_dtype
+from raylora.families.objectives import TIMESTEPS
 from raylora.sweep import store
 from raylora.sweep.finish import BEST
 from raylora.sweep.registry import ON_CPU
@@ -192,6 +193,7 @@ class Comparison:
                 "targets": base.targets(config.lora_targets),
                 "resolution": base.resolution,
                 "snr_gamma": config.min_snr_gamma,
+                "held_out_timesteps": TIMESTEPS,
             }
         return settings | own
 

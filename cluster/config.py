@@ -182,7 +182,8 @@ class NodeType(Section):
     clone: Literal["linked", "full", "instant"] = Field(
         default="linked",
         description="`linked` to the template's snapshot (seconds), a `full` copy, or an `instant` clone of a running "
-        "machine, which stays on its host and cannot have a card.",
+        "machine, which stays on its host and cannot have a card. The template must then run, and wait for its "
+        "guestinfo itself: cloud-init has read it by then.",
     )
     storage_policy: Text | None = Field(
         default=None, description="Storage policy of these workers. Null: the cluster's.", examples=["vSAN scratch"]

@@ -8,8 +8,9 @@ DDPM noise, min-SNR weights, the UNet's LoRA through PEFT, AdamW, clipping at 1.
 differs where the script would do something else than the sweep it is compared with: LoRA targets, alpha and PEFT's own
 first weights come from the settings (the script: attention, alpha = rank, Gaussian); in bfloat16 the LoRA's weights are
 kept in float32, as the script does in float16; and the list of parameters to clip is a list (the script's iterator is
-used up by the optimizer, so that it clips nothing). `precision` is "float32" or "mixed", the script's
---mixed_precision=bf16.
+used up by the optimizer, so that it clips nothing). The script's own validation paints pictures for a person; a sweep
+compares trials by a number, so each ends with the mean loss on the held-out pictures, at `held_out_timesteps` timesteps
+each. `precision` is "float32" or "mixed", the script's --mixed_precision=bf16.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def encode(batch: dict[str, Any], vae: Any, text_encoder: Any, dtype: Any) -> tu
 
 
 def train(params: dict[str, Any], settings: dict[str, Any], data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Train one trial and save its adapter; gives its last training loss and when what was done."""
+    """Train one trial and save its adapter; gives its loss on the held-out pictures and when what was done."""
     marks = {"begun": time.time()}
     import torch
     import torch.nn.functional as F
@@ -133,7 +134,7 @@ def train(params: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]
             yield from train_dataloader
 
     marks["loaded"] = time.time()
-    times, encode_times, train_loss = [marks["loaded"]], [], 0.0
+    times, encode_times = [marks["loaded"]], []
     unet.train()
     for _, batch in zip(range(settings["steps"]), batches(), strict=False):
         with accelerator.accumulate(unet):
@@ -164,7 +165,7 @@ def train(params: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]
                     weights = weights / snr
                 loss = F.mse_loss(model_pred.float(), target.float(), reduction="none")
                 loss = (loss.mean(dim=list(range(1, len(loss.shape)))) * weights).mean()
-            train_loss = accelerator.gather(loss.repeat(settings["batch_size"])).mean().item()
+            accelerator.gather(loss.repeat(settings["batch_size"])).mean().item()
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(lora_layers, settings["max_grad_norm"])
@@ -173,6 +174,30 @@ def train(params: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]
             optimizer.zero_grad()
         times.append(time.time())
     marks["trained"] = time.time()
+    loss_held_out = None
+    if data["held_out"]:
+        unet.eval()
+        held_out = torch.utils.data.DataLoader(
+            dataset(data["held_out"], tokenizer, settings["resolution"]), collate_fn=collate, batch_size=16
+        )
+        strata = settings["held_out_timesteps"]
+        generator = torch.Generator().manual_seed(0)  # one noise for all trials: what differs then is the adapter
+        losses = []
+        with torch.no_grad(), accelerator.autocast():
+            for batch in held_out:
+                batch = {key: tensor.to(accelerator.device) for key, tensor in batch.items()}
+                latents, encoder_hidden_states = encode(batch, vae, text_encoder, dtype)
+                for stratum in range(strata):
+                    middle = int((stratum + 0.5) * noise_scheduler.config.num_train_timesteps / strata)
+                    timesteps = torch.full((latents.shape[0],), middle, device=latents.device)
+                    noise = torch.randn(latents.shape, generator=generator).to(latents)
+                    noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+                    target = noise
+                    if noise_scheduler.config.prediction_type == "v_prediction":
+                        target = noise_scheduler.get_velocity(latents, noise, timesteps)
+                    model_pred = unet(noisy_latents, timesteps, encoder_hidden_states, return_dict=False)[0]
+                    losses.append(F.mse_loss(model_pred.float(), target.float(), reduction="mean").item())
+        loss_held_out = sum(losses) / len(losses)
     whole = accelerator.unwrap_model(unet).to(torch.float32)
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(whole))
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +205,7 @@ def train(params: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]
     marks["saved"] = time.time()
     steps = [after - before for before, after in zip(times, times[1:], strict=False)]
     return {
-        "loss": train_loss,
+        "loss": loss_held_out,
         "marks": marks,
         "steps": steps,
         "encode": encode_times,

@@ -23,6 +23,7 @@ _SHAPES = (
     'accepted: {"messages": [{"role", "content"}, ...]}, {"conversations": [{"from", "value"}, ...]}, '
     '{"instruction", "input", "output"}, {"prompt", "completion"}'
 )
+_HISTORY = "earlier turns: [[question, answer], ...]"
 
 Messages = tuple[tuple[str, str], ...]
 
@@ -204,7 +205,7 @@ def _shaped(entry: dict[str, Any]) -> Messages:
         context = next((key for key in ("input", "context") if key in entry), None)
         more = _text(entry, context) if context and entry[context] is not None else ""
         question = "\n\n".join(part for part in (_text(entry, "instruction"), more) if part.strip())
-        return (*_system(entry), ("user", question), ("assistant", _text(entry, output)))
+        return (*_system(entry), *_history(entry), ("user", question), ("assistant", _text(entry, output)))
     asked = next((key for key in ("prompt", "question") if key in entry), None)
     answer = next((key for key in ANSWERS if key in entry), None)
     if asked and answer:
@@ -218,6 +219,19 @@ def _system(entry: dict[str, Any]) -> Messages:
     """The system message that stands beside the turns; tools write an empty text or null where there is none."""
     text = _text(entry, "system") if entry.get("system") else ""
     return (("system", text),) if text.strip() else ()
+
+
+def _history(entry: dict[str, Any]) -> Messages:
+    """Earlier turns beside an instruction, as LLaMA-Factory has them: a list of [question, answer]."""
+    turns = entry.get("history") or []
+    if not isinstance(turns, list):
+        raise _UnusableError(f"history must be a list, not {type(turns).__name__}", _HISTORY)
+    messages: list[tuple[str, str]] = []
+    for number, turn in enumerate(turns, 1):
+        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
+            raise _UnusableError(f"history[{number}] is not two strings", _HISTORY)
+        messages += [("user", turn[0]), ("assistant", turn[1])]
+    return tuple(messages)
 
 
 def _with_system(entry: dict[str, Any], turns: Messages) -> Messages:

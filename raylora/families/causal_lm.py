@@ -32,6 +32,7 @@ from raylora.families.base import Losses, Tensors, base_dtype, own_device
 from raylora.families.causal_lm_files import KEY, ModelFiles, check, fingerprint, looks_like
 from raylora.families.chat_tokens import ChatTokens, Messages, TemplateRefusedError
 from raylora.families.head_loss import head_loss
+from raylora.families.norms import lighten
 from raylora.families.objectives import causal_lm_objective
 from raylora.families.sequence import ATTENTION, Layout
 
@@ -69,6 +70,8 @@ class CausalLM:
         self.dtype: torch.dtype = model.dtype
         self.max_length = max_length
         self.where = where
+        if model.dtype != torch.float64:  # there the model is the reference, to the last digit
+            lighten(model)
         self._linears, self._head_is_linear = _probe(model, where)
         self._in_sequence = _takes_a_sequence(model)
 

@@ -127,13 +127,13 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -
     if q.device.type != "cpu" or length > _WRITTEN_OUT:
         many = k.shape[1] != heads
         return F.scaled_dot_product_attention(q, k, v, band, is_causal=band is None, scale=scale, enable_gqa=many)
-    if k.shape[1] != heads:
-        k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
-    mask = _band(length, length, q) if band is None else band
-    weights = torch.baddbmm(
-        mask, q.reshape(texts * heads, length, -1), k.reshape(texts * heads, length, -1).transpose(1, 2), alpha=scale
-    ).softmax(-1)
-    return torch.bmm(weights, v.reshape(texts * heads, length, -1)).view(texts, heads, length, -1)
+    # The heads that share a key head go through its product together, so that keys and values are not repeated.
+    k, v = k.flatten(0, 1), v.flatten(0, 1)
+    shared = heads * texts // len(k)
+    mask = (_band(length, length, q) if band is None else band).repeat(shared, 1)
+    queries = q.reshape(len(k), shared * length, -1)
+    weights = torch.baddbmm(mask, queries, k.transpose(1, 2), alpha=scale).softmax(-1)
+    return torch.bmm(weights, v).view(texts, heads, length, -1)
 
 
 def _band(length: int, window: int, like: Tensor) -> Tensor:

@@ -44,15 +44,17 @@ class Segment:
 class _Part(NamedTuple):
     """What a layer computes for some trials: positions `start` to `stop` of its flattened input.
 
-    `a` (ranks, in) and `b` (out, ranks) are in the input's dtype; `scale` is a number, or (positions, ranks) and zero
-    where a position is another trial's; `add` adds gradients of a and b to those of their adapters.
+    `a` (ranks, in) and `b` (out, ranks) are in the input's dtype. `scale` goes with the products that are added
+    somewhere, where it costs nothing. Of several trials it is 1, and `mixed` (positions, ranks) has their scales, and
+    zero where a position is another trial's. `add` adds gradients of a and b, without `scale`, to their adapters'.
     """
 
     start: int
     stop: int
     a: Tensor
     b: Tensor
-    scale: float | Tensor
+    scale: float
+    mixed: Tensor | None
     mask: Tensor | None
     add: Callable[[Tensor, Tensor], None]
 
@@ -144,8 +146,8 @@ class PackedLora:
         for segment in live:
             drawn, (a, b) = _dropout_rows(segment, name, x, None), segment.adapter.compute[name]
             mask = None if drawn is None else torch.stack(drawn).to(x.device)
-            add = _adder(segment.adapter, name)
-            parts.append(_Part(segment.start, segment.stop, a, b, segment.adapter.scale, mask, add))
+            scale = segment.adapter.scale
+            parts.append(_Part(segment.start, segment.stop, a, b, scale, None, mask, _adder(segment.adapter, name, scale)))
         return parts
 
     def _parts(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
@@ -172,7 +174,8 @@ class PackedLora:
         pairs = [(a.flatten(1), b.flatten(1)) for a, b in (adapter.compute[name] for adapter in adapters)]
         if len(segments) == 1:
             (a, b), mask = pairs[0], self._dropout_mask(segments[0], name, x)
-            return _Part(start, stop, a, b, adapters[0].scale, mask, _adder(adapters[0], name))
+            scale = adapters[0].scale
+            return _Part(start, stop, a, b, scale, None, mask, _adder(adapters[0], name, scale))
 
         def add(grad_a: Tensor, grad_b: Tensor) -> None:
             ranks = [adapter.rank for adapter in adapters]
@@ -189,7 +192,7 @@ class PackedLora:
                 rank += adapter.rank
             self._scales[key] = scale
         a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1)
-        return _Part(start, stop, a, b, self._scales[key], None, add)
+        return _Part(start, stop, a, b, 1.0, self._scales[key], None, add)
 
     def _span(self, x: Tensor, start: int, stop: int) -> tuple[int, int]:
         if self._lengths is not None:
@@ -207,11 +210,11 @@ class PackedLora:
         return None if drawn is None else torch.cat([row.reshape(-1, x.shape[-1]) for row in drawn]).to(x.device)
 
 
-def _adder(adapter: Adapter, name: str) -> Callable[[Tensor, Tensor], None]:
+def _adder(adapter: Adapter, name: str, scale: float = 1.0) -> Callable[[Tensor, Tensor], None]:
     def add(grad_a: Tensor, grad_b: Tensor) -> None:
         of_a, of_b = adapter.gradients[name]
-        of_a.add_(grad_a.view_as(of_a))
-        of_b.add_(grad_b.view_as(of_b))
+        of_a.add_(grad_a.view_as(of_a), alpha=scale)
+        of_b.add_(grad_b.view_as(of_b), alpha=scale)
 
     return add
 
@@ -241,8 +244,9 @@ class _PackedLinear(torch.autograd.Function):
         hiddens = []
         for part in parts:
             hidden = _masked(flat[part.start : part.stop], part.mask) @ part.a.t()
-            hidden.mul_(part.scale)
-            out[part.start : part.stop].addmm_(hidden, part.b.t())
+            if part.mixed is not None:
+                hidden.mul_(part.mixed)
+            out[part.start : part.stop].addmm_(hidden, part.b.t(), alpha=part.scale)
             hiddens.append(hidden)
         ctx.save_for_backward(flat, *hiddens)
         ctx.weight, ctx.parts, ctx.shape = weight, parts, x.shape
@@ -255,15 +259,17 @@ class _PackedLinear(torch.autograd.Function):
         grad_x = grad @ matrix(ctx.weight, grad.dtype) if ctx.needs_input_grad[0] else None
         for part, hidden in zip(ctx.parts, hiddens, strict=True):
             own = grad[part.start : part.stop]
-            grad_hidden = (own @ part.b).mul_(part.scale)
+            grad_hidden = own @ part.b
+            if part.mixed is not None:
+                grad_hidden.mul_(part.mixed)
             grad_a = grad_hidden.t() @ _masked(flat[part.start : part.stop], part.mask)
             part.add(grad_a, own.t() @ hidden)
             if grad_x is None:
                 continue
             if part.mask is None:
-                grad_x[part.start : part.stop].addmm_(grad_hidden, part.a)
+                grad_x[part.start : part.stop].addmm_(grad_hidden, part.a, alpha=part.scale)
             else:
-                grad_x[part.start : part.stop] += (grad_hidden @ part.a) * part.mask
+                grad_x[part.start : part.stop].addcmul_(grad_hidden @ part.a, part.mask, value=part.scale)
         return None if grad_x is None else grad_x.view(ctx.shape), None, None, None, None
 
 
@@ -296,8 +302,8 @@ class _PackedConv(torch.autograd.Function):
         each = len(out) // len(x)
         hiddens = []
         for part in parts:
-            flat = _positions(product(_masked(x[part.start : part.stop], part.mask), part.a, None)).mul_(part.scale)
-            out[part.start * each : part.stop * each].addmm_(flat, part.b.flatten(1).t())
+            flat = _positions(product(_masked(x[part.start : part.stop], part.mask), part.a, None))
+            out[part.start * each : part.stop * each].addmm_(flat, part.b.flatten(1).t(), alpha=part.scale)
             hiddens.append(flat)
         ctx.save_for_backward(x, *hiddens)
         ctx.module, ctx.parts = module, parts
@@ -317,13 +323,13 @@ class _PackedConv(torch.autograd.Function):
         each = len(flat) // count
         for part, hidden in zip(ctx.parts, hiddens, strict=True):
             own = flat[part.start * each : part.stop * each]
-            grad_hidden = (own @ part.b.flatten(1)).mul_(part.scale)
+            grad_hidden = own @ part.b.flatten(1)
             placed = grad_hidden.view(part.stop - part.start, height, width, -1).permute(0, 3, 1, 2)
             rows = _masked(x[part.start : part.stop], part.mask)
             grad_rows, grad_a = _conv_backward(ctx.module, placed, rows, part.a, (wanted, True))
             part.add(grad_a, own.t() @ hidden)
             if grad_x is not None:
-                grad_x[part.start : part.stop] += _masked(grad_rows, part.mask)
+                grad_x[part.start : part.stop].add_(_masked(grad_rows, part.mask), alpha=part.scale)
         return grad_x, None, None, None
 
 

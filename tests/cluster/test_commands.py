@@ -169,10 +169,7 @@ def test_what_the_vcenter_refuses_is_not_our_mistake(
     assert said.startswith(f"{sim.host}: NoPermission") and "our mistake" not in said
 
 
-def test_down_says_what_keeps_it_and_removes_the_rest(
-    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = in_simulator(sim, tmp_path)
+def make_head_and_worker(path: Path) -> tuple[Any, str]:
     config = load_cluster_config(path)
     with session(config) as inventory:
         nodes = Nodes(inventory.vcenter, inventory, config)
@@ -180,6 +177,14 @@ def test_down_says_what_keeps_it_and_removes_the_rest(
         (worker,) = nodes.create("rtx4090", 1)
         assert inventory.wait(lambda _: nodes.list()[worker].state == "running", 20)
         nodes.close()
+    return head, worker
+
+
+def test_down_says_what_keeps_it_and_removes_the_rest(
+    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_simulator(sim, tmp_path)
+    head, worker = make_head_and_worker(path)
     sim.host_state(head.host, "fail")
     monkeypatch.setattr("raylora.cluster.head._REMOVAL", 6.0)
     assert _exit_code(["cluster", "down", str(path), "--yes"]) == 1
@@ -207,13 +212,7 @@ def test_down_removes_what_is_ours_and_nothing_else(
 ) -> None:
     path = in_simulator(sim, tmp_path)
     foreign = {machine["name"]: machine for machine in sim.vms()}
-    config = load_cluster_config(path)
-    with session(config) as inventory:
-        nodes = Nodes(inventory.vcenter, inventory, config)
-        head = nodes.create_head({})
-        (worker,) = nodes.create("rtx4090", 1)
-        assert inventory.wait(lambda _: nodes.list()[worker].state == "running", 20)
-        nodes.close()
+    head, worker = make_head_and_worker(path)
     connection.remember("cats", connection.Connection("", "f00d"))
 
     assert _exit_code(["cluster", "status", str(path)]) == 0

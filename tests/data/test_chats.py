@@ -54,6 +54,18 @@ SHAPES: dict[str, tuple[Any, tuple[tuple[str, str], ...]]] = {
         {"instruction": "Define", "input": "", "output": "x"},
         (("user", "Define"), ("assistant", "x")),
     ),
+    "alpaca-history": (
+        {"instruction": "And now?", "output": "x", "system": "Be rude.", "history": [["a", "b"], ["c", "d"]]},
+        (
+            ("system", "Be rude."),
+            *(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")),
+            *(("user", "And now?"), ("assistant", "x")),
+        ),
+    ),
+    "alpaca-no-history": (
+        {"instruction": "Define", "output": "x", "history": []},
+        (("user", "Define"), ("assistant", "x")),
+    ),
     "dolly": (
         {"instruction": "Define", "context": "a", "response": "x", "category": "qa"},
         (("user", "Define\n\na"), ("assistant", "x")),
@@ -141,6 +153,8 @@ def test_folder(tmp_path: Path) -> None:
         ({"messages": [MESSAGES[0], {"role": "assistant", "content": "\ud800"}]}, "not valid Unicode"),
         ({"messages": [*MESSAGES, MESSAGES[0]]}, "ends with a message of the user"),
         ({"messages": [MESSAGES[0]]}, "no message of the assistant"),
+        ({"instruction": "a", "output": "b", "history": "c"}, "history must be a list, not str"),
+        ({"instruction": "a", "output": "b", "history": [["c", "d"], ["e"]]}, "history[2] is not two strings"),
         ({"prompt": "a", "completion": 5}, "completion must be a string, not int"),
         ({"prompt": "a", "completion": ""}, "message 2 (assistant) is empty"),
     ],
