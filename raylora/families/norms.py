@@ -1,8 +1,7 @@
 """The root mean square norm of LLaMA and its kin (arXiv 1910.07467), in fewer passes over memory than transformers'.
 
-A decoder has two to four of them a layer, and none does much but read and write: transformers' takes eight passes
-forward, autograd twenty backward, and keeps the input twice in float32. Here they are six and eight, and what is kept is
-the input itself.
+A decoder has two to four of them a layer, and none does much but read and write. Transformers' keep the input twice in
+float32 for a backward pass that autograd puts together from single operations; here what is kept is the input itself.
 """
 
 from __future__ import annotations

@@ -147,7 +147,8 @@ class PackedLora:
             drawn, (a, b) = _dropout_rows(segment, name, x, None), segment.adapter.compute[name]
             mask = None if drawn is None else torch.stack(drawn).to(x.device)
             scale = segment.adapter.scale
-            parts.append(_Part(segment.start, segment.stop, a, b, scale, None, mask, _adder(segment.adapter, name, scale)))
+            add = _adder(segment.adapter, name, scale)
+            parts.append(_Part(segment.start, segment.stop, a, b, scale, None, mask, add))
         return parts
 
     def _parts(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
@@ -174,8 +175,8 @@ class PackedLora:
         pairs = [(a.flatten(1), b.flatten(1)) for a, b in (adapter.compute[name] for adapter in adapters)]
         if len(segments) == 1:
             (a, b), mask = pairs[0], self._dropout_mask(segments[0], name, x)
-            scale = adapters[0].scale
-            return _Part(start, stop, a, b, scale, None, mask, _adder(adapters[0], name, scale))
+            own = adapters[0].scale
+            return _Part(start, stop, a, b, own, None, mask, _adder(adapters[0], name, own))
 
         def add(grad_a: Tensor, grad_b: Tensor) -> None:
             ranks = [adapter.rank for adapter in adapters]
