@@ -186,7 +186,8 @@ class PackedLora:
 
         key = (start, stop, *(id(adapter) for adapter in adapters))
         if key not in self._scales:
-            scale = x.new_zeros(stop - start, sum(adapter.rank for adapter in adapters))
+            exact = torch.promote_types(x.dtype, torch.float32)  # as precise as the number that a trial alone has
+            scale = x.new_zeros(stop - start, sum(adapter.rank for adapter in adapters), dtype=exact)
             rank = 0
             for adapter, span in zip(adapters, spans, strict=True):
                 scale[span[0] - start : span[1] - start, rank : rank + adapter.rank] = adapter.scale
