@@ -181,7 +181,7 @@ def train(params: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]
             dataset(data["held_out"], tokenizer, settings["resolution"]), collate_fn=collate, batch_size=16
         )
         strata = settings["held_out_timesteps"]
-        generator = torch.Generator().manual_seed(0)  # one noise for all trials: what differs then is the adapter
+        generator = torch.Generator().manual_seed(0)  # one noise for all trials
         losses = []
         with torch.no_grad(), accelerator.autocast():
             for batch in held_out:
@@ -219,7 +219,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from tuning import run
 
-    run(sys.argv[1:], train, lambda settings: {key: read(settings[key]) for key in ("train", "held_out")})
+    run(sys.argv[1:], train, lambda settings: {key: read(settings[key]) for key in ("train", "held_out")}, reuse=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ Train = Callable[[dict[str, Any], dict[str, Any], dict[str, Any], Path], dict[st
 Read = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def run(argv: Sequence[str], train: Train, read: Read) -> None:
-    """The sweep that a settings file describes, or its probe."""
+def run(argv: Sequence[str], train: Train, read: Read, reuse: bool) -> None:
+    """The sweep that a settings file describes, or its probe; see `sweep` for `reuse`."""
     settings = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    results = probe(settings, train, read) if "--probe" in argv else sweep(settings, train, read)
+    results = probe(settings, train, read) if "--probe" in argv else sweep(settings, train, read, reuse)
     Path(settings["results"]).write_text(json.dumps(results), encoding="utf-8")
 
 
@@ -29,8 +29,11 @@ def threads_and_device(settings: dict[str, Any]) -> None:
         torch.set_num_threads(settings["threads"])
 
 
-def sweep(settings: dict[str, Any], train: Train, read: Read) -> list[dict[str, Any]]:
-    """All trials, `at_once` of them at a time, each a process with its share of the device; what each gave."""
+def sweep(settings: dict[str, Any], train: Train, read: Read, reuse: bool) -> list[dict[str, Any]]:
+    """All trials, `at_once` of them at a time, each with its share of the device; what each gave.
+
+    With `reuse` a process goes on to the next trial when its own has ended, and imports nothing again.
+    """
     import ray
     from ray import tune
 
@@ -57,7 +60,7 @@ def sweep(settings: dict[str, Any], train: Train, read: Read) -> list[dict[str, 
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, settings=settings, data=data), share),
         param_space={key: tune.grid_search(values) for key, values in settings["grid"].items()},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once * max(1, int(gpus))),
+        tune_config=tune.TuneConfig(reuse_actors=reuse, max_concurrent_trials=at_once * max(1, int(gpus))),
         run_config=tune.RunConfig(storage_path=str(output), name="tune", verbose=0),
     )
     found = tuner.fit()

@@ -211,7 +211,7 @@ def _shaped(entry: dict[str, Any]) -> Messages:
     if asked and answer:
         if isinstance(entry[asked], list) and isinstance(entry[answer], list):
             return _with_system(entry, (*_turns(entry[asked], asked), *_turns(entry[answer], answer)))
-        return (*_system(entry), ("user", _text(entry, asked)), ("assistant", _text(entry, answer)))
+        return (*_system(entry), *_history(entry), ("user", _text(entry, asked)), ("assistant", _text(entry, answer)))
     raise _UnusableError(f"has an unknown shape; its keys: {few(list(entry)) or 'none'}", _SHAPES)
 
 
@@ -222,7 +222,7 @@ def _system(entry: dict[str, Any]) -> Messages:
 
 
 def _history(entry: dict[str, Any]) -> Messages:
-    """Earlier turns beside an instruction, as LLaMA-Factory has them: a list of [question, answer]."""
+    """Earlier turns beside the last one, as LLaMA-Factory and ChatGLM have them: a list of [question, answer]."""
     turns = entry.get("history") or []
     if not isinstance(turns, list):
         raise _UnusableError(f"history must be a list, not {type(turns).__name__}", _HISTORY)

@@ -62,6 +62,10 @@ SHAPES: dict[str, tuple[Any, tuple[tuple[str, str], ...]]] = {
             *(("user", "And now?"), ("assistant", "x")),
         ),
     ),
+    "chatglm-history": (
+        {"prompt": "c", "response": "d", "history": [["a", "b"]]},
+        (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")),
+    ),
     "alpaca-no-history": (
         {"instruction": "Define", "output": "x", "history": []},
         (("user", "Define"), ("assistant", "x")),

@@ -81,8 +81,11 @@ def with_peft(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, tor
             parameter.copy_(start[name])
     base = copy.copy(lab.base)
     base.model = model
-    if isinstance(base, CausalLM):  # as transformers runs it: padded rows, and torch's attention
+    if isinstance(base, CausalLM):  # as transformers runs it: padded rows, torch's attention, and its own norms
         base._in_sequence = False
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                vars(module).pop("forward", None)
         model.set_attn_implementation("sdpa")
     optimizer = torch.optim.AdamW(
         named.values(),
