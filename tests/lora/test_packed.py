@@ -42,12 +42,19 @@ def alone(layer: nn.Module, adapter: Adapter, x: Tensor, keys: tuple[str, ...]) 
     a, b = (tensor.detach().clone().requires_grad_() for tensor in (adapter.a[NAME], adapter.b[NAME]))
     seen = x
     if adapter.dropout:
-        drawn = [torch.rand(x.shape[1:], generator=generator("dropout", key, NAME)) >= adapter.dropout for key in keys]
-        seen = x * torch.stack(drawn) / (1.0 - adapter.dropout)
+        inner = _is_pointwise(layer)  # a product at each position: drawn with its channels innermost
+        shape = torch.Size((*x.shape[2:], x.shape[1])) if inner else x.shape[1:]
+        drawn = [torch.rand(shape, generator=generator("dropout", key, NAME)) >= adapter.dropout for key in keys]
+        mask = torch.stack(drawn)
+        seen = x * (mask.movedim(-1, 1) if inner else mask) / (1.0 - adapter.dropout)
     if isinstance(layer, nn.Conv2d):
         hidden = nn.functional.conv2d(seen, a, None, layer.stride, layer.padding)
         return layer(x) + adapter.scale * nn.functional.conv2d(hidden, b), a, b
     return layer(x) + adapter.scale * nn.functional.linear(nn.functional.linear(seen, a), b), a, b
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
 
 
 @pytest.mark.parametrize("together", [0, 256])
