@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import tenacity
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.node_provider import NodeProvider
 from ray.autoscaler.tags import (
@@ -210,13 +211,17 @@ def _connected(vcenter: VCenter) -> VCenter:
     Raises: as `VCenter.connect`, else.
     """
     told = ""
-    while True:
-        try:
-            return vcenter.connect()
-        except UserError as error:
-            if not vcenter.refused:
-                raise
-            if str(error) != told:
-                told = str(error)
-                log.error("%s", told)
-            time.sleep(_LONGEST_PAUSE)
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        nonlocal told
+        reason = str(state.outcome and state.outcome.exception())
+        if reason != told:
+            told = reason
+            log.error("%s", told)
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, UserError) and vcenter.refused),
+        wait=tenacity.wait_fixed(_LONGEST_PAUSE),
+        before_sleep=tell,
+    )
+    return retrying(vcenter.connect)

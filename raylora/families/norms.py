@@ -43,9 +43,11 @@ def _epsilon(module: nn.Module) -> Any:
 
 def _is_rms_norm(module: nn.Module) -> bool:
     """Whether a module computes the same for random inputs and weights: in bfloat16, to the last bit."""
+    if not type(module).__name__.endswith("RMSNorm"):
+        return False
     weight = getattr(module, "weight", None)
     held = [name for name, _ in [*module.named_parameters(), *module.named_buffers()]]
-    if not type(module).__name__.endswith("RMSNorm") or held != ["weight"] or not isinstance(weight, Tensor):
+    if held != ["weight"] or not isinstance(weight, Tensor):
         return False
     if weight.dim() != 1 or not isinstance(_epsilon(module), float):
         return False

@@ -144,11 +144,9 @@ class PackedLora:
         """Parts whose `start` and `stop` count rows, and whose masks are (rows, channels, height, width)."""
         parts = []
         for segment in live:
-            drawn, (a, b) = _dropout_rows(segment, name, x, None), segment.adapter.compute[name]
+            drawn, pair = _dropout_rows(segment, name, x, None), segment.adapter.compute[name]
             mask = None if drawn is None else torch.stack(drawn).to(x.device)
-            scale = segment.adapter.scale
-            add = _adder(segment.adapter, name, scale)
-            parts.append(_Part(segment.start, segment.stop, a, b, scale, None, mask, add))
+            parts.append(_part_alone(segment.adapter, name, (segment.start, segment.stop), pair, mask))
         return parts
 
     def _parts(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
@@ -174,9 +172,7 @@ class PackedLora:
         start, stop = spans[0][0], spans[-1][1]
         pairs = [(a.flatten(1), b.flatten(1)) for a, b in (adapter.compute[name] for adapter in adapters)]
         if len(segments) == 1:
-            (a, b), mask = pairs[0], self._dropout_mask(segments[0], name, x)
-            own = adapters[0].scale
-            return _Part(start, stop, a, b, own, None, mask, _adder(adapters[0], name, own))
+            return _part_alone(adapters[0], name, spans[0], pairs[0], self._dropout_mask(segments[0], name, x))
 
         def add(grad_a: Tensor, grad_b: Tensor) -> None:
             ranks = [adapter.rank for adapter in adapters]
@@ -210,6 +206,13 @@ class PackedLora:
         """
         drawn = _dropout_rows(segment, name, x, self._lengths)
         return None if drawn is None else torch.cat([row.reshape(-1, x.shape[-1]) for row in drawn]).to(x.device)
+
+
+def _part_alone(
+    adapter: Adapter, name: str, span: tuple[int, int], pair: tuple[Tensor, Tensor], mask: Tensor | None
+) -> _Part:
+    """The part of one trial."""
+    return _Part(*span, *pair, adapter.scale, None, mask, _adder(adapter, name, adapter.scale))
 
 
 def _adder(adapter: Adapter, name: str, scale: float = 1.0) -> Callable[[Tensor, Tensor], None]:
