@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from raylora.config import dump_config
+from raylora.sweep import mend
 from raylora.training import checkpoint_files
 from tests.sweep.runs import Event, config, events, is_alive, ray_processes, wait_for
 
@@ -113,7 +115,7 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     os.kill(command.process.pid, signal.SIGKILL)
     command.end()
     wait_for("its processes to go", lambda: not any(is_alive(worker) for worker in workers), 30)
-    killed, known = events(folder), terminated(folder)
+    killed, known = events(folder), terminated(folder, tmp_path / "record")
     check_resumed(killed[len(begun) :], over)
 
     command = Command("sweep", yaml, "--resume", "--json")
@@ -134,8 +136,10 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
         assert noise not in stderr
 
 
-def terminated(folder: Path) -> set[str]:
-    """The trials that had ended as the last snapshot before the kill has it."""
-    snapshot = max((folder / "tune").glob("experiment_state*.json"))
+def terminated(folder: Path, scratch: Path) -> set[str]:
+    """The trials that had ended by the record that a resume goes on from: the kill may have cut the newest one off."""
+    experiment = Path(shutil.copytree(folder / "tune", scratch))
+    mend.before_restore(experiment)
+    snapshot = max(experiment.glob(mend.STATE))
     trials = [json.loads(trial) for trial, _ in json.loads(snapshot.read_text())["trial_data"]]
     return {trial["custom_trial_name"] for trial in trials if trial["status"] == "TERMINATED"}

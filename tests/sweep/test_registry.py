@@ -13,6 +13,7 @@ import ray
 
 from raylora.config import TrainConfig
 from raylora.errors import Problem
+from raylora.sweep import registry as registry_module
 from raylora.sweep.registry import Registry
 from tests.sweep.runs import RAY_OPTIONS, config, is_alive
 
@@ -161,3 +162,14 @@ def test_what_trials_refuse_is_told_once_and_they_wait_until_they_may_go() -> No
         await asyncio.gather(*trials)
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize(
+    "error", [ray.exceptions.ActorDiedError(), ray.exceptions.OutOfMemoryError("killed for memory"), None]
+)
+def test_a_trainer_that_ray_killed_answers_no_more(error: Exception | None) -> None:
+    async def ping() -> None:
+        if error:
+            raise error
+
+    assert asyncio.run(registry_module._answers(ping())) == (error is None)
