@@ -76,7 +76,8 @@ class SweepConfig(Section):
     searcher: Literal["optuna", "random", "grid"] = Field(
         default="optuna",
         description="Who chooses the next trial: `optuna` learns from the results so far (TPE), `random` draws "
-        "independently, `grid` tries every combination (all domains must be lists).",
+        "independently, `grid` tries every combination (all domains must be lists). `optuna` begins with learning "
+        "rates spread over their range, of which the likely best one comes first.",
     )
     scheduler: Literal["asha", "none"] = Field(
         default="asha",

@@ -56,6 +56,16 @@ def test_a_plan_needs_no_ray(tmp_path: Path) -> None:
     assert "ray" not in loaded_by(code)
 
 
+def test_a_plan_tells_where_the_search_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_llama(tmp_path / "llm")
+    write_chats(tmp_path / "chats.jsonl")
+    text = f"train_data_dir: {tmp_path}/chats.jsonl\nbase_model: {tmp_path}/llm\nsweep: {{trials: 4}}\n"
+    (tmp_path / "c.yaml").write_text(text)
+    assert _exit_code(["plan", str(tmp_path / "c.yaml")]) == 0
+    # A width this small wants more than the default range has.
+    assert "first trial        learning_rate 0.002, lora_rank 16" in capsys.readouterr().out
+
+
 def test_the_reference_tells_of_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert _exit_code(["config"]) == 0
     out = capsys.readouterr().out

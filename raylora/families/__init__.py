@@ -77,6 +77,20 @@ def check(config: TrainConfig) -> None:
         raise UserError(problems)
 
 
+def likely_learning_rate(config: TrainConfig) -> float | None:
+    """Where the best learning rate of a trial is to be looked for first; None where nobody has measured it.
+
+    Raises:
+        UserError: the base model cannot be read.
+    """
+    if recognise(config.base_model) == "diffusion":
+        return None
+    from raylora.families import causal_lm_files, prior
+
+    found = causal_lm_files.architecture(causal_lm_files.check(Path(config.base_model)))
+    return prior.learning_rate(config, *found) if found else None
+
+
 def fingerprint(config: TrainConfig) -> str:
     """A hash of the files of a base model that `check` has passed; of large ones samples are read.
 

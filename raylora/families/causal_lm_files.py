@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ KEY = "base_model"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 _MARKS = (*TOKENIZERS, "tokenizer_config.json", "adapter_config.json", "model.safetensors", "pytorch_model.bin")
 _CAUSAL = re.compile("CausalLM|LMHeadModel|ConditionalGeneration")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -72,6 +74,31 @@ def check(path: Path) -> ModelFiles:
             raise _error(f"{path.name} is a file, but not a .gguf", path, hint)
         return _find_gguf(path)
     return _find_folder(path)
+
+
+def architecture(files: ModelFiles) -> tuple[str, int] | None:
+    """Name of the model's architecture and size of its hidden states; None if its configuration has no such number.
+
+    Raises:
+        UserError: a GGUF file's header is spoiled.
+    """
+    if files.gguf is None:
+        settings = _read_json(files.folder / "config.json") or {}
+        inner = settings.get("text_config") or settings  # of models that see pictures too
+        name, width = settings.get("model_type"), next((inner[key] for key in _WIDTHS if key in inner), None)
+    elif importlib.util.find_spec("gguf") is not None:
+        from gguf import GGUFReader
+
+        try:
+            fields = GGUFReader(files.folder / files.gguf).fields
+            name = fields["general.architecture"].contents()
+            width = fields[f"{name}.embedding_length"].contents()
+        except Exception as error:  # what a spoiled file makes the reader raise is as various as the files
+            where = files.folder / files.gguf
+            raise _error("this GGUF file cannot be read", where, "download or copy it again") from error
+    else:
+        return None
+    return (str(name), int(width)) if isinstance(width, int) and width > 0 else None
 
 
 def fingerprint(files: ModelFiles) -> str:

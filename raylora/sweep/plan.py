@@ -18,6 +18,7 @@ from raylora.data.examples import Dataset
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.sweep import cards
+from raylora.sweep.first_points import first_points
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +76,17 @@ class Plan:
             chosen = f"chosen by {self.sweep.searcher}, stopped early by {self.sweep.scheduler}"
             rows.append(("trials", f"{self.trials}, {chosen}"))
             rows += [(f"  {key}", _domain_words(domain)) for key, domain in self.sweep.space.items()]
+        if first := self.first_points():
+            rows.append(("first trial", ", ".join(f"{key} {_value_words(value)}" for key, value in first[0].items())))
         lines = [f"{name:<18} {value}" for name, value in rows]
         lines += ["", *self._memory(), ""]
         return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
+
+    def first_points(self) -> list[dict[str, Any]]:
+        """Where a search that learns from its results begins; nowhere for others."""
+        if self.sweep is None or self.sweep.searcher != "optuna":
+            return []
+        return first_points(self.sweep, lambda values: families.likely_learning_rate(self.config.with_values(values)))
 
     def slots(self, accelerators: Iterable[str]) -> int:
         """Trials that share a device; `accelerators` are names of the cluster's cards, none where it has only CPUs."""
@@ -137,8 +146,11 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
 
 
 def _domain_words(domain: Domain) -> str:
-    values = [f"{value:g}" if isinstance(value, float) else str(value) for value in domain.values]
-    return f"{domain.kind} {', '.join(values)}"
+    return f"{domain.kind} {', '.join(map(_value_words, domain.values))}"
+
+
+def _value_words(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _longest(config: TrainConfig, sweep: SweepConfig, train: int) -> int:

@@ -309,7 +309,9 @@ def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
             metric=None if sweep.searcher == "optuna" and sweep.space else space.METRIC,
             mode=None if sweep.searcher == "optuna" and sweep.space else "min",
             num_samples=1 if grid else sweep.trials,
-            search_alg=space.searcher(sweep, plan.config.seed, devices.at_once(slots, plan.trials, device)),
+            search_alg=space.searcher(
+                sweep, plan.config.seed, devices.at_once(slots, plan.trials, device), plan.first_points()
+            ),
             scheduler=scheduler,
             time_budget_s=sweep.time_budget_minutes and sweep.time_budget_minutes * 60,
             reuse_actors=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
@@ -34,48 +34,20 @@ def _tune_domain(domain: Domain, grid: bool) -> Any:
     return tune.randint(low, high + 1) if domain.kind == "int" else tune.lograndint(low, high + 1)
 
 
-def first_points(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Where a model-based search begins: spread-out values of every range, crossed with the middle of the others.
+def searcher(
+    sweep: SweepConfig, seed: int, at_once: int, first: Sequence[dict[str, Any]] = ()
+) -> Searcher | SearchAlgorithm:
+    """The searcher a configuration names.
 
-    TPE draws at random until it has seen about ten trials, which is a whole sweep here. Half of the trials
-    therefore cover the widest range evenly (usually the learning rate, which matters most) with everything else
-    at its middle; the rest is the searcher's.
+    Args:
+        sweep: the sweep.
+        seed: what it draws from.
+        at_once: how many trials may run at the same moment.
+        first: where one that learns from results begins.
     """
-    if not sweep.space:
-        return []
-    middle = {key: _at(domain, 0.5) for key, domain in sweep.space.items()}
-    ranges = [key for key, domain in sweep.space.items() if domain.kind not in ("choice", "grid")]
-    key = "learning_rate" if "learning_rate" in sweep.space else (ranges or list(sweep.space))[0]
-    count = max(1, min(5, sweep.trials // 2))
-    points = [{**middle, key: _at(sweep.space[key], (i + 0.5) / count)} for i in range(count)]
-    # From the middle outwards: the likely optimum first, so that ASHA has something good to compare with early.
-    order = sorted(range(count), key=lambda i: abs(i - (count - 1) / 2))
-    unique: list[dict[str, Any]] = []
-    for i in order:
-        if points[i] not in unique:
-            unique.append(points[i])
-    return unique
-
-
-def _at(domain: Domain, fraction: float) -> Any:
-    """The value at a fraction (0 to 1) of a domain's width; of a choice the entry there."""
-    values: Any = domain.values
-    if domain.kind in ("choice", "grid"):
-        return values[min(len(values) - 1, int(fraction * len(values)))]
-    low, high = values
-    if domain.kind in ("loguniform", "logint"):
-        value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
-    else:
-        value = low + fraction * (high - low)
-    # Six digits are enough for a learning rate, and readable; never outside of the range.
-    return round(value) if domain.kind in ("int", "logint") else min(high, max(low, float(f"{value:.6g}")))
-
-
-def searcher(sweep: SweepConfig, seed: int, at_once: int) -> Searcher | SearchAlgorithm:
-    """The searcher a configuration names; `at_once` is how many trials may run at the same moment."""
     if sweep.searcher != "optuna" or not sweep.space:
         return BasicVariantGenerator(random_state=seed, max_concurrent=at_once)
-    optuna = OptunaSearch(metric=METRIC, mode="min", seed=seed, points_to_evaluate=first_points(sweep))
+    optuna = OptunaSearch(metric=METRIC, mode="min", seed=seed, points_to_evaluate=list(first))
     return ConcurrencyLimiter(optuna, max_concurrent=at_once)
 
 

@@ -36,6 +36,7 @@ from raylora.errors import UserError
 from raylora.families import sequence
 from raylora.families.base import Tensors
 from raylora.families.causal_lm import CausalLM, load
+from raylora.families.causal_lm_files import architecture, check
 from raylora.families.head_loss import head_loss
 from raylora.families.sequence import Layout
 from tests.families.tiny_lm import CHATML, SPECIAL, VOCABULARY, tiny_glm, tiny_llama, tiny_qwen, tiny_tokenizer
@@ -408,6 +409,7 @@ def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", base)
     model, original = load64(path), load64(base)
     assert model.targets("linear") == original.targets("linear")
+    assert architecture(check(path)) == architecture(check(base))
     examples = chats(2)
     for one, other in zip(model.encode(examples), original.encode(examples), strict=True):
         assert torch.equal(one["input_ids"], other["input_ids"]) and torch.equal(one["loss_mask"], other["loss_mask"])
@@ -418,3 +420,6 @@ def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(UserError, match="tiny.gguf"):
         load64(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="tiny.gguf"):
+        architecture(check(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raylora.errors import UserError
-from raylora.families.causal_lm_files import check, fingerprint, looks_like
+from raylora.families.causal_lm_files import architecture, check, fingerprint, looks_like
 from tests.families.tiny_lm import tiny_llama
 
 
@@ -133,3 +133,15 @@ def test_fingerprint_follows_weights_and_tokenizer_but_not_the_place(model: Path
     second = fingerprint(check(moved))
     edit(moved / "tokenizer_config.json", extra=1)
     assert len({first, second, fingerprint(check(moved))}) == 3
+
+
+def test_architecture_and_width_are_read_where_they_stand(model: Path) -> None:
+    name, width = "hidden_size", json.loads((model / "config.json").read_text())["hidden_size"]
+    assert architecture(check(model)) == ("llama", width)
+    edit(model / "config.json", text_config={name: 2 * width})
+    assert architecture(check(model)) == ("llama", 2 * width)
+    edit(model / "config.json", text_config={"n_embd": 3 * width})
+    assert architecture(check(model)) == ("llama", 3 * width)
+    for nothing in ({"width": 4}, {name: "many"}, {name: 0}):
+        edit(model / "config.json", text_config=nothing)
+        assert architecture(check(model)) is None

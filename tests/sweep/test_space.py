@@ -12,36 +12,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from raylora.config import SweepConfig, TrainConfig
+from raylora.config import SweepConfig
 from raylora.sweep import space
+from raylora.sweep.first_points import first_points
+from tests.sweep.spaces import domains, inside, spaces
 
 SAMPLES = 300
-
-domains = st.one_of(
-    st.tuples(st.floats(1e-6, 1e-2), st.floats(1.01, 1e4)).map(lambda p: {"loguniform": [p[0], p[0] * p[1]]}),
-    st.tuples(st.floats(1e-6, 1.0), st.floats(1e-3, 10.0)).map(lambda p: {"uniform": [p[0], p[0] + p[1]]}),
-    st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=5, unique=True).map(lambda values: {"choice": values}),
-)
-whole_domains = st.one_of(
-    st.tuples(st.integers(1, 60), st.integers(1, 60)).map(lambda p: {"int": [p[0], p[0] + p[1]]}),
-    st.tuples(st.integers(1, 60), st.integers(1, 500)).map(lambda p: {"logint": [p[0], p[0] + p[1]]}),
-    st.lists(st.integers(1, 64), min_size=1, max_size=5, unique=True).map(lambda values: {"choice": values}),
-)
-spaces = st.fixed_dictionaries(
-    {}, optional={"learning_rate": domains, "lora_rank": whole_domains, "batch_size": whole_domains}
-)
-
-
-def inside(sweep: SweepConfig, point: dict[str, Any]) -> bool:
-    for key, value in point.items():
-        domain = sweep.space[key]
-        values: Any = domain.values
-        if domain.kind in ("choice", "grid"):
-            if value not in values:
-                return False
-        elif not values[0] <= value <= values[1] or (domain.kind in ("int", "logint") and value != int(value)):
-            return False
-    return point.keys() == sweep.space.keys()
 
 
 @pytest.mark.parametrize(
@@ -67,46 +43,21 @@ def test_fractions_stay_inside(domain: dict[str, Any]) -> None:
     assert all(inside(sweep, {"learning_rate": tune_domain.sample()}) for _ in range(20))
 
 
-@settings(max_examples=200, deadline=None)
-@given(spread=spaces, trials=st.integers(1, 40))
-def test_first_points_are_inside_and_differ(spread: dict[str, Any], trials: int) -> None:
-    sweep = SweepConfig(space=spread, trials=trials)
-    points = space.first_points(sweep)
-    assert bool(points) == bool(spread)
-    assert len(points) <= max(1, min(5, trials // 2))
-    assert all(inside(sweep, point) for point in points)
-    assert all(point not in points[:i] for i, point in enumerate(points))
-    config = TrainConfig(train_data_dir="-", base_model="-")
-    for point in points:
-        config.with_values(point)  # every point is a valid configuration
-
-
-def test_first_points_begin_in_the_middle_and_spread_over_the_learning_rate() -> None:
-    sweep = SweepConfig(
-        space={"lora_rank": [4, 8, 16], "learning_rate": {"loguniform": [1e-5, 1e-3]}},  # type: ignore[dict-item]
-        trials=6,
-    )
-    points = space.first_points(sweep)
-    assert [point["lora_rank"] for point in points] == [8, 8, 8]
-    rates = [point["learning_rate"] for point in points]
-    assert rates[0] == pytest.approx(1e-4)
-    assert sorted(rates) == pytest.approx([10**-4.6667, 1e-4, 10**-3.3333], rel=1e-3)
-
-
 @settings(max_examples=20, deadline=None)
 @given(spread=spaces.filter(bool), trials=st.integers(2, 12), seed=st.integers(0, 100))
 def test_optuna_takes_the_first_points_and_stays_inside(spread: dict[str, Any], trials: int, seed: int) -> None:
     sweep = SweepConfig(space=spread, trials=trials)
+    first = first_points(sweep, lambda _: None)
 
     def suggestions() -> list[dict[str, Any]]:
-        limiter = space.searcher(sweep, seed, at_once=trials)
+        limiter = space.searcher(sweep, seed, trials, first)
         assert type(limiter) is ConcurrencyLimiter
         assert type(limiter.searcher) is OptunaSearch
         limiter.set_search_properties(None, None, space.param_space(sweep))
         return [limiter.suggest(str(i)) for i in range(trials)]
 
     drawn = suggestions()
-    assert drawn[: len(space.first_points(sweep))] == space.first_points(sweep)
+    assert drawn[: len(first)] == first
     assert all(inside(sweep, point) for point in drawn)
     assert suggestions() == drawn
 

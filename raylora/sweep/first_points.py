@@ -1,0 +1,60 @@
+"""Where a model-based search begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raylora.config import Domain, SweepConfig
+
+RATE = "learning_rate"
+#: The likely best learning rate of a trial with these values; None if nobody knows.
+Likely = Callable[[Mapping[str, Any]], float | None]
+
+
+def first_points(sweep: SweepConfig, likely: Likely) -> list[dict[str, Any]]:
+    """Spread-out values of every range, crossed with the middle of the others.
+
+    TPE draws at random until it has seen about ten trials, which is a whole sweep here. Half of the trials
+    therefore cover the widest range evenly (usually the learning rate, which matters most) with everything else
+    at its middle; the rest is the searcher's. A learning rate that is known to be likely comes first, in place of the
+    nearest of these.
+    """
+    if not sweep.space:
+        return []
+    middle = {key: _at(domain, 0.5) for key, domain in sweep.space.items()}
+    ranges = [key for key, domain in sweep.space.items() if domain.kind not in ("choice", "grid")]
+    key = RATE if RATE in sweep.space else (ranges or list(sweep.space))[0]
+    count = max(1, min(5, sweep.trials // 2))
+    # From the middle outwards: the likely optimum first, so that ASHA has something good to compare with early.
+    order = sorted(range(count), key=lambda i: abs(i - (count - 1) / 2))
+    values = list(dict.fromkeys(_at(sweep.space[key], (i + 0.5) / count) for i in order))
+    others = {name: value for name, value in middle.items() if name != RATE}
+    if key == RATE and (rate := likely(others)) is not None:
+        rate = _nearest(sweep.space[RATE], rate)
+        values.remove(min(values, key=lambda value: abs(math.log(value / rate))))
+        values.insert(0, rate)
+    return [{**middle, key: value} for value in values]
+
+
+def _nearest(domain: Domain, value: float) -> float:
+    """The value of a domain that is nearest: of a range its bound, if it lies outside."""
+    values: Any = domain.values
+    if domain.kind in ("choice", "grid"):
+        return float(min(values, key=lambda choice: abs(math.log(choice / value))))
+    return float(min(values[1], max(values[0], float(f"{value:.3g}"))))
+
+
+def _at(domain: Domain, fraction: float) -> Any:
+    """The value at a fraction (0 to 1) of a domain's width; of a choice the entry there."""
+    values: Any = domain.values
+    if domain.kind in ("choice", "grid"):
+        return values[min(len(values) - 1, int(fraction * len(values)))]
+    low, high = values
+    if domain.kind in ("loguniform", "logint"):
+        value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+    else:
+        value = low + fraction * (high - low)
+    # Six digits are enough for a learning rate, and readable; never outside of the range.
+    return round(value) if domain.kind in ("int", "logint") else min(high, max(low, float(f"{value:.6g}")))
