@@ -8,6 +8,8 @@ the inverse learning rate. There is no such fit for image models.
 
 from __future__ import annotations
 
+import math
+
 from raylora.config import TrainConfig
 
 _AT_2000, _ALPHA = 5e-4, 32.0
@@ -23,4 +25,4 @@ def learning_rate(config: TrainConfig, architecture: str, width: int) -> float:
         width: size of its hidden states.
     """
     exponent = _EXPONENTS["qwen" if "qwen" in architecture.lower() else "llama"]
-    return _AT_2000 * (2000 / width) ** exponent * _ALPHA / (config.scale * config.lora_rank)
+    return _AT_2000 * math.pow(2000 / width, exponent) * _ALPHA / (config.scale * config.lora_rank)
