@@ -87,7 +87,7 @@ class SweepConfig(Section):
     grace_examples: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
         default=None,
         description="Training examples that every trial sees before `asha` may stop it. Counted in examples, not in "
-        "steps, so that trials of different batch size compare. Null: chosen from the length of the run.",
+        "steps, so that trials of different batch size compare. Null: a quarter of the run.",
         examples=[200],
     )
     reduction_factor: Whole = Field(

@@ -63,7 +63,7 @@ def test_a_plan_tells_where_the_search_begins(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "c.yaml").write_text(text)
     assert _exit_code(["plan", str(tmp_path / "c.yaml")]) == 0
     # A width this small wants more than the default range has.
-    assert "first trial        learning_rate 0.002, lora_rank 16" in capsys.readouterr().out
+    assert "first trial        learning_rate 0.002, lora_rank 32" in capsys.readouterr().out
 
 
 def test_the_reference_tells_of_every_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,34 +8,38 @@ from typing import Any
 
 from raylora.config import Domain, SweepConfig
 
-RATE = "learning_rate"
+RATE, RANK = "learning_rate", "lora_rank"
 #: The likely best learning rate of a trial with these values; None if nobody knows.
 Likely = Callable[[Mapping[str, Any]], float | None]
 
 
 def first_points(sweep: SweepConfig, likely: Likely) -> list[dict[str, Any]]:
-    """Spread-out values of every range, crossed with the middle of the others.
+    """Spread-out values of the widest range, crossed with the highest rank and the middle of everything else.
 
     TPE draws at random until it has seen about ten trials, which is a whole sweep here. Half of the trials
-    therefore cover the widest range evenly (usually the learning rate, which matters most) with everything else
-    at its middle; the rest is the searcher's. A learning rate that is known to be likely comes first, in place of the
-    nearest of these.
+    therefore cover the widest range evenly (usually the learning rate, which matters most); the rest is the
+    searcher's. With a fixed alpha the best learning rate hardly depends on the rank, and a higher rank learns no worse
+    ("LoRA Without Regret", and the grids of benchmarks/time_to_best.py). A learning rate that is known to be likely
+    comes first, in place of the nearest of these.
     """
     if not sweep.space:
         return []
-    middle = {key: _at(domain, 0.5) for key, domain in sweep.space.items()}
+    others = {key: _at(domain, 0.5) for key, domain in sweep.space.items()}
+    if RANK in others:
+        ranks: Any = sweep.space[RANK].values
+        others[RANK] = max(ranks)
     ranges = [key for key, domain in sweep.space.items() if domain.kind not in ("choice", "grid")]
     key = RATE if RATE in sweep.space else (ranges or list(sweep.space))[0]
     count = max(1, min(5, sweep.trials // 2))
     # From the middle outwards: the likely optimum first, so that ASHA has something good to compare with early.
     order = sorted(range(count), key=lambda i: abs(i - (count - 1) / 2))
     values = list(dict.fromkeys(_at(sweep.space[key], (i + 0.5) / count) for i in order))
-    others = {name: value for name, value in middle.items() if name != RATE}
+    del others[key]
     if key == RATE and (rate := likely(others)) is not None:
         rate = _nearest(sweep.space[RATE], rate)
         values.remove(min(values, key=lambda value: abs(math.log(value / rate))))
         values.insert(0, rate)
-    return [{**middle, key: value} for value in values]
+    return [{name: others.get(name, value) for name in sweep.space} for value in values]
 
 
 def _nearest(domain: Domain, value: float) -> float:

@@ -61,7 +61,10 @@ def scheduler(sweep: SweepConfig, longest: int, validate_every: int) -> TrialSch
     """
     if sweep.scheduler == "none":
         return FIFOScheduler()
-    grace = sweep.grace_examples or max(validate_every, longest // sweep.reduction_factor**2)
+    # Before, higher learning rates lead, whatever comes of them when the rate decays: of the better half of a grid of
+    # images the order after an eighth of the run was the reverse of the order at its end (Spearman -0.3; at a quarter
+    # 0.8), of chats 0.8 (at a quarter 0.9).
+    grace = sweep.grace_examples or max(validate_every, longest // 4)
     return ASHAScheduler(
         time_attr=TIME,
         metric=METRIC,

@@ -32,13 +32,13 @@ def test_first_points_are_inside_and_differ(spread: dict[str, Any], trials: int)
         config.with_values(point)  # every point is a valid configuration
 
 
-def test_first_points_begin_in_the_middle_and_spread_over_the_learning_rate() -> None:
+def test_first_points_spread_over_the_learning_rate_from_the_middle_at_the_highest_rank() -> None:
     sweep = SweepConfig(
         space={"lora_rank": [4, 8, 16], "learning_rate": {"loguniform": [1e-5, 1e-3]}},  # type: ignore[dict-item]
         trials=6,
     )
     points = first_points(sweep, unknown)
-    assert [point["lora_rank"] for point in points] == [8, 8, 8]
+    assert [point["lora_rank"] for point in points] == [16, 16, 16]
     rates = [point["learning_rate"] for point in points]
     assert rates[0] == pytest.approx(1e-4)
     assert sorted(rates) == pytest.approx([10**-4.6667, 1e-4, 10**-3.3333], rel=1e-3)
@@ -72,5 +72,5 @@ def test_a_likely_learning_rate_is_asked_for_with_the_other_keys_and_kept_inside
 
     space = {"lora_rank": [4, 8, 16], "learning_rate": {"loguniform": [1e-5, 1e-3]}}
     points = first_points(SweepConfig(space=space, trials=6), likely)  # type: ignore[arg-type]
-    assert asked == [{"lora_rank": 8}]
+    assert asked == [{"lora_rank": 16}]
     assert [point["learning_rate"] for point in points] == pytest.approx([1e-3, 1e-4, 2.15443e-5], rel=1e-3)

@@ -119,8 +119,8 @@ def test_random_draws_follow_the_seed() -> None:
 @pytest.mark.parametrize(
     ("values", "longest", "every", "grace", "factor"),
     [
-        ({}, 900, 100, 100, 3),
-        ({}, 1800, 100, 200, 3),
+        ({}, 900, 100, 225, 3),
+        ({}, 1800, 500, 500, 3),
         ({"grace_examples": 50, "reduction_factor": 2}, 900, 100, 50, 2),
         ({"grace_examples": 5000}, 900, 100, 900, 3),
         ({}, 1, 1, 1, 3),
