@@ -76,8 +76,8 @@ class SweepConfig(Section):
     searcher: Literal["optuna", "random", "grid"] = Field(
         default="optuna",
         description="Who chooses the next trial: `optuna` learns from the results so far (TPE), `random` draws "
-        "independently, `grid` tries every combination (all domains must be lists). `optuna` begins with learning "
-        "rates spread over their range, of which the likely best one comes first.",
+        "independently, `grid` tries every combination (all domains must be lists). `optuna` begins at the "
+        "highest rank, with learning rates spread over their range of which the likely best one comes first.",
     )
     scheduler: Literal["asha", "none"] = Field(
         default="asha",
@@ -87,11 +87,12 @@ class SweepConfig(Section):
     grace_examples: Annotated[Whole, Field(ge=1, le=_MOST)] | None = Field(
         default=None,
         description="Training examples that every trial sees before `asha` may stop it. Counted in examples, not in "
-        "steps, so that trials of different batch size compare. Null: a quarter of the run.",
+        "steps, so that trials of different batch size compare. Null: a quarter of the longest "
+        "trial, at least one report.",
         examples=[200],
     )
     reduction_factor: Whole = Field(
-        default=3,
+        default=2,
         ge=2,
         le=100,
         description="At each comparison `asha` lets the best 1/reduction_factor of the trials go on.",

@@ -78,7 +78,9 @@ def check(config: TrainConfig) -> None:
 
 
 def likely_learning_rate(config: TrainConfig) -> float | None:
-    """Where the best learning rate of a trial is to be looked for first; None where nobody has measured it.
+    """Where the best learning rate of a trial is to be looked for first.
+
+    None for image models, and for language models that do not say how wide they are.
 
     Raises:
         UserError: the base model cannot be read.

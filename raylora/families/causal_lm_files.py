@@ -19,7 +19,9 @@ KEY = "base_model"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 _MARKS = (*TOKENIZERS, "tokenizer_config.json", "adapter_config.json", "model.safetensors", "pytorch_model.bin")
 _CAUSAL = re.compile("CausalLM|LMHeadModel|ConditionalGeneration")
+#: What a model's configuration calls the size of its hidden states.
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
+_MOST_WIDTH = 10**6
 _INDEX = "model.safetensors.index.json"
 
 
@@ -84,21 +86,22 @@ def architecture(files: ModelFiles) -> tuple[str, int] | None:
     """
     if files.gguf is None:
         settings = _read_json(files.folder / "config.json") or {}
-        inner = settings.get("text_config") or settings  # of models that see pictures too
-        name, width = settings.get("model_type"), next((inner[key] for key in _WIDTHS if key in inner), None)
+        if isinstance(inner := settings.get("text_config"), dict):  # of models that see pictures too
+            settings = {**settings, **inner}
+        name, width = settings.get("model_type"), next((settings[key] for key in _WIDTHS if key in settings), None)
     elif importlib.util.find_spec("gguf") is not None:
         from gguf import GGUFReader
 
         try:
             fields = GGUFReader(files.folder / files.gguf).fields
             name = fields["general.architecture"].contents()
-            width = fields[f"{name}.embedding_length"].contents()
+            width = fields[key].contents() if (key := f"{name}.embedding_length") in fields else None
         except Exception as error:  # what a spoiled file makes the reader raise is as various as the files
-            where = files.folder / files.gguf
-            raise _error("this GGUF file cannot be read", where, "download or copy it again") from error
+            message = f"this GGUF file cannot be read: {next(iter(str(error).splitlines()), type(error).__name__)}"
+            raise _error(message, files.folder / files.gguf, "download or copy it again") from error
     else:
         return None
-    return (str(name), int(width)) if isinstance(width, int) and width > 0 else None
+    return (str(name), width) if type(width) is int and 0 < width < _MOST_WIDTH else None
 
 
 def fingerprint(files: ModelFiles) -> str:

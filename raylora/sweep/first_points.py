@@ -14,13 +14,13 @@ Likely = Callable[[Mapping[str, Any]], float | None]
 
 
 def first_points(sweep: SweepConfig, likely: Likely) -> list[dict[str, Any]]:
-    """Spread-out values of the widest range, crossed with the highest rank and the middle of everything else.
+    """Spread-out learning rates, crossed with the highest rank and the middle of everything else.
 
-    TPE draws at random until it has seen about ten trials, which is a whole sweep here. Half of the trials
-    therefore cover the widest range evenly (usually the learning rate, which matters most); the rest is the
-    searcher's. With a fixed alpha the best learning rate hardly depends on the rank, and a higher rank learns no worse
-    ("LoRA Without Regret", and the grids of benchmarks/time_to_best.py). A learning rate that is known to be likely
-    comes first, in place of the nearest of these.
+    TPE draws at random until it has seen about ten trials, which is a whole sweep here. Half of the trials (at most
+    five) therefore cover the learning rate evenly, which matters most, or the first range where it is fixed; the rest
+    is the searcher's. With a fixed alpha the best learning rate hardly depends on the rank, and a higher rank comes to
+    no worse a best report ("LoRA Without Regret", and the grids of benchmarks/time_to_best.py). A learning rate that
+    is known to be likely comes first, in place of the nearest of these.
     """
     if not sweep.space:
         return []
@@ -47,7 +47,8 @@ def _nearest(domain: Domain, value: float) -> float:
     values: Any = domain.values
     if domain.kind in ("choice", "grid"):
         return float(min(values, key=lambda choice: abs(math.log(choice / value))))
-    return float(min(values[1], max(values[0], float(f"{value:.3g}"))))
+    value = min(values[1], max(values[0], float(f"{value:.3g}")))
+    return round(value) if domain.kind in ("int", "logint") else float(value)
 
 
 def _at(domain: Domain, fraction: float) -> Any:

@@ -83,7 +83,11 @@ class Plan:
         return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
 
     def first_points(self) -> list[dict[str, Any]]:
-        """Where a search that learns from its results begins; nowhere for others."""
+        """Where a search that learns from its results begins; nowhere for others.
+
+        Raises:
+            UserError: the base model's configuration cannot be read.
+        """
         if self.sweep is None or self.sweep.searcher != "optuna":
             return []
         return first_points(self.sweep, lambda values: families.likely_learning_rate(self.config.with_values(values)))

@@ -140,8 +140,11 @@ def test_architecture_and_width_are_read_where_they_stand(model: Path) -> None:
     assert architecture(check(model)) == ("llama", width)
     edit(model / "config.json", text_config={name: 2 * width})
     assert architecture(check(model)) == ("llama", 2 * width)
-    edit(model / "config.json", text_config={"n_embd": 3 * width})
-    assert architecture(check(model)) == ("llama", 3 * width)
-    for nothing in ({"width": 4}, {name: "many"}, {name: 0}):
+    edit(model / "config.json", text_config={name: 4, "model_type": "qwen2"})
+    assert architecture(check(model)) == ("qwen2", 4)
+    for nothing in (None, 5, "hidden_size", [name]):
         edit(model / "config.json", text_config=nothing)
+        assert architecture(check(model)) == ("llama", width)
+    for nothing in ("many", 0, True, 10**400, None, [4]):
+        edit(model / "config.json", **{name: nothing})
         assert architecture(check(model)) is None

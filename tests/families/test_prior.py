@@ -25,3 +25,8 @@ def test_learning_rate_times_the_updates_factor_is_kept(values: dict[str, object
     published, trial = config(lora_alpha=32, lora_rank=8), config(lora_rank=8, **values)
     moved = learning_rate(trial, "llama", 576) * trial.scale
     assert moved == pytest.approx(learning_rate(published, "llama", 576) * published.scale)
+
+
+@pytest.mark.parametrize("values", [{"lora_alpha": 0.001}, {"lora_alpha": 5e-324}, {"lora_alpha": "rank"}])
+def test_it_stays_where_lora_learns(values: dict[str, object]) -> None:
+    assert 0 < learning_rate(config(lora_rank=2, **values), "llama", 64) <= 1e-2

@@ -74,3 +74,8 @@ def test_a_likely_learning_rate_is_asked_for_with_the_other_keys_and_kept_inside
     points = first_points(SweepConfig(space=space, trials=6), likely)  # type: ignore[arg-type]
     assert asked == [{"lora_rank": 16}]
     assert [point["learning_rate"] for point in points] == pytest.approx([1e-3, 1e-4, 2.15443e-5], rel=1e-3)
+
+
+def test_a_likely_learning_rate_of_whole_numbers_is_one() -> None:
+    sweep = SweepConfig(space={"learning_rate": {"int": [1, 3]}})  # type: ignore[dict-item]
+    assert first_points(sweep, lambda _: 2.4)[0] == {"learning_rate": 2}

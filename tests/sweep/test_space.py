@@ -64,7 +64,7 @@ def test_optuna_takes_the_first_points_and_stays_inside(spread: dict[str, Any], 
 
 def test_optuna_waits_while_enough_trials_are_running() -> None:
     sweep = SweepConfig(space={"lora_rank": [2, 4]})  # type: ignore[dict-item]
-    limiter = space.searcher(sweep, 0, at_once=2)
+    limiter = space.searcher(sweep, 0, 2, [])
     assert isinstance(limiter, ConcurrencyLimiter)
     limiter.set_search_properties(None, None, space.param_space(sweep))
     assert limiter.suggest("a")
@@ -76,7 +76,7 @@ def test_optuna_waits_while_enough_trials_are_running() -> None:
 
 def drawn(sweep: SweepConfig, seed: int) -> list[dict[str, Any]]:
     """What Tune's own generator makes of a sweep that is not searched by Optuna."""
-    generator = space.searcher(sweep, seed, at_once=4)
+    generator = space.searcher(sweep, seed, 4, [])
     assert type(generator) is BasicVariantGenerator
     samples = 1 if sweep.searcher == "grid" else sweep.trials
     generator.add_configurations(
@@ -119,11 +119,12 @@ def test_random_draws_follow_the_seed() -> None:
 @pytest.mark.parametrize(
     ("values", "longest", "every", "grace", "factor"),
     [
-        ({}, 900, 100, 225, 3),
-        ({}, 1800, 500, 500, 3),
-        ({"grace_examples": 50, "reduction_factor": 2}, 900, 100, 50, 2),
-        ({"grace_examples": 5000}, 900, 100, 900, 3),
-        ({}, 1, 1, 1, 3),
+        ({}, 900, 100, 200, 2),
+        ({}, 900, 112, 224, 2),
+        ({}, 1800, 500, 500, 2),
+        ({"grace_examples": 50, "reduction_factor": 3}, 900, 100, 50, 3),
+        ({"grace_examples": 5000}, 900, 100, 900, 2),
+        ({}, 1, 1, 1, 2),
     ],
 )
 def test_asha_counts_examples(values: dict[str, Any], longest: int, every: int, grace: int, factor: int) -> None:
