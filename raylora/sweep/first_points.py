@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raylora.config import Domain, SweepConfig
+from raylora.config_space import LISTS
 
 RATE, RANK = "learning_rate", "lora_rank"
 #: The likely best learning rate of a trial with these values; None if nobody knows.
@@ -28,7 +29,7 @@ def first_points(sweep: SweepConfig, likely: Likely) -> list[dict[str, Any]]:
     if RANK in others:
         ranks: Any = sweep.space[RANK].values
         others[RANK] = max(ranks)
-    ranges = [key for key, domain in sweep.space.items() if domain.kind not in ("choice", "grid")]
+    ranges = [key for key, domain in sweep.space.items() if domain.kind not in LISTS]
     key = RATE if RATE in sweep.space else (ranges or list(sweep.space))[0]
     count = max(1, min(5, sweep.trials // 2))
     # From the middle outwards: the likely optimum first, so that ASHA has something good to compare with early.
@@ -42,24 +43,28 @@ def first_points(sweep: SweepConfig, likely: Likely) -> list[dict[str, Any]]:
     return [{name: others.get(name, value) for name in sweep.space} for value in values]
 
 
-def _nearest(domain: Domain, value: float) -> float:
+def _nearest(domain: Domain, value: float) -> Any:
     """The value of a domain that is nearest: of a range its bound, if it lies outside."""
-    values: Any = domain.values
-    if domain.kind in ("choice", "grid"):
-        return float(min(values, key=lambda choice: abs(math.log(choice / value))))
-    value = min(values[1], max(values[0], float(f"{value:.3g}")))
-    return round(value) if domain.kind in ("int", "logint") else float(value)
+    if domain.kind in LISTS:
+        choices: Any = domain.values
+        return min(choices, key=lambda choice: abs(math.log(choice / value)))
+    return _inside(domain, value, digits=3)
 
 
 def _at(domain: Domain, fraction: float) -> Any:
     """The value at a fraction (0 to 1) of a domain's width; of a choice the entry there."""
-    values: Any = domain.values
-    if domain.kind in ("choice", "grid"):
-        return values[min(len(values) - 1, int(fraction * len(values)))]
-    low, high = values
+    if domain.kind in LISTS:
+        return domain.values[min(len(domain.values) - 1, int(fraction * len(domain.values)))]
+    low, high = domain.bounds
     if domain.kind in ("loguniform", "logint"):
         value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
     else:
         value = low + fraction * (high - low)
-    # Six digits are enough for a learning rate, and readable; never outside of the range.
-    return round(value) if domain.kind in ("int", "logint") else min(high, max(low, float(f"{value:.6g}")))
+    return _inside(domain, value, digits=6)
+
+
+def _inside(domain: Domain, value: float, digits: int) -> Any:
+    """A value of a range: whole, or with as few digits as people read; never outside."""
+    low, high = domain.values
+    rounded: Any = round(value) if domain.kind in ("int", "logint") else float(f"{value:.{digits}g}")
+    return min(high, max(low, rounded))

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora import families
 from raylora.config import SweepConfig, TrainConfig, dump_config
+from raylora.config_space import LISTS
 from raylora.console import say
 from raylora.data.reading import shown
 from raylora.errors import Interrupted, NothingToResumeError, Problem, RayloraError, UserError
@@ -375,7 +376,7 @@ def _last_line(trial: Any) -> str:
 def _search_ranges(sweep: SweepConfig | None) -> list[SearchRange]:
     ranges = []
     for key, domain in sweep.space.items() if sweep else ():
-        if domain.kind in ("choice", "grid"):
+        if domain.kind in LISTS:
             ranges.append(SearchRange(key, choices=domain.values))
         else:
             low, high = domain.values

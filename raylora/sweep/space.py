@@ -11,6 +11,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlg
 from ray.tune.search.optuna import OptunaSearch
 
 from raylora.config import Domain, SweepConfig
+from raylora.config_space import LISTS
 
 #: The metric that trials report, and what it is measured against.
 METRIC, TIME = "value", "examples"
@@ -23,7 +24,7 @@ def param_space(sweep: SweepConfig) -> dict[str, Any]:
 
 def _tune_domain(domain: Domain, grid: bool) -> Any:
     values: Any = domain.values
-    if domain.kind in ("choice", "grid"):
+    if domain.kind in LISTS:
         return tune.grid_search(list(values)) if grid else tune.choice(list(values))
     low, high = values
     if domain.kind == "uniform":

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from raylora.config import SweepConfig
+from raylora.config_space import LISTS
 
 domains = st.one_of(
     st.tuples(st.floats(1e-6, 1e-2), st.floats(1.01, 1e4)).map(lambda p: {"loguniform": [p[0], p[0] * p[1]]}),
@@ -27,7 +28,7 @@ def inside(sweep: SweepConfig, point: dict[str, Any]) -> bool:
     for key, value in point.items():
         domain = sweep.space[key]
         values: Any = domain.values
-        if domain.kind in ("choice", "grid"):
+        if domain.kind in LISTS:
             if value not in values:
                 return False
         elif not values[0] <= value <= values[1] or (domain.kind in ("int", "logint") and value != int(value)):

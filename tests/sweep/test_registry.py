@@ -13,8 +13,7 @@ import ray
 
 from raylora.config import TrainConfig
 from raylora.errors import Problem
-from raylora.sweep import registry as registry_module
-from raylora.sweep.registry import Registry
+from raylora.sweep.registry import Registry, _answers
 from tests.sweep.runs import RAY_OPTIONS, config, is_alive
 
 #: Long enough for a busy machine; whoever would wait for a blocked trainer waits for ever.
@@ -172,4 +171,4 @@ def test_a_trainer_that_ray_killed_answers_no_more(error: Exception | None) -> N
         if error:
             raise error
 
-    assert asyncio.run(registry_module._answers(ping())) == (error is None)
+    assert asyncio.run(_answers(ping())) == (error is None)
