@@ -40,10 +40,8 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Type checkers do not see that raylora.cluster lies in cluster/: a tree of links shows it to them.
 types: $(INSTALLED)
-	@rm -rf build/types && mkdir -p build/types/raylora && ln -s $(CURDIR)/raylora/* build/types/raylora/ && ln -s $(CURDIR)/cluster build/types/raylora/cluster
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) models output build *.egg-info

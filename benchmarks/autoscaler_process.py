@@ -19,10 +19,12 @@ import yaml
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
-from raylora.cluster import nodes, ray_yaml, workshop
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.nodes import Node
-from raylora.cluster.provider import VSphereNodeProvider
+from raylora.cluster.nodes import inflight as workshop
+from raylora.cluster.nodes import manager as nodes
+from raylora.cluster.nodes.manager import Node
+from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray.provider import VSphereNodeProvider
 
 log = logging.getLogger("raylora.autoscaler_process")
 

@@ -3,7 +3,7 @@
     python benchmarks/heterogeneous.py [--quick]
 
 A simulation in seconds of the cards: trials start where Ray has a free share (the slow card is filled first, the worst
-case), report eight times, and move as `raylora.sweep.balance` decides from step times it learns from the reports.
+case), report eight times, and move as `raylora.tuning.devices.step_time_model` decides from step times it learns.
 The step times of packs were recorded (see RECORDED); the slow card takes 1.8 times as long as the fast one. The best
 schedule is bounded from below: no schedule does more trial-steps a second than the best split of all trials over the
 cards, and no trial ends sooner than alone on the fast card. Moves would have to be free and come at any moment to keep
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from raylora.sweep.balance import Move, Place, Running, StepTimes, View, best_move, first_place
+from raylora.tuning.devices.step_time_model import Move, Place, Running, StepTimes, View, best_move, first_place
 
 #: Seconds of a step of 1, 2, 4 and 8 trials beside that of one: measured on two cores with the tiny UNet of the tests
 #: (micro-batch 4) and SmolLM2-135M (1 x 64 tokens); and a card that a pack of 8 does not fill.

@@ -29,8 +29,8 @@ import measuring
 from pyVmomi import vim, vmodl
 from simulated import Simulator, inventory, vcsim
 
-from raylora.cluster.inventory import _WATCHED, Inventory
-from raylora.cluster.vcenter import VCenter
+from raylora.cluster.vsphere.inventory import _WATCHED, Inventory
+from raylora.cluster.vsphere.session import VCenter
 
 PATHS = list(_WATCHED[vim.VirtualMachine])
 HOSTS = [["RTX 4090", "RTX 4090"]] * 8

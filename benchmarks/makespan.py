@@ -34,16 +34,17 @@ from safetensors.torch import load_file
 from work import Work, row
 
 from raylora import families
-from raylora.config import SweepConfig, TrainConfig, dump_config
+from raylora.config.dump import dump_config
+from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.families.base import BaseModel, base_dtype
 from raylora.families.objectives import TIMESTEPS
-from raylora.sweep import store
-from raylora.sweep.finish import BEST
-from raylora.sweep.registry import ON_CPU
-from raylora.sweep.run import EVENTS
-from raylora.training.data import prepare
+from raylora.training.encoded_dataset import prepare
 from raylora.training.member import batch_indices
 from raylora.training.pack import Pack
+from raylora.tuning.devices.trainer_pool import ON_CPU
+from raylora.tuning.results import store
+from raylora.tuning.results.finish import BEST
+from raylora.tuning.run import EVENTS
 
 PRECISIONS = {"llm": ("float32", "bfloat16", "mixed"), "images": ("float32", "mixed")}
 HERE = Path(__file__).resolve().parent

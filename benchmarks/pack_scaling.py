@@ -19,7 +19,7 @@ import tasks
 
 from raylora import families
 from raylora.families.base import base_dtype
-from raylora.training.data import prepare
+from raylora.training.encoded_dataset import prepare
 from raylora.training.pack import Pack
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import measuring
 from simulated import Simulator, fleet, running, vcsim
 
-from raylora.cluster.nodes import Nodes
+from raylora.cluster.nodes.manager import Nodes
 
 MANY = 32
 TASK_MS = 200

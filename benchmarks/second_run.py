@@ -21,9 +21,9 @@ import measuring
 import tasks
 
 from raylora import families
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.families.base import base_dtype
-from raylora.training.data import prepare
+from raylora.training.encoded_dataset import prepare
 from raylora.training.trainer import Trainer
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raylora.cluster.config import ClusterConfig, load_cluster_config
-from raylora.cluster.inventory import Inventory
-from raylora.cluster.vcenter import VCenter
+from raylora.cluster.vsphere.inventory import Inventory
+from raylora.cluster.vsphere.session import VCenter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -19,9 +19,9 @@ import torch
 from work import Row, Work, counted, row
 
 from raylora import families
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel
-from raylora.training.data import EncodedDataset, prepare
+from raylora.training.encoded_dataset import EncodedDataset, prepare
 from raylora.training.pack import Pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raylora import families
-from raylora.config import SweepConfig, TrainConfig, load_config
+from raylora.config.load import load_config
+from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.data.examples import ChatExample, Dataset, ImageExample
-from raylora.data.images import open_rgb
+from raylora.data.images.folder import open_rgb
 
 Family = Literal["llm", "images"]
 FAMILIES: tuple[Family, ...] = ("llm", "images")

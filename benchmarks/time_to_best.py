@@ -24,11 +24,11 @@ import measuring
 import numpy as np
 import tasks
 
-from raylora.config import SweepConfig, TrainConfig
-from raylora.sweep import cluster
-from raylora.sweep.outcome import SweepOutcome, Validation
-from raylora.sweep.plan import make_plan
-from raylora.sweep.run import EVENTS, OBJECTIVES, run
+from raylora.config.schema import SweepConfig, TrainConfig
+from raylora.tuning.devices import ray_cluster as cluster
+from raylora.tuning.plan import make_plan
+from raylora.tuning.results.types import SweepOutcome, Validation
+from raylora.tuning.run import EVENTS, OBJECTIVES, run
 
 RANGES = {"llm": (1e-4, 2e-2), "images": (3e-4, 3e-2)}
 #: Batch, steps and trials of the quickstart's sweeps; and of --quick.

@@ -21,7 +21,7 @@ from measuring import Gemm
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel, Tensors
 
 

@@ -30,7 +30,7 @@ def plan(cluster: Path, overrides: tuple[str, ...]) -> None:
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
-    from raylora.cluster.plan import make_plan, session
+    from raylora.cluster.commands.plan import make_plan, session
 
     config = load_cluster_config(cluster, overrides)
     with session(config) as inventory:
@@ -47,7 +47,7 @@ def up(cluster: Path, overrides: tuple[str, ...]) -> None:
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
-    from raylora.cluster.head import up
+    from raylora.cluster.commands.up_down import up
 
     click.echo(up(load_cluster_config(cluster, overrides)))
 
@@ -60,7 +60,7 @@ def status(cluster: Path, overrides: tuple[str, ...]) -> None:
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
-    from raylora.cluster.status import status
+    from raylora.cluster.commands.status import status
 
     click.echo(status(load_cluster_config(cluster, overrides)))
 
@@ -74,7 +74,7 @@ def down(cluster: Path, overrides: tuple[str, ...], yes: bool) -> None:
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
-    from raylora.cluster.head import down
+    from raylora.cluster.commands.up_down import down
 
     down(load_cluster_config(cluster, overrides), ask=None if yes else _ask)
 

@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from raylora import nearby, yaml_text
-from raylora.cluster.cards import CardModel, find_card
-from raylora.config_space import unknown
-from raylora.config_values import (
+from raylora import suggest as nearby
+from raylora.config import yaml_text
+from raylora.config.fields import (
     Flag,
     Number,
     PathText,
@@ -28,9 +27,11 @@ from raylora.config_values import (
     shown,
     takes,
 )
+from raylora.config.space import unknown
+from raylora.config.yaml_text import Document, Issue, Key, follow, within
 from raylora.errors import Problem, UserError
-from raylora.nearby import printable
-from raylora.yaml_text import Document, Issue, Key, follow, within
+from raylora.gpus import CardModel, find_card
+from raylora.suggest import printable
 
 __all__ = ["ClusterConfig", "HeadConfig", "NodeType", "VCenterSettings", "load_cluster_config"]
 

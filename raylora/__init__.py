@@ -27,13 +27,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from raylora.api import SweepResult, export, load_config, plan, report, sweep, train
-    from raylora.config import SweepConfig, TrainConfig
+    from raylora.config.schema import SweepConfig, TrainConfig
     from raylora.errors import RayloraError, UserError
 
 _HOMES = {
     "RayloraError": "raylora.errors",
-    "SweepConfig": "raylora.config",
-    "TrainConfig": "raylora.config",
+    "SweepConfig": "raylora.config.schema",
+    "TrainConfig": "raylora.config.schema",
     "UserError": "raylora.errors",
 }
 

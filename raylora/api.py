@@ -6,16 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylora import nearby
-from raylora.config import SweepConfig, TrainConfig, default_sweep, load_config, with_checked_paths
+from raylora import suggest as nearby
+from raylora.config.load import load_config, with_checked_paths
+from raylora.config.schema import SweepConfig, TrainConfig
+from raylora.config.sweep_defaults import default_sweep
 from raylora.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from raylora.sweep.outcome import SweepOutcome
-    from raylora.sweep.plan import Plan
-    from raylora.sweep.ranking import RankedTrial, Ranking
+    from raylora.tuning.plan import Plan
+    from raylora.tuning.results.ranking import RankedTrial, Ranking
+    from raylora.tuning.results.types import SweepOutcome
 
 __all__ = ["SweepResult", "export", "load_config", "plan", "report", "sweep", "train"]
 
@@ -85,7 +87,7 @@ def plan(config: TrainConfig, sweep: bool = True) -> Plan:
     Raises:
         UserError: whatever stands in the way, all of it at once where it can be told at once.
     """
-    from raylora.sweep.plan import make_plan
+    from raylora.tuning.plan import make_plan
 
     return make_plan(with_checked_paths(config), _sweep_config(config) if sweep else None, fresh=True)
 
@@ -117,9 +119,9 @@ def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
 
 
 def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, dashboard: bool) -> SweepResult:
-    from raylora.sweep.finish import finish
-    from raylora.sweep.plan import make_plan
-    from raylora.sweep.run import run_to_end
+    from raylora.tuning.plan import make_plan
+    from raylora.tuning.results.finish import finish
+    from raylora.tuning.run import run_to_end
 
     planned = make_plan(with_checked_paths(config), sweep_config, fresh=not resume)
     outcome, ranking = run_to_end(planned, resume, dashboard, finish)
@@ -139,10 +141,10 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     Raises:
         UserError: no finished run there, no such trial, the trial has no adapter, or something else lies at `to`.
     """
-    from raylora.sweep import store
-    from raylora.sweep.finish import adapter_name, export_trial
-    from raylora.sweep.ranking import rank
-    from raylora.sweep.run import CONFIG, OBJECTIVES
+    from raylora.tuning.results import store
+    from raylora.tuning.results.finish import adapter_name, export_trial
+    from raylora.tuning.results.ranking import rank
+    from raylora.tuning.run import CONFIG, OBJECTIVES
 
     folder = _run_folder(run)
     outcome = store.load(folder)
@@ -169,7 +171,7 @@ def report(run: str | Path) -> Path:
     Raises:
         UserError: no finished run there, or its base model or data have gone.
     """
-    from raylora.sweep.finish import report_again
+    from raylora.tuning.results.finish import report_again
 
     return report_again(_run_folder(run))
 

@@ -128,7 +128,7 @@ def report(sweep_folder: Path) -> None:
 @cli.command("config")
 def config_reference() -> None:
     """Print every key of a configuration file, with its default and its meaning."""
-    from raylora.config import reference
+    from raylora.config.reference import reference
 
     click.echo(reference())
 
@@ -141,7 +141,7 @@ def _run(
     as_json: bool,
     dashboard: bool,
 ) -> None:
-    from raylora.config import load_config
+    from raylora.config.load import load_config
     from raylora.errors import RayloraError
 
     with reserved_stdout() as stdout:
@@ -157,9 +157,9 @@ def _run(
 def _on_cluster(
     cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool
 ) -> int | None:
-    from raylora.cluster import submit
+    from raylora.cluster.commands import submit
     from raylora.cluster.config import load_cluster_config
-    from raylora.config import load_config
+    from raylora.config.load import load_config
 
     site = load_cluster_config(cluster, check_files=False)
     load_config(config, overrides, check_paths=False)  # its paths are looked for where the sweep runs
@@ -171,8 +171,8 @@ def _on_cluster(
 
 
 def _summary(result: SweepResult) -> str:
-    from raylora.sweep.ranking import console_table
-    from raylora.sweep.report import headline
+    from raylora.tuning.results.ranking import console_table
+    from raylora.tuning.results.report.html import headline
 
     lines = [console_table(result.ranking), "", headline(result.outcome, result.ranking)]
     if result.adapter_path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from raylora.config import SweepConfig, TrainConfig
+from raylora.config.schema import SweepConfig, TrainConfig
 
 
 def words(text: str) -> list[str]:

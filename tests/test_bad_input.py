@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 import raylora
 from raylora.cli import _exit_code
 from tests import mutations
-from tests.families.original_layout import convert
-from tests.families.tiny import tiny_sd
-from tests.families.tiny_lm import tiny_llama
+from tests.families.causal_lm.tiny_lm import tiny_llama
+from tests.families.diffusion.original_layout import convert
+from tests.families.diffusion.tiny import tiny_sd
 from tests.training.fixtures import write_chats, write_images
 
 

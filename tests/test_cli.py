@@ -20,11 +20,11 @@ from safetensors.numpy import save_file
 import raylora
 from raylora.api import SweepResult, _file_target
 from raylora.cli import _exit_code
-from raylora.config_space import FIXED
-from raylora.sweep.outcome import SweepOutcome
-from tests.families.original_layout import convert
-from tests.families.tiny import tiny_sd
-from tests.families.tiny_lm import tiny_llama
+from raylora.config.space import FIXED
+from raylora.tuning.results.types import SweepOutcome
+from tests.families.causal_lm.tiny_lm import tiny_llama
+from tests.families.diffusion.original_layout import convert
+from tests.families.diffusion.tiny import tiny_sd
 from tests.training.fixtures import SEED_FILE, write_chats, write_images
 
 HEAVY = ("torch", "ray", "pydantic", "numpy", "pandas", "diffusers", "transformers", "plotly", "PIL", "peft")
@@ -128,7 +128,7 @@ def test_only_what_can_be_resumed_says_so(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("config.load_config", "api.load_config", "api.report", "cluster.config.load_cluster_config"):
+    for name in ("config.load.load_config", "api.load_config", "api.report", "cluster.config.load_cluster_config"):
         monkeypatch.setattr(f"raylora.{name}", interrupt)
     assert _exit_code(arguments) == 130
     out, err = capsys.readouterr()
@@ -302,7 +302,7 @@ def test_what_goes_wrong_after_the_plan_reaches_the_person(
     said: str,
 ) -> None:
     """What the trainer, another process, finds is told as the plan would have told it."""
-    from raylora.sweep import run as sweep_run
+    from raylora.tuning import run as sweep_run
 
     data, model = write_images(tmp_path / "data", 4), tiny_sd(tmp_path / "model")
     config = tmp_path / "config.yaml"

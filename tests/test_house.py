@@ -17,37 +17,46 @@ import pytest
 from raylora.cli import _exit_code, cli
 from raylora.cluster.cli import cluster as cluster_commands
 from raylora.cluster.config import load_cluster_config
-from raylora.config import load_config
+from raylora.config.load import load_config
 
 ROOT = Path(__file__).parents[1]
 MACHINES = sorted((ROOT / "cluster").rglob("*.py"))  # imported as raylora.cluster
-SOURCES = sorted((ROOT / "raylora").rglob("*.py")) + MACHINES
+TRAINING = sorted(path for path in (ROOT / "raylora").rglob("*.py") if "raylora/cluster/" not in path.as_posix())
+SOURCES = TRAINING + MACHINES
 CLUSTERS = sorted((ROOT / "configs/cluster").rglob("*.yaml"))
 CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CLUSTERS))
 #: Each layer may import itself and those before it.
 LAYERS = (
     ("errors",),
-    ("nearby", "files", "console", "paths"),
-    ("yaml_text", "config_values", "config_space"),
-    ("config", "cluster"),  # which know nothing of each other
-    ("data",),
+    ("suggest", "files", "console", "paths", "rng", "gpus"),
+    ("config",),
+    ("cluster",),
+    ("data", "lora"),
     ("families",),
-    ("lora",),  # export_peft asks its base model's family for the chat template
     ("training",),
-    ("sweep",),
+    ("tuning",),
     ("api", "quickstart"),
     ("cli", "__main__"),
 )
+#: The schema of a training run; how YAML is read is shared with the clusters' own.
+TRAINING_KEYS = tuple(f"raylora.config.{name}" for name in ("schema", "load", "dump", "reference", "sweep_defaults"))
 HEAVY = {"torch", "ray", "diffusers", "transformers", "peft", "pandas", "plotly", "optuna", "numpy", "PIL", "pyVmomi"}
-LIGHT_FILES = ("__init__", "__main__", "cli", "errors", "nearby", "files", "console", "paths", "yaml_text", "config*")
-LIGHT = [path for name in LIGHT_FILES for path in (ROOT / "raylora").glob(f"{name}.py")]
-LIGHT += [path for path in (ROOT / "raylora/data").glob("*.py") if path.name != "cache.py"]
-LIGHT += [ROOT / "raylora/sweep/plan.py", ROOT / "raylora/families/__init__.py"]
-# what the process of a trial reads: importing torch there would take the cores from those that train
-LIGHT += [ROOT / f"raylora/training/{name}.py" for name in ("actor", "machine", "report")]
-LIGHT += [ROOT / "raylora/sweep/cards.py"]
-LIGHT += [ROOT / f"cluster/{name}.py" for name in ("cli", "config", "submit", "connection", "job", "userdata")]
-LIGHT += [ROOT / f"raylora/families/{name}.py" for name in ("causal_lm_files", "diffusion_files", "safetensors_header")]
+LIGHT = [
+    path
+    for pattern in (
+        *(f"raylora/{name}.py" for name in ("__init__", "__main__", "cli", "errors", "suggest", "files", "console")),
+        *("raylora/paths.py", "raylora/gpus.py", "raylora/config/*.py", "raylora/tuning/plan.py"),
+        *("raylora/data/chats.py", "raylora/data/examples.py", "raylora/data/reading.py", "raylora/data/split.py"),
+        *("raylora/data/images/*.py", "raylora/families/__init__.py", "raylora/families/safetensors_header.py"),
+        *("raylora/families/causal_lm/files.py", "raylora/families/diffusion/files.py"),
+        # what the process of a trial reads: importing torch there would take the cores from those that train
+        *("raylora/training/actor.py", "raylora/training/memory/host.py", "raylora/training/trial_report.py"),
+        "raylora/tuning/devices/slots.py",
+        *("cluster/cli.py", "cluster/config.py", "cluster/ray/user_data.py"),
+        *(f"cluster/commands/{name}.py" for name in ("submit", "connection", "job")),
+    )
+    for path in (sorted(ROOT.glob(pattern)) or [ROOT / pattern])
+]
 
 
 def name_of(path: Path) -> str:
@@ -88,17 +97,16 @@ def test_imports_go_one_way(path: Path) -> None:
         module = rest.partition(".")[0]
         if first != "raylora" or module == "__version__":
             continue
-        if name_of(path) == "raylora/sweep/__init__.py" and module in ("api", "config"):
-            continue  # the package stands for the function `raylora.sweep`
         assert layer(module) <= layer(own), f"{own} must not import {name}"
         # Machines and training meet in Ray's labels and in the shared folder; only the command line knows both.
-        assert module != "config" or own != "cluster", f"cluster must not import {name}"
+        if own == "cluster":
+            assert not name.startswith(TRAINING_KEYS), f"cluster must not import {name}"
         assert module != "cluster" or own in ("cluster", "cli"), f"{own} must not import {name}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_only_sweeps_know_ray(path: Path) -> None:
-    if path.parent.name != "sweep" and path not in MACHINES:
+    if path not in MACHINES and path.relative_to(ROOT / "raylora").parts[0] != "tuning":
         assert "ray" not in {name.partition(".")[0] for name in imports(ast.parse(path.read_text()))}
 
 

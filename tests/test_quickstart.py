@@ -16,9 +16,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raylora.config import TrainConfig
-from raylora.sweep import store
-from raylora.training.checkpoint_files import read_state
+from raylora.config.schema import TrainConfig
+from raylora.training.checkpoint_format import read_state
+from raylora.tuning.results import store
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from raylora import paths, quickstart
-from raylora.data import chats, images
+from raylora.data import chats
+from raylora.data.images import folder as images
 from raylora.data.split import split, without_duplicates
 from raylora.errors import UserError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raylora.errors import Problem, UserError
-from raylora.nearby import printable
+from raylora.suggest import printable
 
 SHOWN = 5  # as many of one kind of problem as a person reads before they look for the common cause
 

@@ -16,7 +16,7 @@ from raylora.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from raylora.config import TrainConfig
+    from raylora.config.schema import TrainConfig
     from raylora.data.examples import Dataset, Example
     from raylora.families.base import BaseModel
 
@@ -33,7 +33,8 @@ def recognise(base_model: str) -> FamilyName:
         UserError: it is neither a Stable Diffusion model nor a language model, or cannot be read; says what was
             looked for.
     """
-    from raylora.families import causal_lm_files, diffusion_files
+    from raylora.families.causal_lm import files as causal_lm_files
+    from raylora.families.diffusion import files as diffusion_files
 
     path = Path(base_model)
     with _saying_what_is_unreadable(path):
@@ -60,7 +61,9 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: what is missing, not supported, or cannot be read.
     """
-    from raylora.families import causal_lm_files, diffusion_files, quantized
+    from raylora.families.causal_lm import files as causal_lm_files
+    from raylora.families.causal_lm import quantization as quantized
+    from raylora.families.diffusion import files as diffusion_files
 
     family = recognise(config.base_model)
     problems = list(quantized.problems(config, family))
@@ -87,7 +90,8 @@ def likely_learning_rate(config: TrainConfig) -> float | None:
     """
     if recognise(config.base_model) == "diffusion":
         return None
-    from raylora.families import causal_lm_files, prior
+    from raylora.families.causal_lm import files as causal_lm_files
+    from raylora.families.causal_lm import lr_prior as prior
 
     found = causal_lm_files.architecture(causal_lm_files.check(Path(config.base_model)))
     return prior.learning_rate(config, *found) if found else None
@@ -99,7 +103,8 @@ def fingerprint(config: TrainConfig) -> str:
     Raises:
         UserError: the files have changed since, and cannot be used any more.
     """
-    from raylora.families import causal_lm_files, diffusion_files
+    from raylora.families.causal_lm import files as causal_lm_files
+    from raylora.families.diffusion import files as diffusion_files
 
     path = Path(config.base_model)
     with _saying_what_is_unreadable(path):
@@ -154,7 +159,8 @@ def _what(path: Path) -> str:
 
 
 def _read(config: TrainConfig, family: FamilyName) -> tuple[Sequence[Example], list[str]]:
-    from raylora.data import chats, images
+    from raylora.data import chats
+    from raylora.data.images import folder as images
 
     data = Path(config.train_data_dir)
     if family == "diffusion":
@@ -164,7 +170,8 @@ def _read(config: TrainConfig, family: FamilyName) -> tuple[Sequence[Example], l
 
 def _other_kind(config: TrainConfig, family: FamilyName) -> UserError | None:
     """The error for data that another family of base models learns from; None for all other data."""
-    from raylora.data import chats, images
+    from raylora.data import chats
+    from raylora.data.images import folder as images
 
     data = Path(config.train_data_dir)
     model, needed, held = "an image model", "a folder of images with captions", "chats (or other JSON)"
@@ -190,10 +197,10 @@ def load(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> BaseM
         UserError: it cannot be loaded.
     """
     if recognise(config.base_model) == "diffusion":
-        from raylora.families import diffusion
+        from raylora.families.diffusion import model as diffusion
 
         return diffusion.load(config, device, dtype)
-    from raylora.families import causal_lm
+    from raylora.families.causal_lm import model as causal_lm
 
     return causal_lm.load(config, device, dtype)
 
@@ -205,9 +212,9 @@ def outline(config: TrainConfig, dtype: torch.dtype) -> BaseModel:
         UserError: its configuration makes no model.
     """
     if recognise(config.base_model) == "diffusion":
-        from raylora.families import diffusion
+        from raylora.families.diffusion import model as diffusion
 
         return diffusion.outline(config, dtype)
-    from raylora.families import causal_lm
+    from raylora.families.causal_lm import model as causal_lm
 
     return causal_lm.outline(config, dtype)

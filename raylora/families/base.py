@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example
 
 Tensors = dict[str, Tensor]

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from raylora.config import TrainConfig
-from raylora.lora.keyed import generator
+from raylora.config.schema import TrainConfig
+from raylora.rng import generator
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raylora.lora.adapter import Adapter
-from raylora.lora.frozen import matrix
-from raylora.lora.keyed import generator
+from raylora.lora.frozen_weight import matrix
+from raylora.rng import generator
 
 
 @dataclasses.dataclass(frozen=True)

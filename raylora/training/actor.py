@@ -9,10 +9,10 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 
 if TYPE_CHECKING:
-    from raylora.training.report import Report
+    from raylora.training.trial_report import Report
 
 
 class TrainerActor:

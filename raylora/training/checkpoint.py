@@ -22,7 +22,7 @@ from torch import Tensor
 
 from raylora.errors import UserError
 from raylora.files import write_folder_atomically
-from raylora.training.checkpoint_files import (
+from raylora.training.checkpoint_format import (
     FORMAT,
     FRESH_START,
     changed_keys,
@@ -31,7 +31,7 @@ from raylora.training.checkpoint_files import (
     sha256,
     state_text,
 )
-from raylora.training.data import EncodedDataset
+from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.member import BestValidation, Member
 
 

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.families.base import Losses
 from raylora.lora.adapter import Adapter, Shapes
-from raylora.lora.keyed import generator
+from raylora.rng import generator
 
 Status = Literal["running", "finished", "diverged"]
 

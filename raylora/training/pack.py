@@ -19,15 +19,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel, Losses, Tensors
 from raylora.lora.adapter import lora_shapes
-from raylora.lora.keyed import generator
 from raylora.lora.packed import PackedLora, Segment
+from raylora.rng import generator
 from raylora.training import checkpoint
-from raylora.training.data import EncodedDataset
+from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.member import Member
-from raylora.training.memory import MOST_ROWS, NoRoomError, Room, cut, is_out_of_memory
+from raylora.training.memory.budget import MOST_ROWS, NoRoomError, Room, cut, is_out_of_memory
 
 log = logging.getLogger(__name__)
 #: Ranks whose products a GPU computes together. A CPU is faster at one after the other: 1.7 ms against 2.5 for two, 4.2

@@ -24,14 +24,14 @@ import filelock
 import torch
 
 from raylora import families
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.families.base import base_dtype, own_device
 from raylora.files import saying_what_failed
-from raylora.training.data import prepare
-from raylora.training.memory import NoRoomError
+from raylora.training.encoded_dataset import prepare
+from raylora.training.memory.budget import NoRoomError
 from raylora.training.pack import Pack
-from raylora.training.report import Report
-from raylora.training.scratch import Scratch
+from raylora.training.scratch_folder import Scratch
+from raylora.training.trial_report import Report
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

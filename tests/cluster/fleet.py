@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.inventory import Inventory
-from raylora.cluster.nodes import Node, Nodes
-from raylora.cluster.vcenter import VCenter
+from raylora.cluster.nodes.manager import Node, Nodes
+from raylora.cluster.vsphere.inventory import Inventory
+from raylora.cluster.vsphere.session import VCenter
 from tests.cluster import sites
 from tests.cluster.vcsim import Simulator
 

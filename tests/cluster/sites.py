@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raylora.cluster.config import ClusterConfig
-from raylora.cluster.ownership import Identity, Kind
+from raylora.cluster.nodes.identity import Identity, Kind
 from tests.cluster.vcsim import Simulator
 
 PASSWORD = 'pass"word $HOME `x`'

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raylora.cluster.cards import find_card
 from raylora.cluster.config import NodeType, VCenterSettings, load_cluster_config
 from raylora.errors import UserError
+from raylora.gpus import find_card
 
 SMALLEST = """\
 name: cats

@@ -22,16 +22,17 @@ from typing import Any
 
 import pytest
 
-from raylora.cluster.connection import Connection, NoAnswer
-from raylora.cluster.ray_yaml import NODE_LABEL
-from raylora.config import TrainConfig, load_config
-from raylora.training import checkpoint_files
+from raylora.cluster.commands.connection import Connection, NoAnswer
+from raylora.cluster.ray.autoscaler_config import NODE_LABEL
+from raylora.config.load import load_config
+from raylora.config.schema import TrainConfig
+from raylora.training import checkpoint_format as checkpoint_files
 from raylora.training.trainer import Trainer
 from tests.cluster import hosts, vcsim
 from tests.cluster.hosts import Machines
 from tests.cluster.sites import in_simulator
-from tests.sweep.runs import Event, events
 from tests.training.fixtures import write_chats
+from tests.tuning.runs import Event, events
 
 pytestmark = pytest.mark.timeout(900)  # of which a machine with nothing else to do needs a tenth
 STEPS, EVERY = 400, 40  # optimizer steps of a trial, examples between two reports: 20 steps
@@ -266,7 +267,7 @@ class Teller:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    from tests.families.tiny_lm import tiny_llama
+    from tests.families.causal_lm.tiny_lm import tiny_llama
 
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "shared/data").mkdir(parents=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raylora.cluster import ray_yaml, userdata
+from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import user_data as userdata
 from tests.cluster.sites import identity, site
 from tests.cluster.system import need
 
-TEMPLATE = Path(ray_yaml.__file__).parent / "template"
+TEMPLATE = Path(ray_yaml.__file__).parents[1] / "template"
 SCRIPTS = ("raylora-node", "install.sh", "make-template.sh")
 UNITS = ("raylora-node.service", "raylora-autoscaler.service")
 START = "/usr/lib/raylora/raylora-node"

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from raylora.data import images
+from raylora.data.images import folder as images
 from raylora.errors import Problem, UserError
 
 

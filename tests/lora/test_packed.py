@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from raylora.lora.adapter import Adapter, lora_shapes
-from raylora.lora.keyed import generator
 from raylora.lora.packed import PackedLora, Segment
+from raylora.rng import generator
 from tests.training import fixtures
 
 #: Rank, alpha and dropout of each trial; no scale is 1 or a power of 2.

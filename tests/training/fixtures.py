@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from raylora import families
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel
-from raylora.training.data import EncodedDataset, prepare
-from tests.families.tiny import tiny_sd
-from tests.families.tiny_lm import tiny_llama
+from raylora.training.encoded_dataset import EncodedDataset, prepare
+from tests.families.causal_lm.tiny_lm import tiny_llama
+from tests.families.diffusion.tiny import tiny_sd
 
 #: The configuration file that the people who asked for raylora wrote down: it must run as it stands.
 SEED_FILE = """\

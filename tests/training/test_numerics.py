@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylora.config import TrainConfig
-from raylora.families.causal_lm import CausalLM
-from raylora.lora.keyed import generator
+from raylora.config.schema import TrainConfig
+from raylora.families.causal_lm.model import CausalLM
+from raylora.rng import generator
 from raylora.training.member import Member, batch_indices, learning_rate
 from raylora.training.pack import Pack
 from tests.training.fixtures import FAMILIES, Lab, lab, variants

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from raylora import families
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families import causal_lm, quantized
-from raylora.lora.export_peft import export_peft
-from raylora.lora.frozen import matrix
-from raylora.training.data import prepare
-from raylora.training.estimate import estimate
-from raylora.training.memory import model_bytes
+from raylora.families.causal_lm import model as causal_lm
+from raylora.families.causal_lm import quantization as quantized
+from raylora.families.causal_lm.export.peft_folder import export_peft
+from raylora.lora.frozen_weight import matrix
+from raylora.training.encoded_dataset import prepare
+from raylora.training.memory.budget import model_bytes
+from raylora.training.memory.estimate import estimate
 from raylora.training.pack import Pack
-from tests.families.tiny_lm import tiny_llama
+from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.training.fixtures import Lab, config, variants, workshop
 from tests.training.test_numerics import TRIALS, alone, staggered, with_peft
 

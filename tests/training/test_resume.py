@@ -19,14 +19,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raylora import families
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import PARTIAL_PREFIX
-from raylora.sweep.trial import resume_from
-from raylora.training import checkpoint_files
-from raylora.training.data import prepare
+from raylora.training import checkpoint_format as checkpoint_files
+from raylora.training.encoded_dataset import prepare
 from raylora.training.member import Member
 from raylora.training.pack import Pack
+from raylora.tuning.tune.trainable import resume_from
 from tests.training.fixtures import FAMILIES, Lab, lab
 
 STEPS = 6

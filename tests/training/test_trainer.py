@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from raylora.config import TrainConfig
+from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.training import checkpoint_files
-from raylora.training.report import Report
+from raylora.training import checkpoint_format as checkpoint_files
 from raylora.training.trainer import LeftError, Trainer
+from raylora.training.trial_report import Report
 from tests.training.fixtures import config, read_events
 
 WAIT = 60

@@ -1,0 +1,1 @@
+"""What `raylora cluster` does."""

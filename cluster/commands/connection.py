@@ -1,0 +1,111 @@
+"""How a person's machine reaches a cluster: the head's address and the cluster's token, kept since `up`."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from raylora.cluster.ray.user_data import DASHBOARD_PORT
+from raylora.errors import UserError
+from raylora.files import write_text_atomically
+
+_TIMEOUT = 10.0  # seconds; the head answers in milliseconds
+
+
+class NoAnswer(Exception):  # noqa: N818 - an event of the network
+    """The head gave no answer; the text says why, in words for a person."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Connection:
+    """A way to the head.
+
+    Attributes:
+        address: its IP address or name.
+        token: the cluster's token.
+    """
+
+    address: str
+    token: str
+
+    @property
+    def url(self) -> str:
+        """Where Ray's dashboard and its job server are."""
+        return f"http://{self.address}:{DASHBOARD_PORT}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path of the dashboard.
+
+        Raises:
+            NoAnswer: none came, or a refusal.
+        """
+        request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310 - always http
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                raise NoAnswer("it does not take this token") from error
+            raise NoAnswer(f"it answers {error.code} {error.reason}") from error
+        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise NoAnswer(str(getattr(reason, "strerror", None) or reason)) from error
+
+
+def place(cluster: str) -> Path:
+    """The file in which a cluster's connection is kept: below `$XDG_CONFIG_HOME`, else `~/.config`."""
+    root = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(root).expanduser() / "raylora" / "clusters" / f"{cluster}.json"
+
+
+def remember(cluster: str, connection: Connection) -> None:
+    """Keep a connection, readable by its owner only.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = place(cluster)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)  # so that nobody sees the file before it has its own mode
+    write_text_atomically(path, json.dumps(dataclasses.asdict(connection)) + "\n")
+    path.chmod(0o600)
+
+
+def recall(cluster: str) -> Connection | None:
+    """The connection that is kept, if there is one that can be read."""
+    try:
+        return Connection(**json.loads(place(cluster).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def forget(cluster: str) -> None:
+    """Drop a connection: the cluster is no more."""
+    place(cluster).unlink(missing_ok=True)
+
+
+def connection(cluster: str) -> Connection:
+    """The connection that is kept.
+
+    Raises:
+        UserError: there is none on this machine.
+    """
+    found = recall(cluster)
+    if found is None:
+        raise UserError.one(
+            f"this machine does not know how to reach the cluster {cluster}",
+            where=str(place(cluster)),
+            hint="raylora cluster up CLUSTER.yaml starts it; for one that runs, copy this file from whoever started it",
+        )
+    return found

@@ -1,0 +1,73 @@
+"""Every machine of a cluster, as vCenter and as Ray see it, and why there are no more."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from raylora.cluster.commands import connection
+from raylora.cluster.commands.connection import NoAnswer
+from raylora.cluster.commands.plan import session
+from raylora.cluster.commands.table import duration, table
+from raylora.cluster.config import ClusterConfig
+from raylora.cluster.nodes.manager import Node, Nodes
+from raylora.cluster.ray.autoscaler_config import NODE_LABEL
+
+_JOINED = "joined"
+_HEADER = ("node", "VM", "host", "cards", "address", "age", "vCenter", "Ray", "card-hours")
+
+
+def status(config: ClusterConfig) -> str:
+    """The cluster's nodes as a table, then what is worth knowing of them.
+
+    Raises:
+        UserError: what is wrong with the vCenter's address, certificate, user or password.
+        RayloraError: it does not answer.
+    """
+    ray, notes = _ray_nodes(config.name)
+    with session(config) as inventory:
+        nodes = Nodes(inventory.vcenter, inventory, config)
+        found = sorted(nodes.list().values(), key=lambda node: (node.kind, node.type, node.id))
+        reasons, copies, now = nodes.reasons(), nodes.copies(), inventory.vcenter.now()
+    if not found:
+        notes = []
+    hours = sum(card_hours(node, now) for node in found)
+    rows = [_row(node, ray, now) for node in found]
+    lines = [table([_HEADER, *rows])] if rows else [f"there is no machine of the cluster {config.name}"]
+    if rows:
+        lines.append(f"{sum(node.cards for node in found)} cards, {hours:.1f} card-hours since the machines started")
+    known = {node.id for node in found}
+    notes += [
+        f"Ray has a node {name} that vCenter has not" for name in ray if ray[name] == _JOINED and name not in known
+    ]
+    notes += [f"{node.id}: {node.note}" for node in found if node.note and node.note not in ("joined", "starting")]
+    notes += [f"there can be no more {name} now: {reason}" for name, reason in reasons.items()]
+    notes += [f"{machine.name} carries the mark of this cluster and is a copy: it is left alone" for machine in copies]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def card_hours(node: Node, now: datetime.datetime) -> float:
+    """Hours that a node has run, times its cards."""
+    return node.cards * (now - node.booted).total_seconds() / 3600 if node.booted else 0.0
+
+
+def _row(node: Node, ray: dict[str, str], now: datetime.datetime) -> tuple[str, ...]:
+    age = duration((now - node.made).total_seconds()) if node.made else ""
+    cards = str(node.cards) if node.cards else ""
+    hours = f"{card_hours(node, now):.1f}" if node.cards else ""
+    return (node.id, node.machine, node.host, cards, node.ip, age, node.state, ray.get(node.id, "not joined"), hours)
+
+
+def _ray_nodes(cluster: str) -> tuple[dict[str, str], list[str]]:
+    """Our ids of the nodes that Ray knows, with the state they have there; and why Ray cannot be asked."""
+    known = connection.recall(cluster)
+    if known is None or not known.address:
+        return {}, ["Ray was not asked: this machine does not know how to reach the head (raylora cluster up finds it)"]
+    try:
+        answer: Any = known.get("/api/v0/nodes?detail=1&limit=10000")
+        entries = answer["data"]["result"]["result"]
+    except (NoAnswer, KeyError, TypeError) as error:
+        return {}, [f"Ray was not asked: the head at {known.address} does not answer: {error}"]
+    alive = {entry["labels"].get(NODE_LABEL, "?"): _JOINED for entry in entries if entry["state"] == "ALIVE"}
+    dead = {entry["labels"].get(NODE_LABEL, "?"): "lost" for entry in entries if entry["state"] != "ALIVE"}
+    return dead | alive, []

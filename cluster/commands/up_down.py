@@ -1,0 +1,151 @@
+"""`up` and `down`: the head is made, everything is removed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pyVmomi import vim, vmodl
+
+from raylora.cluster.commands import connection
+from raylora.cluster.commands.connection import Connection, NoAnswer
+from raylora.cluster.commands.plan import make_plan, session
+from raylora.cluster.commands.table import table
+from raylora.cluster.config import HEAD_TYPE, ClusterConfig
+from raylora.cluster.nodes.identity import new_identity
+from raylora.cluster.nodes.manager import Node, Nodes
+from raylora.cluster.ray import user_data as userdata
+from raylora.cluster.vsphere.inventory import Inventory, retrieve
+from raylora.console import say
+from raylora.errors import RayloraError, UserError
+
+_REMOVAL: Final = 900.0  # seconds
+_ASK: Final = 1.0  # seconds between two looks whether the head answers
+
+
+def up(config: ClusterConfig) -> str:
+    """Make the head, or find the one that is there, and wait until Ray answers; gives what to do next.
+
+    Raises:
+        UserError: everything that is in the way, before anything is changed.
+        RayloraError: the head does not answer in time, with what it says of itself.
+    """
+    with session(config) as inventory:
+        plan = make_plan(inventory, config)
+        plan.check()
+        for note in plan.notes:
+            say(f"note: {note}")
+        return _up(inventory, config)
+
+
+def _up(inventory: Inventory, config: ClusterConfig) -> str:
+    nodes = Nodes(inventory.vcenter, inventory, config)
+    identity = new_identity(config.name, HEAD_TYPE, "head")
+    there = nodes.list().get(identity.node_id)
+    known = connection.recall(config.name)
+    if there is not None and there.state == "running" and known is None:
+        raise UserError.one(
+            f"the head {there.id} is there, and its token is not on this machine",
+            where=str(connection.place(config.name)),
+            hint="copy this file from whoever started the cluster; or take it down and up again",
+        )
+    token = known.token if known else secrets.token_hex(32)
+    # Kept before there is a head that has it: whenever this process dies, the token is not lost.
+    connection.remember(config.name, Connection(known.address if known else "", token))
+    say(f"the head {identity.node_id} {'is there' if there else 'is made'}")
+    try:
+        head = nodes.create_head(userdata.head(config, identity, token))
+    finally:
+        nodes.close()
+    if there is not None and _made_with(inventory, head) != userdata.digest(config):
+        say("note: the head was made with another configuration; cluster down and up apply this one")
+    address = _answering(inventory, config, head, token)
+    return (
+        f"the cluster {config.name} is up; Ray's dashboard is at {Connection(address, token).url}\n"
+        f"its token is in {connection.place(config.name)}"
+    )
+
+
+def _made_with(inventory: Inventory, head: Node) -> str:
+    """The digest of the configuration that the head was made with."""
+    collector = vmodl.query.PropertyCollector
+    machine = inventory.vcenter.object(vim.VirtualMachine, head.machine)
+    spec = collector.FilterSpec(
+        objectSet=[collector.ObjectSpec(obj=machine)],
+        propSet=[collector.PropertySpec(type=vim.VirtualMachine, pathSet=["config.extraConfig"])],
+    )
+    found = next(iter(retrieve(inventory.vcenter, spec).values()), {})
+    options = {option.key: option.value for option in found.get("config.extraConfig") or ()}
+    return str(options.get(userdata.DIGEST_KEY, ""))
+
+
+def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: str) -> str:
+    """Wait until the head has an address and Ray there takes our token; gives the address."""
+    deadline = time.monotonic() + 60 * config.join_minutes
+    address, said = "", "it has no address yet"
+    while time.monotonic() < deadline:
+        machine = inventory.fresh([head.machine]).get(head.machine)
+        if machine is None or not machine.on:
+            raise RayloraError(f"the head {head.id} was put off or removed while it started")
+        if machine.state.startswith("failed"):
+            raise RayloraError(f"the head {head.id} {machine.state}\n    mend that, and run the same command again")
+        if machine.ip and machine.ip != address:
+            address = machine.ip
+            connection.remember(config.name, Connection(address, token))
+            say(f"it has the address {address}; Ray starts")
+        if address:
+            try:
+                Connection(address, token).get("/api/version")
+            except NoAnswer as error:
+                said = str(error)
+                if "token" in said:
+                    raise RayloraError(
+                        f"the head at {address} does not take the token in {connection.place(config.name)}: it was "
+                        "started with another one\n    copy that file from whoever started it"
+                    ) from error
+            else:
+                return address
+        time.sleep(_ASK)
+    raise RayloraError(
+        f"the head {head.id} does not answer after {config.join_minutes:g} minutes: {said}\n"
+        "    look at its console in the vSphere client: journalctl -u raylora-node, cloud-init status --long"
+    )
+
+
+def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
+    """Remove every machine of the cluster, the head first, after a question.
+
+    Args:
+        config: the cluster.
+        ask: puts a question to the person; None: do not ask.
+
+    Raises:
+        RayloraError: something is left.
+    """
+    with session(config) as inventory:
+        nodes = Nodes(inventory.vcenter, inventory, config)
+        found = sorted(nodes.list().values(), key=lambda node: (node.kind, node.id))
+        for machine in nodes.copies():
+            say(f"{machine.name} is a copy of a node, not a node: it is left alone")
+        if not found:
+            say(f"there is no machine of the cluster {config.name}")
+            connection.forget(config.name)
+            return
+        say(table([(node.id, node.host, node.state) for node in found], indent="  "))
+        many = "this machine" if len(found) == 1 else f"these {len(found)} machines"
+        if ask is not None and not ask(f"Remove {many}? Sweeps that run are stopped; the shared folder stays."):
+            say("nothing was changed")
+            return
+        nodes.start()
+        try:
+            left = nodes.remove_all(_REMOVAL)
+        finally:
+            nodes.close()
+        there = nodes.list()
+    if left:
+        lines = [f"{name}: {there[name].note}" if name in there else name for name in left]
+        raise RayloraError("\n    ".join(["not removed yet:", *lines, "run the same command again"]))
+    connection.forget(config.name)
+    say(f"{len(found)} removed")

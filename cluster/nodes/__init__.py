@@ -1,0 +1,1 @@
+"""The life of nodes: placed, provisioned, reconciled, terminated."""

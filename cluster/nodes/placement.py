@@ -1,0 +1,231 @@
+"""Which host a node goes to: the cards of hosts, which of them are free, and why a host is left out.
+
+Everything here is computed from a view of the inventory and from what this process has promised to nodes that are being
+made; nothing is asked and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from raylora.cluster.config import HeadConfig, NodeType
+from raylora.cluster.vsphere.inventory import Card, Host, Machine, PciDevice, View
+from raylora.gpus import CardModel, card_name
+
+MANY: Final = 10_000  #: nodes that fit where no card limits them
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """Where nodes may be, as ids.
+
+    Attributes:
+        hosts: those that may be used, whatever state they are in.
+        datastore, network: what a host must reach; empty if that is not asked for.
+    """
+
+    hosts: frozenset[str]
+    datastore: str = ""
+    network: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reservation:
+    """Cards promised to a node that is being made.
+
+    Attributes:
+        instance_uuid: of its machine; once that runs, it holds the cards itself and the promise counts no more.
+    """
+
+    instance_uuid: str
+    host: str
+    devices: tuple[PciDevice, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A host for a node, and the cards it would get (which ones matters for static passthrough only)."""
+
+    host: Host
+    cards: tuple[Card, ...] = ()
+
+
+def devices_of(section: NodeType | HeadConfig, cards: Sequence[Card] = ()) -> tuple[PciDevice, ...]:
+    """What a node of this kind asks for, on a host where it would get `cards`."""
+    model = section.card if isinstance(section, NodeType) else None
+    if model is None or not isinstance(section, NodeType):
+        return ()
+    if section.passthrough == "vgpu":
+        return (PciDevice(vgpu=str(section.vgpu_profile)),) * section.cards
+    if section.passthrough == "static":
+        return tuple(PciDevice(frozenset({(card.vendor, card.device)}), card.pci_id) for card in cards)
+    return (PciDevice(frozenset((model.vendor, device) for device in model.devices)),) * section.cards
+
+
+def free_cards(host: Host, machines: Iterable[Machine], reservations: Iterable[Reservation] = ()) -> tuple[Card, ...]:
+    """Cards of a host that no running machine holds and no node was promised; shared cards are left out.
+
+    A card counts as taken when the host says that it is bound, when a running machine names it, and once for each card
+    that a running machine or a promise asks for without naming it: any one of the allowed models.
+    """
+    on = [machine for machine in machines if machine.on]
+    running = {machine.instance_uuid for machine in on if machine.instance_uuid}
+    promised = [r.devices for r in reservations if r.host == host.id and r.instance_uuid not in running]
+    taken = {*host.bound}
+    unnamed: list[PciDevice] = []
+    for devices, holder in [*((machine.devices, machine.id) for machine in on), *((d, "") for d in promised)]:
+        taken |= {device.pci_id for device in devices if device.pci_id}
+        waiting = [device for device in devices if device.allowed and not device.pci_id]
+        named = {device.pci_id for device in devices if device.pci_id}
+        known = sum(1 for card, machine in host.bound.items() if holder and machine == holder and card not in named)
+        unnamed += waiting[known:]
+    free = [card for card in host.cards if not card.shared and card.pci_id not in taken]
+    for device in sorted(unnamed, key=lambda device: len(device.allowed)):
+        fitting = next((card for card in free if (card.vendor, card.device) in device.allowed), None)
+        if fitting is not None:
+            free.remove(fitting)
+    return tuple(free)
+
+
+def room(
+    host: Host, machines: Collection[Machine], section: NodeType | HeadConfig, reservations: Iterable[Reservation] = ()
+) -> int:
+    """How many more nodes of this kind the cards of a host allow."""
+    model = section.card if isinstance(section, NodeType) else None
+    if model is None or not isinstance(section, NodeType):
+        return MANY
+    if section.passthrough == "vgpu":
+        return _vgpu_room(host, machines, section, reservations) // section.cards
+    return len(fitting_cards(host, machines, model, reservations)) // section.cards
+
+
+def fitting_cards(
+    host: Host, machines: Iterable[Machine], model: CardModel, reservations: Iterable[Reservation] = ()
+) -> tuple[Card, ...]:
+    """Free cards of a host that are of a certain model."""
+    free = free_cards(host, machines, reservations)
+    return tuple(card for card in free if card.vendor == model.vendor and card.device in model.devices)
+
+
+def _vgpu_room(host: Host, machines: Iterable[Machine], section: NodeType, reservations: Iterable[Reservation]) -> int:
+    profile, model = str(section.vgpu_profile), section.card
+    size = profile_gib(profile)
+    if model is None or profile not in host.vgpus or not size:
+        return 0
+    slots = sum(
+        (card.memory_gib or model.memory_gib) // size
+        for card in host.cards
+        if card.shared and card.vendor == model.vendor and card.device in model.devices
+    )
+    on = [machine for machine in machines if machine.on]
+    running = {machine.instance_uuid for machine in on}
+    promised = [r.devices for r in reservations if r.host == host.id and r.instance_uuid not in running]
+    used = sum(1 for devices in [*(machine.devices for machine in on), *promised] for device in devices if device.vgpu)
+    return max(0, slots - used)
+
+
+def profile_gib(profile: str) -> int:
+    """Memory in GiB of a vGPU of this profile, which stands in its name (`grid_l40s-48q`); 0 if it does not."""
+    found = re.search(r"-(\d+)[a-z]+\Z", profile)
+    return int(found[1]) if found else 0
+
+
+def obstacle(host: Host, reach: Reach, strikes: Mapping[str, str] | None = None) -> str:
+    """Why a host is not used now; empty if it is.
+
+    Args:
+        strikes: id of a host to why it was lately refused there.
+    """
+    if host.connection == "notResponding":
+        return "does not respond"
+    if host.connection != "connected":
+        return "is disconnected"
+    if host.maintenance:
+        return "is in maintenance mode"
+    if host.red:
+        return "has a red alarm"
+    if reach.datastore and reach.datastore not in host.datastores:
+        return "does not reach the datastore"
+    if reach.network and reach.network not in host.networks:
+        return "does not reach the network"
+    return (strikes or {}).get(host.id, "")
+
+
+def choose(
+    view: View,
+    reach: Reach,
+    section: NodeType | HeadConfig,
+    reservations: Collection[Reservation] = (),
+    strikes: Mapping[str, str] | None = None,
+) -> list[Choice]:
+    """Hosts that a node of this kind can go to, the best first.
+
+    The best is the one that it fills most, so that nodes of several cards find them together on others; a node without
+    cards goes where no cards are, and then where the fewest machines are.
+    """
+    model = section.card if isinstance(section, NodeType) else None
+    waiting = collections.Counter(reservation.host for reservation in reservations)
+    ranked = []
+    for host in view.hosts.values():
+        if host.id not in reach.hosts or obstacle(host, reach, strikes):
+            continue
+        machines = view.by_host.get(host.id, ())
+        fits = room(host, machines, section, reservations)
+        if fits < 1:
+            continue
+        cards: tuple[Card, ...] = ()
+        if model is not None and isinstance(section, NodeType) and section.passthrough != "vgpu":
+            cards = fitting_cards(host, machines, model, reservations)[: section.cards]
+        busy = sum(machine.on for machine in machines) + waiting[host.id]
+        order = (fits, 0, busy) if model is not None else (0, len(host.cards), busy)
+        ranked.append((*order, host.name, host.id, Choice(host, cards)))
+    return [choice for *_, choice in sorted(ranked, key=lambda entry: entry[:-1])]
+
+
+def free_nodes(
+    view: View,
+    reach: Reach,
+    section: NodeType | HeadConfig,
+    reservations: Collection[Reservation] = (),
+    strikes: Mapping[str, str] | None = None,
+) -> int:
+    """How many more nodes of this kind there can be now; at most `MANY`."""
+    total = 0
+    for host in view.hosts.values():
+        if host.id in reach.hosts and not obstacle(host, reach, strikes):
+            total += room(host, view.by_host.get(host.id, ()), section, reservations)
+    return min(total, MANY)
+
+
+def explain(
+    view: View,
+    reach: Reach,
+    section: NodeType,
+    reservations: Collection[Reservation] = (),
+    strikes: Mapping[str, str] | None = None,
+) -> list[str]:
+    """For each host that may be used one line: how many of its cards are free, or why it is left out."""
+    lines = []
+    for host in sorted((view.hosts[i] for i in reach.hosts if i in view.hosts), key=lambda host: host.name):
+        model = section.card
+        reason = obstacle(host, reach, strikes)
+        if model is None:
+            lines.append(f"{host.name} {reason or 'can be used'}")
+            continue
+        own = [card for card in host.cards if card.vendor == model.vendor and card.device in model.devices]
+        if reason:
+            lines.append(f"{host.name} {reason}" + (f" ({len(own)} {model.name})" if own else ""))
+        elif not own:
+            others = sorted({card_name(card.vendor, card.device) for card in host.cards})
+            lines.append(f"{host.name} has no {model.name}" + (f", only {', '.join(others)}" if others else ""))
+        elif section.passthrough == "vgpu":
+            fits = room(host, view.by_host.get(host.id, ()), section, reservations)
+            lines.append(f"{host.name} has room for {fits} more with {section.vgpu_profile}")
+        else:
+            free = fitting_cards(host, view.by_host.get(host.id, ()), model, reservations)
+            lines.append(f"{host.name} has {len(free)} of {len(own)} {model.name} free")
+    return lines

@@ -1,0 +1,1 @@
+"""Ray's side of a cluster: node provider, autoscaler configuration, user data."""

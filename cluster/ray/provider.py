@@ -1,0 +1,228 @@
+"""Ray's node provider on a vCenter: what the autoscaler (v2, Ray 2.60) asks for, in the words of `Nodes`.
+
+Ray wraps it in its NodeProviderAdapter, which calls it from several threads and expects quick answers: machines are
+made and removed on threads of `Nodes`, and a node is listed from the moment it is asked for. Ray neither waits after a
+failed launch nor turns to another node type, so the number of nodes that a type may have follows the free cards: it is
+written into Ray's configuration, which Ray reads anew at every loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import tenacity
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.autoscaler.node_provider import NodeProvider
+from ray.autoscaler.tags import (
+    STATUS_UP_TO_DATE,
+    TAG_RAY_LAUNCH_REQUEST,
+    TAG_RAY_NODE_KIND,
+    TAG_RAY_NODE_NAME,
+    TAG_RAY_NODE_STATUS,
+    TAG_RAY_USER_NODE_TYPE,
+)
+
+from raylora.cluster.config import load_cluster_config
+from raylora.cluster.nodes.identity import Identity
+from raylora.cluster.nodes.inflight import TROUBLE
+from raylora.cluster.nodes.manager import Node, Nodes, NoRoom
+from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import user_data as userdata
+from raylora.cluster.ray.autoscaler_config import Wiring
+from raylora.cluster.vsphere.faults import words
+from raylora.cluster.vsphere.inventory import Inventory
+from raylora.cluster.vsphere.session import VCenter
+from raylora.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_PAUSE: Final = 0.5  # seconds between two looks at the free cards, while there are changes
+_LONGEST_PAUSE: Final = 5.0  # and without any: strikes of hosts run out by the clock
+
+
+class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
+    """A cluster's machines on a vCenter. Nothing is kept here: vCenter is asked what there is."""
+
+    def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
+        """Log in, read the inventory, and write what the free cards allow into Ray's configuration.
+
+        Args:
+            provider_config: the section `provider:` of Ray's configuration, as `ray_yaml.render` makes it.
+            cluster_name: the cluster's name.
+
+        Raises:
+            UserError: the cluster's file or the way to the vCenter is wrong; a refused password is waited with.
+            RayloraError: the vCenter does not answer for ten minutes.
+        """
+        super().__init__(provider_config, cluster_name)
+        self._wiring = Wiring.of(provider_config)
+        self._config = load_cluster_config(self._wiring.cluster_file)
+        vcenter = _connected(VCenter(self._config.vcenter))
+        self._inventory = Inventory(vcenter, self._config.name).start()
+        self._gcs: Any = None
+        self._nodes = Nodes(vcenter, self._inventory, self._config, self._user_data).start(self._joined)
+        self._written: Mapping[str, int] = {}
+        self._write_limits()
+        threading.Thread(target=self._follow_cards, name="raylora-limits", daemon=True).start()
+
+    @property
+    def nodes(self) -> Nodes:
+        """What does the work."""
+        return self._nodes
+
+    def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
+        """Ids of the nodes that run or are being made; not those whose host is lost and that Ray wants gone."""
+        return [
+            node.id
+            for node in self._nodes.list().values()
+            if node.counts and tag_filters.items() <= self._tags(node).items()
+        ]
+
+    def node_tags(self, node_id: str) -> dict[str, str]:
+        """What Ray wants to know of a node; empty for one that is not there."""
+        node = self._node(node_id)
+        return self._tags(node) if node is not None else {}
+
+    def is_running(self, node_id: str) -> bool:
+        """Whether its machine is on."""
+        node = self._node(node_id)
+        return node is not None and node.on and node.counts
+
+    def is_terminated(self, node_id: str) -> bool:
+        """Whether it neither runs nor is being made."""
+        node = self._node(node_id)
+        return node is None or not node.counts
+
+    def internal_ip(self, node_id: str) -> str:
+        """Its address as VMware Tools report it; empty as long as they do not."""
+        node = self._node(node_id)
+        return node.ip if node is not None else ""
+
+    def external_ip(self, node_id: str) -> str:
+        """The same address: there is one network."""
+        return self.internal_ip(node_id)
+
+    def set_node_tags(self, node_id: str, tags: dict[str, str]) -> None:
+        """Nothing is kept: what a node is stands in its machine, and Ray's updaters, which set tags, are off."""
+
+    def create_node_with_resources_and_labels(
+        self,
+        node_config: dict[str, Any],
+        tags: dict[str, str],
+        count: int,
+        resources: dict[str, float],
+        labels: dict[str, str],
+    ) -> dict[str, Any]:
+        """Begin to make `count` nodes of the type in `tags`; returns their ids.
+
+        Raises:
+            NodeLaunchException: fewer could be begun; those that were are listed nevertheless.
+        """
+        try:
+            ids = self._nodes.create(tags[TAG_RAY_USER_NODE_TYPE], count, tags.get(TAG_RAY_LAUNCH_REQUEST, ""))
+        except NoRoom as error:
+            self._write_limits()
+            raise NodeLaunchException("no free card", str(error), None) from error
+        except UserError as error:
+            raise NodeLaunchException("configuration", str(error), None) from error
+        return {node_id: {} for node_id in ids}
+
+    def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
+        """The same, as Ray's older code calls it."""
+        return self.create_node_with_resources_and_labels(node_config, tags, count, {}, {})
+
+    def terminate_node(self, node_id: str) -> None:
+        """Begin to remove a node; returns at once."""
+        self.terminate_nodes([node_id])
+
+    def terminate_nodes(self, node_ids: list[str]) -> None:
+        """Begin to remove nodes; returns at once. What fails is tried again until they are gone."""
+        self._nodes.terminate(node_ids, "Ray does not need it any more")
+
+    def close(self) -> None:
+        """Begin nothing any more, follow no longer, log out."""
+        self._nodes.close()
+        self._inventory.stop()
+        self._inventory.vcenter.close()
+
+    def _node(self, node_id: str) -> Node | None:
+        return self._nodes.list().get(node_id)
+
+    def _tags(self, node: Node) -> dict[str, str]:
+        return {
+            TAG_RAY_NODE_NAME: node.id,
+            TAG_RAY_NODE_KIND: node.kind,
+            TAG_RAY_USER_NODE_TYPE: node.type,
+            TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE,
+            **({TAG_RAY_LAUNCH_REQUEST: node.request} if node.request else {}),
+        }
+
+    def _user_data(self, identity: Identity) -> Mapping[str, str]:
+        token = Path(self._wiring.token_file).read_text(encoding="utf-8").strip()
+        return userdata.worker(self._config, identity, self._wiring.head_address, token)
+
+    def _joined(self) -> Collection[str] | None:
+        """Ids of the nodes that Ray knows, whether they live or not; None if Ray does not say."""
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+        from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+        try:
+            self._gcs = self._gcs or GcsClient(address=self._wiring.head_address)
+            state = get_cluster_resource_state(self._gcs)
+        except Exception as error:  # Ray's errors have no family of their own: RpcError, AuthenticationError, ...
+            log.warning("Ray cannot be asked which nodes have joined: %s", error)
+            self._gcs = None
+            return None
+        return {node.instance_id for node in state.node_states}
+
+    def _write_limits(self) -> None:
+        limits = self._nodes.limits()
+        try:
+            if ray_yaml.write(self._config, self._wiring, limits) and limits != self._written:
+                reasons = self._nodes.reasons()
+                said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+                log.info("nodes that there can be: %s. %s", dict(limits), said)
+            self._written = limits
+        except UserError as error:
+            log.error("Ray is not told of the free cards: %s", error)
+
+    def _follow_cards(self) -> None:
+        seen = -1
+        while not self._inventory.stopped:
+            started = time.monotonic()
+            self._inventory.wait(lambda view, seen=seen: view.version != seen, _LONGEST_PAUSE)  # type: ignore[misc]
+            seen = self._inventory.view().version
+            try:
+                self._write_limits()
+            except TROUBLE as error:
+                log.warning("the free cards are not followed: %s", words(error))
+            except Exception:
+                log.exception("the free cards are not followed")
+            time.sleep(max(0.0, _PAUSE - (time.monotonic() - started)))
+
+
+def _connected(vcenter: VCenter) -> VCenter:
+    """Log in. A refused password is waited with: this process would only be started again, and log in with it again.
+
+    Raises: as `VCenter.connect`, else.
+    """
+    told = ""
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        nonlocal told
+        reason = str(state.outcome and state.outcome.exception())
+        if reason != told:
+            told = reason
+            log.error("%s", told)
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, UserError) and vcenter.refused),
+        wait=tenacity.wait_fixed(_LONGEST_PAUSE),
+        before_sleep=tell,
+    )
+    return retrying(vcenter.connect)

@@ -1,0 +1,164 @@
+"""What a new machine is told at its first boot: cloud-init's user data, handed over in the machine's guestinfo.
+
+The template has everything installed; user data only says which node of which cluster this is. It holds secrets (the
+cluster's token, on the head the vCenter password): cloud-init is told to blot it out of the guestinfo once it is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
+from raylora.cluster.ray import autoscaler_config as ray_yaml
+
+if TYPE_CHECKING:
+    from raylora.cluster.nodes.identity import Identity
+
+PORT = 6379  #: of Ray on the head
+DASHBOARD_PORT = 8265  #: of Ray's dashboard on the head, which also takes jobs
+FOLDER = "/etc/raylora"  #: on the nodes
+NODE_FILE, TOKEN_FILE = f"{FOLDER}/node.env", f"{FOLDER}/token"
+CLUSTER_FILE, PASSWORD_FILE, CA_FILE = (
+    f"{FOLDER}/cluster.yaml",
+    f"{FOLDER}/vcenter.password",
+    f"{FOLDER}/vcenter-ca.pem",
+)
+STATE_KEY = "guestinfo.raylora.state"  #: what a node says of itself: starting, running, failed: why
+DIGEST_KEY = "guestinfo.raylora.config"  #: what configuration the head was made with
+
+# Users of the template: Ray and everything that trials run, and the autoscaler, which alone may read the password.
+_RAY, _AUTOSCALER = "root:ray", "root:raylora"
+
+
+def worker(config: ClusterConfig, identity: Identity, head_address: str, token: str) -> dict[str, str]:
+    """The guestinfo of a worker, as keys of a machine's extraConfig.
+
+    Args:
+        config: the cluster.
+        identity: which node this is.
+        head_address: `ip:port` of Ray on the head.
+        token: the cluster's token.
+    """
+    settings = {"RAYLORA_HEAD": head_address}
+    section = config.node_type(identity.node_type)
+    return _guestinfo(identity, _cloud_config(config, identity, section, settings, [_file(TOKEN_FILE, token, _RAY)]))
+
+
+def head(config: ClusterConfig, identity: Identity, token: str) -> dict[str, str]:
+    """The guestinfo of the head: it also gets the cluster's configuration and the vCenter password.
+
+    Raises:
+        UserError: the password or the CA file cannot be read.
+    """
+    vcenter = config.vcenter
+    files = [
+        _file(TOKEN_FILE, token, _RAY),
+        _file(PASSWORD_FILE, vcenter.password(), _AUTOSCALER),
+        _file(CLUSTER_FILE, cluster_text(config), _AUTOSCALER),
+    ]
+    if vcenter.ca_file is not None:
+        files.append(_file(CA_FILE, Path(vcenter.ca_file).read_text(), _AUTOSCALER))
+    settings = ray_yaml.autoscaler_environment(config)
+    keys = _guestinfo(identity, _cloud_config(config, identity, config.head, settings, files))
+    return keys | {DIGEST_KEY: digest(config)}
+
+
+def cluster_text(config: ClusterConfig) -> str:
+    """The configuration as the head has it: secrets are files there. JSON, which is YAML."""
+    values = config.model_dump(exclude_none=True)
+    values["vcenter"].pop("password_env", None)
+    values["vcenter"]["password_file"] = PASSWORD_FILE
+    if config.vcenter.ca_file is not None:
+        values["vcenter"]["ca_file"] = CA_FILE
+    return json.dumps(values, indent=1)
+
+
+def digest(config: ClusterConfig) -> str:
+    """12 hex digits that are equal for configurations that make the same cluster."""
+    return hashlib.sha256(cluster_text(config).encode()).hexdigest()[:12]
+
+
+def read_guestinfo(keys: Mapping[str, str], name: str) -> str:
+    """What `guestinfo.<name>` says, decoded; empty if it is not there or was blotted out."""
+    text = keys.get(f"guestinfo.{name}", "").strip()
+    if not text or text == "---":
+        return ""
+    if keys.get(f"guestinfo.{name}.encoding") == "gzip+base64":
+        return gzip.decompress(base64.b64decode(text)).decode()
+    return text
+
+
+def _cloud_config(
+    config: ClusterConfig,
+    identity: Identity,
+    section: NodeType | HeadConfig,
+    settings: Mapping[str, str],
+    files: list[dict[str, str]],
+) -> dict[str, Any]:
+    labels = ray_yaml.labels(section) | {ray_yaml.NODE_LABEL: identity.node_id}
+    environment = {
+        "RAYLORA_KIND": identity.kind,
+        "RAYLORA_SHARED_FOLDER": config.shared_folder,
+        "RAYLORA_CACHE": f"{config.shared_folder}/cache",  # what one node has encoded, all have
+        "RAYLORA_CARDS": str(section.cards if isinstance(section, NodeType) else 0),
+        "RAY_CLOUD_INSTANCE_ID": identity.node_id,
+        "RAY_NODE_TYPE_NAME": identity.node_type,
+        "RAY_OVERRIDE_RESOURCES": json.dumps(ray_yaml.resources(section)),
+        "RAY_OVERRIDE_LABELS": json.dumps(labels),
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": TOKEN_FILE,
+        "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the house
+        **settings,
+    }
+    lines = [f"{key}={_quoted(value)}" for key, value in environment.items()]
+    document: dict[str, Any] = {
+        "preserve_hostname": False,
+        "hostname": identity.name,
+        "write_files": [_file(NODE_FILE, "\n".join(lines) + "\n", _RAY), *files],
+    }
+    if config.shared_export is not None:
+        # Without _netdev and nofail a file server that is away would hold up the boot.
+        options = "nfsvers=4.1,hard,_netdev,nofail,x-systemd.mount-timeout=60"
+        document["mounts"] = [[config.shared_export, config.shared_folder, "nfs", options, "0", "0"]]
+    if config.ssh_keys:
+        document["ssh_authorized_keys"] = config.ssh_keys
+    return document
+
+
+def _file(path: str, content: str, owner: str) -> dict[str, str]:
+    return {"path": path, "owner": owner, "permissions": "0640", "content": content}
+
+
+def _quoted(value: str) -> str:
+    """A value in double quotes, which systemd's EnvironmentFile and a shell read alike."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", value) + '"'
+
+
+def _guestinfo(identity: Identity, cloud_config: Mapping[str, Any]) -> dict[str, str]:
+    text = "#cloud-config\n" + yaml.safe_dump(dict(cloud_config), sort_keys=False, allow_unicode=True, width=10**9)
+    metadata = {
+        "instance-id": identity.uuid,
+        "local-hostname": identity.name,
+        "redact": ["userdata"],
+        "cleanup-guestinfo": ["userdata"],  # the older word for it
+    }
+    return {
+        "guestinfo.metadata": _packed(json.dumps(metadata)),
+        "guestinfo.metadata.encoding": "gzip+base64",
+        "guestinfo.userdata": _packed(text),
+        "guestinfo.userdata.encoding": "gzip+base64",
+    }
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

@@ -1,0 +1,1 @@
+"""One vCenter: session, inventory, storage, privileges."""

@@ -1,0 +1,227 @@
+"""What one value of a configuration may be: the types of its fields, and the same in words."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import os
+import types
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from raylora.config import yaml_text
+from raylora.config.yaml_text import Issue, Key
+from raylora.suggest import printable
+
+
+def whole(value: object) -> int:
+    """A whole number: `8`, `8.0`, `1e4`, and the text "8", which is what a template makes of it; never true."""
+    if isinstance(value, str):
+        value = yaml_text.number(value.strip())
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    real = number(value)
+    if not real.is_integer():
+        raise ValueError("not a whole number")
+    return int(real)
+
+
+def number(value: object) -> float:
+    """A finite number, also spelled in a text ("2e-4"); never true."""
+    if isinstance(value, str):
+        value = yaml_text.number(value.strip())
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError("not a number")
+    try:
+        result = float(value)
+    except OverflowError as error:
+        raise ValueError("too large") from error
+    if not math.isfinite(result):
+        raise ValueError("not finite")
+    return result
+
+
+def _flag(value: object) -> bool:
+    """True or false; also yes, no, on and off, which YAML 1.1 knew."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    raise ValueError("neither true nor false")
+
+
+def _text(value: object) -> str:
+    """A text with nothing in it that no screen can show."""
+    if isinstance(value, str) and not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in value):
+        return value
+    raise ValueError("not a text")
+
+
+def path_value(value: object) -> str:
+    """A path: a text of one line that is not blank."""
+    text = _text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    if not text.strip() or "\n" in text or "\t" in text:
+        raise ValueError("not a path")
+    return text
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
+Number = Annotated[float, BeforeValidator(number)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Text = Annotated[str, BeforeValidator(_text)]
+PathText = Annotated[str, BeforeValidator(path_value)]
+Positive = Annotated[Number, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen section of a YAML file, with no other keys than its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def fields_of(section: Section) -> dict[str, Any]:
+    """The values of a section, its sections as they are."""
+    return {name: getattr(section, name) for name in type(section).model_fields}
+
+
+_VALUES_ELSEWHERE = {  # values that people know from other trainers, and what stands for them here
+    **dict.fromkeys(("fp32", "float", "no"), "float32"),
+    **dict.fromkeys(("bf16", "fp16", "float16", "half"), "bfloat16"),
+    **dict.fromkeys(("fp64", "double"), "float64"),
+    **dict.fromkeys(("constant_with_warmup",), "constant"),
+    **dict.fromkeys(("cosine_with_restarts", "cosine_with_min_lr", "polynomial"), "cosine"),
+    **dict.fromkeys(("attn", "qkv", "q_proj", "cross_attention"), "attention"),
+    **dict.fromkeys(("all-linear", "all_linear", "mlp"), "linear"),
+    **dict.fromkeys(("full", "conv", "everything"), "all"),
+    **dict.fromkeys(("tpe", "bayes", "bayesian", "auto"), "optuna"),
+    **dict.fromkeys(("halving", "hyperband", "median"), "asha"),
+    **dict.fromkeys(("fifo", "null", "off"), "none"),
+}
+
+
+def unfold(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[tuple[Any, list[Any]]]:
+    """The alternatives of a type (`int`, `None`, a Literal, ...), each with its constraints."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        yield from unfold(inner, [*more, *metadata])
+    elif origin in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from unfold(member, metadata)
+    else:
+        flat: list[Any] = []
+        for item in metadata:
+            flat += item.metadata if isinstance(item, FieldInfo) else [item]
+        yield annotation, flat
+
+
+def number_text(value: float) -> str:
+    """A number as people write it, exact: 2e-4, 0.01, 16."""
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e6):
+        return str(int(value))
+    if math.isfinite(value) and not 0.01 <= abs(value) < 1e6:
+        exact = (f"{value:.{digits}e}" for digits in range(17))
+        digits, _, exponent = next(text for text in exact if float(text) == value).partition("e")
+        return f"{digits}e{int(exponent)}"
+    return repr(value)
+
+
+def _limits(noun: str, metadata: Sequence[Any]) -> str:
+    above = next((m.gt for m in metadata if isinstance(m, annotated_types.Gt)), None)
+    least = next((m.ge for m in metadata if isinstance(m, annotated_types.Ge)), None)
+    below = next((m.lt for m in metadata if isinstance(m, annotated_types.Lt)), None)
+    most = next((m.le for m in metadata if isinstance(m, annotated_types.Le)), None)
+    low = f"above {yaml_value(above)}" if above is not None else f"from {yaml_value(least)}"
+    if below is not None:
+        return f"{noun} {low} to below {yaml_value(below)}"
+    if most is not None:
+        return f"{noun} {low} to {yaml_value(most)}"
+    return f"{noun} {low}" if above is not None else f"{noun}, {yaml_value(least)} or more"
+
+
+def valid_words(field: FieldInfo) -> str:
+    """What would be valid for a field: "a whole number from 1 to 1024"."""
+    words = []
+    for kind, metadata in unfold(field.annotation, field.metadata):
+        names = [getattr(m, "func", None) for m in metadata]
+        if kind is type(None):
+            words.append("null")
+        elif kind is int:
+            words.append(_limits("a whole number", metadata))
+        elif kind is float:
+            words.append(_limits("a number", metadata))
+        elif kind is bool:
+            words.append("true or false")
+        elif kind is str:
+            words.append("a path" if path_value in names else "a text")
+        elif get_origin(kind) is Literal:
+            options = [str(option) for option in get_args(kind)]
+            words.append(options[0] if len(options) == 1 else f"one of {', '.join(options)}")
+        elif get_origin(kind) is list:
+            words.append("a list of texts")
+        elif get_origin(kind) is dict:
+            words.append("a section of keys with their domains")
+        else:
+            words.append(f"a section with the keys {', '.join(kind.model_fields)}")
+    return ", or ".join(words)
+
+
+def example(field: FieldInfo) -> str:
+    """A valid value of a field, as it is written in YAML."""
+    value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
+    if value is None or isinstance(value, BaseModel | dict):
+        return ""
+    return yaml_value(value)
+
+
+def yaml_value(value: object) -> str:
+    """A value as it is written in YAML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    return number_text(value) if isinstance(value, int | float) else str(value)
+
+
+def shown(value: object) -> str:
+    """A value that was given, short and printable, as it would be written."""
+    if value is None or isinstance(value, bool):
+        return yaml_value(value)
+    if isinstance(value, Mapping):
+        return "a section of keys"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    try:
+        return printable(f'"{value}"' if isinstance(value, str) else str(value), 60)
+    except ValueError:  # int's limit of 4300 digits
+        return "a number of thousands of digits"
+
+
+def takes(field: FieldInfo, kind: type) -> bool:
+    """Whether `kind` is among the types of a field."""
+    return any(member is kind or get_origin(member) is kind for member, _ in unfold(field.annotation))
+
+
+def invalid(key: Key, value: object, field: FieldInfo) -> Issue:
+    """A value that its field (or a text of its list) does not take."""
+    valid = "a text" if isinstance(key[-1], int) and takes(field, list) else valid_words(field)
+    hint = ""
+    if isinstance(value, str):
+        plain = value.strip().lower()
+        options = [
+            str(o) for kind, _ in unfold(field.annotation) if get_origin(kind) is Literal for o in get_args(kind)
+        ]
+        close = [_VALUES_ELSEWHERE.get(plain, "")] + difflib.get_close_matches(plain, options, n=1)
+        hint = next((f"did you mean {option}?" for option in close if option in options), "")
+    elif isinstance(value, int | float) and not isinstance(value, bool) and (takes(field, str) or valid == "a text"):
+        hint = f'a text that looks like a number stands in quotes: "{shown(value)}"'
+    if not hint and example(field):
+        hint = f"for example {example(field)}"
+    return Issue(key, f"{shown(value)} is not valid: it must be {valid}", hint)

@@ -1,0 +1,1 @@
+"""Captioned images from a folder, in every layout that trainers use."""

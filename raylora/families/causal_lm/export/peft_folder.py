@@ -1,0 +1,182 @@
+"""A trained adapter as the folder that PEFT, vLLM, llama.cpp and Ollama load."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from raylora.config.schema import TrainConfig
+from raylora.errors import UserError
+from raylora.families.causal_lm.export.ollama import modelfile
+from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
+from raylora.families.causal_lm.model import load_tokens, module_names
+from raylora.files import PARTIAL_PREFIX, saying_what_failed
+
+_CONFIG = "adapter_config.json"
+
+
+def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig, base_model: str) -> Path:
+    """Write an adapter with all that must travel with it: tokenizer, chat template, stop tokens, Modelfile, README.
+
+    The folder appears whole or not at all; an older adapter there is replaced. rsLoRA is written as the plain LoRA of
+    the same update (alpha times the root of the rank), because llama.cpp ignores `use_rslora`. And alpha is written as
+    a whole number, because Ollama reads no other: what is added to it to make it one is taken out of every B.
+
+    Args:
+        folder: where to; its parents are made.
+        tensors: `<module>.lora_A.weight` (r, in) and `<module>.lora_B.weight` (out, r).
+        config: the trial's; gives rank, alpha and rsLoRA.
+        base_model: the base model's path, written down as it is given.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        UserError: the base model is gone, there is something else at `folder`, or no room to write.
+        ValueError: the tensors are not those of an adapter of this rank.
+    """
+    from peft import LoraConfig
+    from transformers import GenerationConfig
+
+    trained = _modules(tensors, config.lora_rank)
+    tokens = load_tokens(base_model)
+    names, settings = module_names(base_model)
+    targets = target_modules(trained, names)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).exists()):
+        hint = "choose another output_dir, or move it away"
+        raise UserError.one("there is something else that is no adapter", where=str(folder), hint=hint)
+
+    alpha, shrink = _whole_alpha(config.scale * config.lora_rank)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=alpha,
+        target_modules=targets,
+        lora_dropout=config.lora_dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    )
+    # a fresh one: the base model's may hold sampling settings that belong to its other fine-tunes
+    generation = GenerationConfig(
+        eos_token_id=list(tokens.stops),
+        pad_token_id=tokens.tokenizer.pad_token_id,
+        bos_token_id=tokens.tokenizer.bos_token_id,
+    )
+    partial = folder.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(6)}-{folder.name}"
+    with saying_what_failed(folder):
+        try:
+            partial.mkdir(parents=True)
+            lora.save_pretrained(partial)
+            _sort_targets(partial / _CONFIG)
+            weights = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+            if shrink != 1.0:
+                weights |= {name: tensor * shrink for name, tensor in weights.items() if ".lora_B." in name}
+            save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+            tokens.tokenizer.save_pretrained(partial)
+            generation.save_pretrained(partial)
+            _write(partial / "Modelfile", modelfile(tokens, _seen_from(folder, base_model)))
+            _write(partial / "README.md", _readme(folder.name, base_model, config.lora_rank))
+            if Path(base_model).is_file():  # llama.cpp's converter asks for the base model's config.json
+                (partial / "base").mkdir()
+                settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+                _write(partial / "base" / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
+            _sync(partial)
+            _replace(folder, partial)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def target_modules(trained: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Say which modules carry the LoRA: last names ("q_proj") if these mean exactly `trained`, else full names.
+
+    PEFT takes a name for every module that has it or ends in `.` and it; vLLM and llama.cpp read the last names.
+
+    >>> target_modules(["0.q", "1.q"], ["0", "0.q", "0.k", "1", "1.q", "1.k"]), target_modules(["0.q"], ["0.q", "1.q"])
+    (['q'], ['0.q'])
+    """
+    last = {name.rpartition(".")[2] for name in trained}
+    selected = {name for name in names if name.rpartition(".")[2] in last}
+    return sorted(last if selected == set(trained) else trained)
+
+
+def _whole_alpha(alpha: float) -> tuple[int, float]:
+    """The next whole number, and what B must be multiplied by, so that the update stays what it is.
+
+    >>> _whole_alpha(16.0), _whole_alpha(7.5), _whole_alpha(0.3)
+    ((16, 1.0), (8, 0.9375), (1, 0.3))
+    """
+    nearest = round(alpha)
+    if nearest and math.isclose(alpha, nearest, rel_tol=1e-12):  # 7 / 3 * 3 need not be 7
+        return nearest, 1.0
+    return math.ceil(alpha), alpha / math.ceil(alpha)
+
+
+def _modules(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
+    modules = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
+    wanted = {f"{name}.lora_{letter}.weight" for name in modules for letter in "AB"}
+    if not modules or wanted != set(tensors):
+        raise ValueError(f"not pairs of lora_A and lora_B: {sorted(wanted ^ set(tensors))[:3]}")
+    for name in modules:
+        ranks = tensors[f"{name}.lora_A.weight"].shape[0], tensors[f"{name}.lora_B.weight"].shape[1]
+        if ranks != (rank, rank):
+            raise ValueError(f"{name} has ranks {ranks}, the configuration {rank}")
+    return modules
+
+
+def _sort_targets(path: Path) -> None:
+    """PEFT keeps them as a set, whose order changes from process to process."""
+    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    written["target_modules"] = sorted(written["target_modules"])
+    _write(path, json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+def _seen_from(folder: Path, base_model: str) -> str:
+    base = Path(base_model)
+    return str(base) if base.is_absolute() else os.path.relpath(base, folder)
+
+
+def _readme(name: str, base_model: str, rank: int) -> str:
+    convert, run = llama_cpp_commands(base_model, name, name)
+    loaded = f"AutoModelForCausalLM.from_pretrained({load_arguments(base_model)})"
+    return (
+        f"# {name}: a LoRA adapter for {base_model}\n\n"
+        f"- PEFT: `PeftModel.from_pretrained({loaded}, {name!r})`\n"
+        f"- vLLM: `{vllm_command(base_model, name, name, rank)}`\n"
+        f"- llama.cpp: `{convert}`, then `{run}`\n"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as stream:
+                os.fsync(stream.fileno())
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Rename `partial` to `folder`; a folder with content cannot be renamed over, so an older one steps aside."""
+    aside = partial.with_name(f"{partial.name}-old")
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Operations of language models in fewer passes over memory than their libraries take."""

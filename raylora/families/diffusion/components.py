@@ -1,0 +1,227 @@
+"""Loads the parts of a Stable Diffusion model with diffusers' and transformers' own loaders: offline and quietly."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from raylora.data.reading import few, shown
+from raylora.errors import UserError
+from raylora.families.diffusion.files import KEY, Checkpoint
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep diffusers and transformers from writing progress bars and advice to the terminal."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity(logging.ERROR)
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
+
+
+def load_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The UNet (diffusers' UNet2DConditionModel), in eval mode, on the CPU.
+
+    Raises:
+        UserError: the weights do not fit the configuration.
+    """
+    with quiet():
+        from diffusers import UNet2DConditionModel
+
+    return _load_diffusers(UNet2DConditionModel, checkpoint, "unet", dtype)
+
+
+def outline_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The UNet without weights, on torch's meta device, in eval mode.
+
+    Raises:
+        UserError: its configuration makes no UNet.
+    """
+    with quiet(), torch.device("meta"):
+        from diffusers import UNet2DConditionModel
+
+        settings = checkpoint.settings("unet")
+        return _translate(lambda: UNet2DConditionModel.from_config(settings), checkpoint, "unet").to(dtype).eval()
+
+
+def load_vae(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The autoencoder (diffusers' AutoencoderKL), as `load_unet`."""
+    with quiet():
+        from diffusers import AutoencoderKL
+
+    return _load_diffusers(AutoencoderKL, checkpoint, "vae", dtype)
+
+
+def load_texts(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
+    """The text encoders and tokenizers, under the names that the pipeline's constructor gives them.
+
+    Raises:
+        UserError: the weights do not fit the configuration.
+    """
+    with quiet():
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        classes: dict[str, Any] = {"text_encoder": CLIPTextModel}
+        if checkpoint.kind == "sdxl":
+            classes["text_encoder_2"] = CLIPTextModelWithProjection
+        tokenizers = {name.replace("text_encoder", "tokenizer"): _tokenizer(checkpoint, name) for name in classes}
+        if checkpoint.layout == "single":
+            return {**_single_file_texts(checkpoint, classes, tokenizers, dtype), **tokenizers}
+        encoders = {name: _load_folder(class_, checkpoint, name, dtype) for name, class_ in classes.items()}
+    return {**encoders, **tokenizers}
+
+
+def load_scheduler(checkpoint: Checkpoint, name: str) -> Any:
+    """A scheduler of diffusers by its class's name, with the model's own noise schedule.
+
+    Raises:
+        UserError: the configuration has values that make no schedule.
+    """
+    with quiet():
+        import diffusers
+
+        class_ = getattr(diffusers, name)
+        settings = checkpoint.settings("scheduler")
+        return _translate(lambda: class_.from_config(settings, clip_sample=False), checkpoint, "scheduler")
+
+
+def pipeline_class(checkpoint: Checkpoint) -> Any:
+    """diffusers' pipeline for this kind of model."""
+    with quiet():
+        from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    return StableDiffusionXLPipeline if checkpoint.kind == "sdxl" else StableDiffusionPipeline
+
+
+def assemble(checkpoint: Checkpoint, **parts: Any) -> Any:
+    """A pipeline of these parts; those that are not given are absent."""
+    names = ["vae", "text_encoder", "tokenizer", "unet", "scheduler"]
+    if checkpoint.kind == "sdxl":
+        names += ["text_encoder_2", "tokenizer_2"]
+        extra: dict[str, Any] = {"add_watermarker": False}
+    else:
+        extra = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    with quiet():
+        pipeline = pipeline_class(checkpoint)(**{name: parts.get(name) for name in names}, **extra)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _tokenizer(checkpoint: Checkpoint, encoder: str) -> Any:
+    from transformers import CLIPTokenizer
+
+    name = encoder.replace("text_encoder", "tokenizer")
+    folder, pad = checkpoint.tokenizer(name)
+
+    def load() -> Any:
+        length = int(checkpoint.settings(encoder).get("max_position_embeddings", 77))
+        return CLIPTokenizer.from_pretrained(folder, pad_token=pad, model_max_length=length, local_files_only=True)
+
+    return _translate(load, checkpoint, name)
+
+
+def _load_diffusers(class_: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
+    with quiet():
+        if checkpoint.layout == "folder":
+            return _load_folder(class_, checkpoint, part, dtype)
+
+        def load() -> Any:
+            return class_.from_single_file(
+                str(checkpoint.path),
+                config=str(checkpoint.config),
+                subfolder=part,
+                local_files_only=True,
+            )
+
+        return _complete(_translate(load, checkpoint, part), checkpoint, part, dtype)
+
+
+def _load_folder(class_: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
+    def load() -> Any:
+        return class_.from_pretrained(
+            str(checkpoint.path),
+            subfolder=part,
+            torch_dtype=dtype,
+            variant="fp16" if part in checkpoint.halves else None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+
+    model, report = _translate(load, checkpoint, part)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise _lacks(missing, checkpoint, part)
+    return model.eval()
+
+
+def _single_file_texts(
+    checkpoint: Checkpoint, classes: dict[str, Any], tokenizers: dict[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
+    absent = {"unet": None, "vae": None, "scheduler": None}
+    if checkpoint.kind == "sd15":
+        absent |= {"safety_checker": None, "feature_extractor": None}
+
+    def load() -> Any:
+        return pipeline_class(checkpoint).from_single_file(
+            str(checkpoint.path),
+            config=str(checkpoint.config),
+            local_files_only=True,
+            **absent,
+            **tokenizers,
+        )
+
+    pipeline = _translate(load, checkpoint, "text_encoder")
+    return {name: _complete(getattr(pipeline, name), checkpoint, name, dtype) for name in classes}
+
+
+def _translate(load: Callable[[], Any], checkpoint: Checkpoint, part: str) -> Any:
+    try:
+        return load()
+    except MemoryError:
+        raise
+    except NotImplementedError as error:  # torch's word for moving a tensor that no file filled
+        raise _lacks([], checkpoint, part) from error
+    except Exception as error:  # loaders raise whatever a configuration with odd values makes them stumble over
+        text = " ".join(str(error).split())
+        raise UserError.one(
+            f"its {part} does not load: {text[:300] or type(error).__name__}",
+            where=shown(checkpoint.path),
+            key=KEY,
+            hint=f"the weights and the configuration in {shown(checkpoint.config)} do not belong together",
+        ) from error
+
+
+def _complete(model: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
+    """Check what a single file's loader made: it may leave without storage what it did not find, and says nothing."""
+    missing = sorted(name for name, tensor in model.state_dict().items() if tensor.is_meta)
+    if missing:
+        raise _lacks(missing, checkpoint, part)
+    return model.to(dtype).eval()
+
+
+def _lacks(missing: list[str], checkpoint: Checkpoint, part: str) -> UserError:
+    return UserError.one(
+        f"its {part} lacks weights" + (f": {few(missing)}" if missing else " that its configuration asks for"),
+        where=shown(checkpoint.path),
+        key=KEY,
+        hint="the file is incomplete, or its configuration is another model's: copy or download the model again",
+    )

@@ -1,0 +1,148 @@
+"""Writes an image adapter in kohya's layout: one .safetensors that ComfyUI, Forge, A1111 and diffusers all load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+
+import torch
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from raylora.config.schema import TrainConfig
+from raylora.files import write_atomically
+
+_ARCHITECTURES = {
+    # kohya's name of the base, Stability's modelspec architecture and implementation, pixels of a side
+    "sd15": ("sd_v1", "stable-diffusion-v1/lora", "diffusers", 512),
+    "sdxl": (
+        "sdxl_base_v1-0",
+        "stable-diffusion-xl-v1-base/lora",
+        "https://github.com/Stability-AI/generative-models",
+        1024,
+    ),
+}
+
+
+def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]) -> Path:
+    """Write an adapter in kohya's layout: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
+
+    Every reader multiplies up·down by alpha / rank, so `.alpha` carries the true alpha, and with rsLoRA
+    alpha·sqrt(rank), which is the same update. Weights are written in the precision they come in, at most float32.
+
+    Args:
+        path: the file, ending in .safetensors; it is whole or absent.
+        tensors: `<module>.lora_A.weight` (r, in[, kh, kw]) and `<module>.lora_B.weight` (out, r[, 1, 1]), module names
+            as diffusers' UNet has them.
+        config: rank, alpha, targets, and what the metadata says of the training.
+        info: more metadata, and better values for what is guessed here (`ss_num_train_images`, ...).
+
+    Raises:
+        UserError: there is no room, or the place cannot be written to.
+        ValueError: `tensors` is no adapter of a UNet. That is a mistake of the caller.
+    """
+    converted = _convert(tensors, config)
+    metadata = _metadata(path, tensors, config, info)
+    model_hash, legacy_hash = _hashes(converted, metadata)
+    metadata |= {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
+    size = sum(tensor.nbytes for tensor in converted.values())
+    write_atomically(path, lambda partial: save_file(converted, partial, metadata), size=size)
+    return path
+
+
+def _convert(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
+    from diffusers.utils import convert_state_dict_to_kohya
+
+    downs = {name for name in tensors if name.endswith(".lora_A.weight")}
+    ups = {name.replace(".lora_A.", ".lora_B.") for name in downs}
+    if not downs or downs | ups != set(tensors):
+        raise ValueError(f"not an adapter's tensors: {sorted(set(tensors) ^ (downs | ups))[:5]}")
+    plain = {
+        f"unet.{name}": tensor.detach().to("cpu", torch.float32 if tensor.dtype == torch.float64 else tensor.dtype)
+        for name, tensor in tensors.items()
+    }
+    converted: dict[str, Tensor] = convert_state_dict_to_kohya(plain)
+    for name in [name for name in converted if name.endswith(".lora_down.weight")]:
+        # diffusers writes the rank here, which would change the update's strength.
+        rank = converted[name].shape[0]
+        converted[name.replace(".lora_down.weight", ".alpha")] = torch.tensor(config.scale * rank)
+    wrong = [name for name in converted if not name.startswith("lora_unet_") or name.count(".") not in (1, 2)]
+    if wrong or len(converted) != 3 * len(downs):
+        raise ValueError(f"diffusers converted to unknown names: {wrong[:5]}")
+    return {name: tensor.contiguous() for name, tensor in sorted(converted.items())}
+
+
+def _metadata(
+    path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]
+) -> dict[str, str]:
+    # Transformers on the first level are what SD 1.5 has and XL has not.
+    kind = "sd15" if any(name.startswith("down_blocks.0.attentions.") for name in tensors) else "sdxl"
+    base, architecture, implementation, side = _ARCHITECTURES[kind]
+    side = config.resolution or side
+    alpha = _number(config.alpha * math.sqrt(config.lora_rank) if config.use_rslora else config.alpha)
+    convolutions = {"conv_dim": str(config.lora_rank), "conv_alpha": alpha} if config.lora_targets == "all" else {}
+    title = PurePath(config.output_dir).name or path.stem
+    now = time.time()
+    known: dict[str, object] = {
+        "ss_output_name": title,
+        "ss_sd_model_name": PurePath(config.base_model).name,
+        "ss_base_model_version": base,
+        "ss_v2": False,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": config.lora_rank,
+        "ss_network_alpha": alpha,
+        "ss_network_args": json.dumps(convolutions),
+        "ss_network_dropout": config.lora_dropout or None,
+        "ss_resolution": f"({side}, {side})",
+        "ss_enable_bucket": True,
+        "ss_bucket_info": "null",
+        "ss_tag_frequency": "{}",
+        "ss_num_train_images": 0,
+        "ss_training_started_at": now,
+        "ss_training_finished_at": now,
+        "ss_learning_rate": config.learning_rate,
+        "ss_unet_lr": config.learning_rate,
+        "ss_text_encoder_lr": None,
+        "ss_lr_scheduler": config.lr_scheduler,
+        "ss_lr_warmup_steps": config.warmup_steps,
+        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_max_grad_norm": config.max_grad_norm,
+        "ss_num_epochs": config.epochs,
+        "ss_max_train_steps": config.max_steps,
+        "ss_total_batch_size": config.batch_size,
+        "ss_seed": config.seed,
+        "ss_min_snr_gamma": config.min_snr_gamma,
+        "ss_noise_offset": config.noise_offset or None,
+        "ss_caption_dropout_rate": config.caption_dropout,
+        "ss_gradient_checkpointing": config.gradient_checkpointing,
+        "ss_cache_latents": True,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": architecture,
+        "modelspec.implementation": implementation,
+        "modelspec.title": title,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)),
+    }
+    # kohya writes what is unknown as "None".
+    return {"format": "pt"} | {name: str(value) for name, value in known.items()} | dict(info)
+
+
+def _number(value: float) -> str:
+    """16 and not 16.0: tools compare these texts with the rank's."""
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[str, str]:
+    """The hashes by which A1111 and Civitai find a LoRA again, taken as sd-scripts and the extensions take them.
+
+    The first is over the tensors' bytes alone; the legacy one over 64 KiB at 1 MiB of a file that has only the `ss_`
+    part of the metadata.
+    """
+    data = save(tensors, {name: value for name, value in metadata.items() if name.startswith("ss_")})
+    start = 8 + int.from_bytes(data[:8], "little")
+    legacy = hashlib.sha256(data[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
+    return hashlib.sha256(memoryview(data)[start:]).hexdigest(), legacy

@@ -1,0 +1,395 @@
+"""Stable Diffusion 1.5 and XL: encode captioned pictures once, and compute the UNet's denoising loss on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import json
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raylora.config.schema import TrainConfig
+from raylora.data.examples import Example, ImageExample
+from raylora.data.images.folder import open_rgb
+from raylora.errors import Problem, UserError
+from raylora.families.base import Losses, Tensors, own_device
+from raylora.families.diffusion import buckets
+from raylora.families.diffusion.components import (
+    assemble,
+    load_scheduler,
+    load_texts,
+    load_unet,
+    load_vae,
+    outline_unet,
+    quiet,
+)
+from raylora.families.diffusion.files import Checkpoint, describe
+from raylora.families.objectives import TIMESTEPS, diffusion_objective
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Noises drawn at each of the timesteps that a held-out picture is judged at: fixed, as values of runs are compared.
+VALIDATION_NOISES = 1
+#: Raised whenever `encode` would give something else for the same input.
+ENCODING_VERSION = 1
+
+_CAPTION_TOKENS = 77  #: CLIP's
+
+SAMPLING_STEPS = 30
+GUIDANCE = 6.0
+
+_ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+_LINEAR = rf"{_ATTENTION}|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
+_ALL = (
+    rf"{_LINEAR}|resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv"
+)
+#: A1111 takes diffusers' name of this one for `output_blocks.2.1.conv`, as it is in SD 1.5, where the block has no
+#: attention. In SDXL it has: there the module is `output_blocks.2.2.conv`, and A1111 fails to match its keys.
+_UNKNOWN_TO_A1111 = "up_blocks.0.upsamplers.0.conv"
+#: Which modules get a LoRA. All of them, and no others of the UNet, are known to ComfyUI by their kohya names.
+_TARGETS = {
+    "attention": re.compile(rf".*\.({_ATTENTION})"),
+    "linear": re.compile(rf".*\.({_LINEAR})"),
+    "all": re.compile(rf".*\.({_ALL})"),
+}
+
+
+def load(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+    """Load the UNet of `config.base_model` and put it on `device` in `dtype`; the encoders wait until they are needed.
+
+    Raises:
+        UserError: the model is missing, broken, of another kind, or `config.resolution` is too small for it.
+    """
+    checkpoint = _describe(config)
+    unet = load_unet(checkpoint, dtype)
+    unet.to(device)
+    if config.gradient_checkpointing:
+        # diffusers recomputes whenever gradients are wanted, in eval mode too: dropout of the base stays off.
+        unet.enable_gradient_checkpointing()
+    return DiffusionModel(checkpoint, unet, _sizes(checkpoint, config), device, dtype)
+
+
+def outline(config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
+    """`load` without weights: a model on torch's meta device, with which memory and work can be counted.
+
+    Raises:
+        UserError: as `load`, as far as the configuration shows it.
+    """
+    checkpoint = _describe(config)
+    unet = outline_unet(checkpoint, dtype)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return DiffusionModel(checkpoint, unet, _sizes(checkpoint, config), torch.device("meta"), dtype)
+
+
+def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str], seed: int) -> list[Image]:
+    """Paint a picture for each prompt, with diffusers' own pipeline and LoRA loader, as people do.
+
+    The noise depends on `seed`, the prompt's place and the prompt alone, so pictures with and without an adapter are
+    comparable. Uses a GPU if there is one.
+
+    Args:
+        adapter: an exported .safetensors, or None for the base model.
+
+    Raises:
+        UserError: as `load`.
+    """
+    checkpoint = _describe(config)
+    sizes = _sizes(checkpoint, config)
+    device = own_device()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    side = buckets.choose((1, 1), sizes.buckets)
+    with quiet():
+        parts = {
+            "unet": load_unet(checkpoint, dtype),
+            "vae": load_vae(checkpoint, dtype),
+            **load_texts(checkpoint, dtype),
+        }
+        pipeline = assemble(checkpoint, scheduler=load_scheduler(checkpoint, "DDIMScheduler"), **parts)
+        if adapter is not None:
+            pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, local_files_only=True)
+        pipeline.to(device)
+        images = []
+        for index, prompt in enumerate(prompts):
+            noise = torch.Generator("cpu").manual_seed(_seed(f"{seed}/{index}/{prompt}"))
+            images += pipeline(
+                prompt,
+                num_inference_steps=SAMPLING_STEPS,
+                guidance_scale=GUIDANCE,
+                width=side[0],
+                height=side[1],
+                generator=noise,
+            ).images
+    return images
+
+
+class DiffusionModel:
+    """A frozen UNet with what it takes to train LoRA on it; implements `families.base.BaseModel`.
+
+    Attributes:
+        checkpoint: the files it was loaded from.
+        resolution: side in pixels of a square picture; other shapes have at most its area.
+        prediction_type: "epsilon" (noise) or "v_prediction" (velocity).
+    """
+
+    family: Literal["diffusion", "causal_lm"] = "diffusion"
+
+    def __init__(
+        self, checkpoint: Checkpoint, unet: Any, sizes: _Sizes, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.checkpoint = checkpoint
+        # Channels innermost: convolutions need no reordering, on CPUs and on tensor cores, nor do transformer blocks.
+        self.model: nn.Module = unet.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+        self.device = device
+        self.dtype = dtype
+        self.resolution = sizes.resolution
+        self.prediction_type = str(checkpoint.settings("scheduler").get("prediction_type", "epsilon"))
+        self.fingerprint = _fingerprint(checkpoint, sizes, dtype)
+        self._buckets = sizes.buckets
+        #: The share of signal (squared) at each timestep of the noise schedule: (T,), float64.
+        self._signal: Tensor = load_scheduler(checkpoint, "DDPMScheduler").alphas_cumprod.double()
+        self._signal_on_device = self._signal.to(device)
+        self._vae: Any = None
+        self._texts: Any = None
+        self._empty: Tensors | None = None
+
+    def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
+        """Names of the modules that get a LoRA, in model order.
+
+        `attention`: queries, keys, values and outputs. `linear`: these, the feed-forward layers and the projections
+        around each transformer (1x1 convolutions in SD 1.5). `all`: these, and the convolutions and time projections
+        of the residual blocks and of the down- and upsamplers, but for SDXL's first upsampler.
+        """
+        wanted = _TARGETS[which]
+        unknown = _UNKNOWN_TO_A1111 if self.checkpoint.kind == "sdxl" else ""
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d) and wanted.fullmatch(name) and name != unknown
+        ]
+
+    def encode(self, examples: Sequence[Example]) -> list[Tensors]:
+        """Bring pictures to their bucket and through the VAE, captions through the text encoders, all in float32.
+
+        Each gives `latents` (4, h, w), the scaled mean of the VAE's posterior; `prompt` (tokens, width); for SDXL also
+        `pooled` (width,) and `time_ids` (6,): original size, crop and target size, each as (height, width).
+        The encoders see one example at a time, so that what is cached does not depend on its neighbours.
+
+        Raises:
+            UserError: pictures that cannot be decoded; all of them at once.
+        """
+        pictures: list[tuple[ImageExample, buckets.Fitted]] = []
+        problems: list[Problem] = []
+        for example in examples:
+            if not isinstance(example, ImageExample):
+                raise TypeError(f"an image model was given a {type(example).__name__}")
+            try:
+                image = open_rgb(example.path)
+            except UserError as error:
+                problems += error.problems
+                continue
+            pictures.append((example, buckets.fit(image, buckets.choose(image.size, self._buckets))))
+        if problems:
+            raise UserError(problems)
+        return [self._encode(example, fitted) for example, fitted in pictures]
+
+    def notes(self, encoded: Sequence[Tensors]) -> list[str]:
+        """Nothing: pictures are read as they are."""
+        return []
+
+    def release_encoders(self) -> None:
+        """Drop the VAE and the text encoders; they are loaded again when they are needed."""
+        self._vae = self._texts = None
+        gc.collect()  # pipelines refer to themselves
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def shape_key(self, encoded: Tensors) -> Hashable:
+        """The size of the latents: pictures of one bucket may share a forward pass."""
+        return tuple(encoded["latents"].shape)
+
+    def largest_row(self, examples: Sequence[Example]) -> Tensors:
+        """A row of the largest picture that fits a bucket, whatever the examples: all have about the same area."""
+        settings = self.checkpoint.settings("unet")
+        factor = 2 ** (len(self.checkpoint.settings("vae")["block_out_channels"]) - 1)
+        width, height = max(self._buckets, key=lambda bucket: bucket[0] * bucket[1])
+        encoded = {
+            "latents": torch.zeros(4, height // factor, width // factor),
+            "prompt": torch.zeros(_CAPTION_TOKENS, int(settings["cross_attention_dim"])),
+        }
+        if self.checkpoint.kind == "sdxl":
+            pooled = int(settings["projection_class_embeddings_input_dim"]) - 6 * int(
+                settings["addition_time_embed_dim"]
+            )
+            encoded |= {"pooled": torch.zeros(pooled), "time_ids": torch.zeros(6)}
+        return self._row(encoded, torch.tensor(0), torch.zeros_like(encoded["latents"]), 1.0)
+
+    def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
+        """Draw timestep, noise, noise offset and caption dropout, always in this order and number, from `generator`.
+
+        So a setting that is 0 in one trial and not in another leaves the other draws as they were.
+        """
+        latents = encoded["latents"]
+        timestep = torch.randint(len(self._signal), (), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        shift = torch.randn((latents.shape[0], 1, 1), generator=generator)
+        dropped = bool(torch.rand((), generator=generator) < config.caption_dropout)
+        weight = self._weight(int(timestep), config.min_snr_gamma)
+        texts = self._empty_caption() if dropped else {}
+        return self._row({**encoded, **texts}, timestep, noise + config.noise_offset * shift, weight)
+
+    def validation_rows(self, example: Example, encoded: Tensors) -> list[Tensors]:
+        """Rows at the middles of equal strata of the noise schedule, unweighted; noises of a timestep are adjacent."""
+        rows = []
+        for stratum in range(TIMESTEPS):
+            timestep = int((stratum + 0.5) * len(self._signal) / TIMESTEPS)
+            for repeat in range(VALIDATION_NOISES):
+                generator = torch.Generator("cpu").manual_seed(_seed(f"{example.id}/{stratum}/{repeat}"))
+                noise = torch.randn(encoded["latents"].shape, generator=generator)
+                rows.append(self._row(encoded, torch.tensor(timestep), noise, 1.0))
+        return rows
+
+    def lengths(self, rows: Sequence[Tensors]) -> None:
+        """None: dimension 0 is the row."""
+
+    def losses(self, rows: Sequence[Tensors]) -> Tensor:
+        """The weighted mean squared error of each row: (len(rows),), float32, or float64 if the model is.
+
+        Rows must be of one shape key. One forward pass of the UNet; rows do not influence each other.
+        """
+        exact = torch.float64 if self.dtype == torch.float64 else torch.float32
+
+        def stack(name: str, dtype: torch.dtype) -> Tensor:
+            return torch.stack([row[name] for row in rows]).to(self.device, dtype)
+
+        latents, noise, weight = (stack(name, exact) for name in ("latents", "noise", "weight"))
+        timestep = stack("timestep", torch.int64)
+        signal = self._signal_on_device[timestep].to(exact)[:, None, None, None]
+        keep, add = signal.sqrt(), (1.0 - signal).sqrt()
+        noisy = keep * latents + add * noise
+        wanted = noise if self.prediction_type == "epsilon" else keep * noise - add * latents
+        added = None
+        if "pooled" in rows[0]:
+            added = {"text_embeds": stack("pooled", self.dtype), "time_ids": stack("time_ids", self.dtype)}
+        predicted: Tensor = self.model(
+            noisy.to(self.dtype).contiguous(memory_format=torch.channels_last),
+            timestep,
+            encoder_hidden_states=stack("prompt", self.dtype),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return (predicted.to(exact) - wanted).square().mean(dim=(1, 2, 3)) * weight
+
+    def objective(self, losses: Losses, counts: Losses, base: Losses) -> float:
+        """Mean over timesteps of log(L_adapter / L_base): below 0 is better than the base model."""
+        return diffusion_objective(losses, counts, base)
+
+    def _row(self, encoded: Tensors, timestep: Tensor, noise: Tensor, weight: float) -> Tensors:
+        return {
+            **encoded,
+            "timestep": timestep,
+            "noise": noise,
+            "weight": torch.tensor(weight, dtype=torch.float64),
+            "count": torch.tensor(1.0),
+        }
+
+    def _weight(self, timestep: int, gamma: float | None) -> float:
+        """Min-SNR-gamma (arXiv 2303.09556): steps with little noise, which are easy to over-fit, count less."""
+        if gamma is None:
+            return 1.0
+        signal = float(self._signal[timestep])
+        if self.prediction_type == "v_prediction":
+            # min(snr, gamma) / (snr + 1), written so that pure noise and no noise are both fine.
+            return min(signal, gamma * (1.0 - signal))
+        return min(1.0, gamma * (1.0 - signal) / max(signal, 1e-12))
+
+    @torch.no_grad()
+    def _encode(self, example: ImageExample, fitted: buckets.Fitted) -> Tensors:
+        if self._vae is None:
+            # Never fp16: SDXL's VAE overflows in it.
+            self._vae = load_vae(self.checkpoint, torch.float32).to(self.device)
+        pixels = torch.from_numpy(np.asarray(fitted.image, dtype=np.float32).copy()).permute(2, 0, 1)
+        inputs = (pixels / 127.5 - 1.0)[None].to(self.device)
+        mean = self._vae.encode(inputs).latent_dist.mean[0]
+        encoded = {"latents": (mean * self._vae.config.scaling_factor).float().cpu().contiguous()}
+        encoded |= self._caption(example.caption)
+        if self.checkpoint.kind == "sdxl":
+            (width, height), (left, top) = fitted.original, fitted.crop
+            sizes = [height, width, top, left, fitted.image.height, fitted.image.width]
+            encoded["time_ids"] = torch.tensor(sizes, dtype=torch.float32)
+        return encoded
+
+    @torch.no_grad()
+    def _caption(self, caption: str) -> Tensors:
+        """A caption's embeddings, made by diffusers' pipeline, so that training and sampling agree on every detail."""
+        if self._texts is None:
+            self._texts = assemble(self.checkpoint, **load_texts(self.checkpoint, torch.float32)).to(self.device)
+        with quiet():
+            found = self._texts.encode_prompt(
+                caption, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+        texts = {"prompt": found[0][0].float().cpu().contiguous()}
+        if self.checkpoint.kind == "sdxl":
+            texts["pooled"] = found[2][0].float().cpu().contiguous()
+        return texts
+
+    def _empty_caption(self) -> Tensors:
+        """The empty caption's embeddings, made once; not part of the cache, since only some trials want them."""
+        if self._empty is None:
+            loaded = self._texts is not None
+            self._empty = self._caption("")
+            if not loaded:
+                self.release_encoders()
+        return self._empty
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    resolution: int
+    buckets: list[tuple[int, int]]
+
+
+def _describe(config: TrainConfig) -> Checkpoint:
+    return describe(Path(config.base_model), config.base_model_config)
+
+
+def _sizes(checkpoint: Checkpoint, config: TrainConfig) -> _Sizes:
+    unet, vae = checkpoint.settings("unet"), checkpoint.settings("vae")
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    granule = factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    own = int(unet.get("sample_size") or 64) * factor
+    resolution = config.resolution or own
+    sizes = buckets.buckets(resolution, buckets.step_size(resolution, granule))
+    if not sizes:
+        raise UserError.one(
+            f"{resolution} pixels are too few for this model",
+            key="resolution",
+            hint=f"give {granule} or more; its own resolution is {own}",
+        )
+    return _Sizes(resolution, sizes)
+
+
+def _fingerprint(checkpoint: Checkpoint, sizes: _Sizes, dtype: torch.dtype) -> str:
+    digest = hashlib.sha256()
+    facts: dict[str, Any] = {
+        "version": ENCODING_VERSION,
+        "kind": checkpoint.kind,
+        "dtype": str(dtype),
+        "buckets": sizes.buckets,
+        "validation": [TIMESTEPS, VALIDATION_NOISES],
+        **checkpoint.hashes(),
+    }
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return f"diffusion-{digest.hexdigest()}"
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

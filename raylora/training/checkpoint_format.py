@@ -1,0 +1,108 @@
+"""The files of a checkpoint without torch: is it whole, and what does its state say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from raylora.config.schema import TrainConfig
+from raylora.errors import UserError
+
+FORMAT = 1
+FRESH_START = "delete the folder to start this trial again, or resume from an older checkpoint beside it"
+
+#: Keys that place a run but do not decide its result; the data and the base model are compared by their digest.
+_MAY_CHANGE = {
+    "base_model",
+    "base_model_config",
+    "cache_dir",
+    "memory_limit_gib",
+    "metadata_path",
+    "output_dir",
+    "sample_prompts",
+    "train_data_dir",
+}
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint after its files have been checked against their hashes.
+
+    Raises:
+        UserError: the checkpoint is missing, half-written or altered.
+    """
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        if not isinstance(state, dict):
+            raise ValueError("not an object")
+        if state.get("format") != FORMAT:
+            raise UserError.one(
+                f"checkpoint of format {state.get('format')}, this raylora reads format {FORMAT} (state.json)",
+                where=str(folder),
+                hint=FRESH_START,
+            )
+        if state.pop("seal") != _digest(state):
+            raise ValueError("altered")
+        broken = [name for name, digest in state["sha256"].items() if sha256(folder / name) != digest]
+    except FileNotFoundError as error:
+        raise UserError.one(
+            f"half-written checkpoint: {Path(error.filename).name} is missing", where=str(folder), hint=FRESH_START
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise UserError.one(
+            "half-written checkpoint: state.json is not whole", where=str(folder), hint=FRESH_START
+        ) from error
+    if broken:
+        raise UserError.one(f"half-written checkpoint: {broken[0]} is not whole", where=str(folder), hint=FRESH_START)
+    return state
+
+
+def state_text(state: dict[str, Any]) -> str:
+    """The text of `state.json`: the state, sealed with its own hash."""
+    return json.dumps({**state, "seal": _digest(state)}, indent=1, allow_nan=False)
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def changed_keys(state: dict[str, Any], config: TrainConfig) -> list[str]:
+    """The keys that decide a run's result and that a configuration has other values for than a checkpoint's."""
+    own, was = config.model_dump(mode="json", exclude={"sweep"}), state["config"]
+    return sorted(key for key in own.keys() | was.keys() if key not in _MAY_CHANGE and own.get(key) != was.get(key))
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedValidation:
+    """Losses on the held-out rows and what each weighs, (examples, rows): of the base model, and of the best
+    validation if there was one."""
+
+    base: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    losses: NDArray[np.float64] | None
+
+
+def read_validation(folder: Path) -> SavedValidation:
+    """The losses kept in a checkpoint whose state has been read."""
+    arrays = load_file(folder / "validation.safetensors")
+    return SavedValidation(arrays["base"], arrays["counts"], arrays.get("losses"))
+
+
+def whole_state(folder: Path) -> dict[str, Any] | None:
+    """The state of a checkpoint that can be loaded, or None."""
+    try:
+        return read_state(folder)
+    except UserError:
+        return None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""What training costs a device's memory, and what fits into it."""

@@ -1,0 +1,1 @@
+"""Sweeps: the search space, Ray Tune around the trainers, the ranking and the report."""

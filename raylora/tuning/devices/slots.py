@@ -1,0 +1,229 @@
+"""How many trials of a sweep a device takes at once: by its memory, and by what still gains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raylora.config.fields import number
+from raylora.config.schema import TrainConfig
+from raylora.config.space import LISTS
+from raylora.training.memory.host import machine_memory
+
+if TYPE_CHECKING:
+    from raylora.config.schema import SweepConfig
+    from raylora.data.examples import Example
+    from raylora.training.memory.budget import Cost
+
+#: GiB of memory on cards, by what their names (and Ray's names of them) contain.
+CARDS = {
+    "3090": 24,
+    "4090": 24,
+    "5090": 32,
+    "A10G": 24,
+    "L4": 24,
+    "A40": 48,
+    "L40": 48,
+    "A6000": 48,
+    "A100-80G": 80,
+    "A100": 40,
+    "H100": 80,
+    "H200": 141,
+}
+#: The cards of raylora's users: `raylora plan` tells of them wherever it runs.
+USUAL = ("RTX 3090", "RTX 4090")
+#: Trials on a machine's CPUs: measured on small UNets and language models, more gains little there.
+ON_CPU = 4
+#: And where no trial is chosen or stopped by what others came to, so that more at once choose no worse.
+ON_CPU_UNGUIDED = 8
+#: Trials on one card at most: a searcher learns from those that have ended, so more at once choose less well.
+ON_CARD = 8
+
+
+#: How many times their size weights may take when loaded, by their files: 16 bits become 32, and 4 do.
+_GROWTH = {".safetensors": 2, ".bin": 2, ".pt": 2, ".ckpt": 2, ".gguf": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a sweep costs a device, and what it takes.
+
+    Attributes:
+        device: its name.
+        limit: bytes that may be used.
+        cost: of the largest trial.
+        rows: rows that are computed at once; 0 if there is no room for one.
+        slots: trials at once.
+    """
+
+    device: str
+    limit: int
+    cost: Cost
+    rows: int
+    slots: int
+
+
+def fit(device: str, limit: int, cost: Cost, most: int, batch_size: int, on_card: bool) -> Fit:
+    """Decide how many trials share a device.
+
+    On a card as many as fill it: rows beyond those computed at once wait for the next pass, which gains nothing over
+    trials one after the other. On a CPU the trials share the loaded model and the encoded data, whatever the rows.
+
+    Args:
+        device: its name.
+        limit: bytes that may be used on it.
+        cost: of a trial.
+        most: trials that there are, or that gain by sharing it.
+        batch_size: of a trial.
+        on_card: whether it is a GPU.
+    """
+    from raylora.training.memory.budget import MOST_ROWS
+
+    slots = max(1, min(most, cost.trials(limit)))
+    if on_card:
+        while slots > 1 and min(MOST_ROWS, cost.rows(limit, slots)) < slots * batch_size:
+            slots -= 1
+    return Fit(device, limit, cost, min(MOST_ROWS, cost.rows(limit, slots)), slots)
+
+
+def largest(config: TrainConfig, sweep: SweepConfig | None) -> TrainConfig:
+    """The trial of a sweep that takes most memory; no trial may be exactly like it."""
+    most: dict[str, object] = {}
+    for key in ("lora_rank", "lora_dropout", "batch_size"):
+        if sweep and (domain := sweep.space.get(key)):
+            most[key] = max(map(number, domain.values)) if domain.kind in LISTS else domain.bounds[1]
+    if sweep and (domain := sweep.space.get("lora_targets")):
+        most["lora_targets"] = max(map(str, domain.values), key=("attention", "linear", "all").index)
+    return config.with_values(most)
+
+
+class _Costs:
+    """What the largest trial of a sweep costs, by the device: estimated once for each precision."""
+
+    def __init__(
+        self, config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]
+    ) -> None:
+        self.config = largest(config, sweep)
+        self._most = {"cuda": min(trials, ON_CARD), "cpu": min(trials, _on_cpu(sweep))}
+        self._examples = examples
+        self._known: dict[object, Cost] = {}
+
+    def fit(self, name: str, device: str, limit: int) -> Fit:
+        """What a device of that type ("cuda", "cpu") takes."""
+        import torch
+
+        from raylora.families import recognise
+        from raylora.families.base import base_dtype
+        from raylora.training.memory.estimate import estimate
+
+        family = recognise(self.config.base_model)
+        dtype = base_dtype(self.config, torch.device(device), family)
+        if dtype not in self._known:
+            self._known[dtype] = estimate(self.config, self._examples, dtype)
+        return fit(name, limit, self._known[dtype], self._most[device], self.config.batch_size, device == "cuda")
+
+
+def fits(config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]) -> list[Fit]:
+    """What the usual cards and this machine take of a sweep; of a CPU that trainers share, what one of them takes.
+
+    Raises:
+        UserError: the base model's configuration makes no model.
+    """
+    import torch
+
+    from raylora.families.base import own_device
+    from raylora.training.memory.budget import memory_limit
+
+    costs, here = _Costs(config, sweep, trials, examples), own_device()
+    found = [costs.fit(card, "cuda", card_limit(card, config)) for card in USUAL]
+    if here.type == "cuda":
+        return [*found, costs.fit(torch.cuda.get_device_name(here), "cuda", memory_limit(config, here, 0))]
+    most = min(trials, _on_cpu(sweep))
+    trainers = cpu_trainers(config, most, os.cpu_count() or 1, machine_memory()[0])
+    each = costs.fit("this CPU", "cpu", memory_limit(config, here, 0, trainers))
+    name = f"this CPU, {trainers} trainers" if trainers > 1 else "this CPU"
+    return [*found, dataclasses.replace(each, device=name, slots=min(most, trainers * each.slots))]
+
+
+def card_limit(name: str, config: TrainConfig) -> int:
+    """Bytes that may be used on a card; of one that is not known, as on those of USUAL."""
+    from raylora.training.memory.budget import GIB, given_limit, reserve
+
+    plain = name.upper().replace(" ", "-")
+    total = GIB * next((size for part, size in CARDS.items() if part in plain), CARDS["3090"])
+    return min(total - reserve(total), given_limit(config) or total)
+
+
+def slots(
+    config: TrainConfig, sweep: SweepConfig, trials: int, examples: Sequence[Example], cards: Iterable[str]
+) -> int:
+    """Trials that share a device when nobody says how many: what the smallest device takes.
+
+    Args:
+        cards: the names of the cards there are; empty: trials run on CPUs.
+    """
+    names = list(cards)
+    if trials == 1 or (not names and config.memory_limit_gib is None):
+        return min(trials, _on_cpu(sweep))  # a trial that finds no room waits for it
+    costs = _Costs(config, sweep, trials, examples)
+    if not names:
+        from raylora.training.memory.budget import given_limit
+
+        return costs.fit("", "cpu", given_limit(config)).slots
+    return min(costs.fit(name, "cuda", card_limit(name, config)).slots for name in names)
+
+
+def _on_cpu(sweep: SweepConfig | None) -> int:
+    guided = sweep is None or sweep.searcher == "optuna" or sweep.scheduler != "none"
+    return ON_CPU if guided else ON_CPU_UNGUIDED
+
+
+def cpu_trainers(config: TrainConfig, slots: int, cpus: int, memory: int) -> int:
+    """Trainers that share a machine's CPUs, each with a base model of its own and an equal number of threads.
+
+    Two threads of one training step wait for each other at every one of its thousands of operations; two processes do
+    not. Two trainers of one thread made 1.5 (a small UNet) and 1.4 times (SmolLM2 in bfloat16) the steps of one of two.
+
+    Args:
+        config: names the base model; with a memory limit, which is one trainer's, there is one.
+        slots: trials at once on the machine.
+        cpus: that it has.
+        memory: bytes that it has in all; base models take at most half of it.
+    """
+    if config.memory_limit_gib is not None:
+        return 1
+    most = min(slots, cpus, memory // 2 // max(1, _loaded_bytes(Path(config.base_model))))
+    # By the same measurements twice the threads of a trainer make 1.4 times its steps.
+    return max(range(1, most + 1), key=lambda count: count * math.sqrt(cpus // count), default=1)
+
+
+def _loaded_bytes(model: Path) -> int:
+    """At most what a base model takes in float32, by its files: no tensor is read."""
+    inside = (Path(folder, name) for folder, _, names in os.walk(model, followlinks=True) for name in names)
+    weights = (file for file in [model, *inside] if file.suffix in _GROWTH and file.is_file())
+    return sum(_GROWTH[file.suffix] * file.stat().st_size for file in weights)
+
+
+def table(found: Sequence[Fit]) -> list[str]:
+    """Fits for people: a header, and a line a device."""
+    from raylora.training.memory.budget import size
+
+    head = ("memory", "usable", "base model", "a trial", "a row", "rows at once", "slots")
+    rows = [head] + [
+        (
+            fit.device,
+            size(fit.limit),
+            size(fit.cost.base),
+            size(fit.cost.trial),
+            size(fit.cost.row),
+            str(fit.rows) if fit.rows else "does not fit",
+            str(fit.slots) if fit.rows else "-",
+        )
+        for fit in found
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

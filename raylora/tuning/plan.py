@@ -1,0 +1,225 @@
+"""What a run will do, found out before anything starts or is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from raylora import families
+from raylora import suggest as nearby
+from raylora.config.schema import SweepConfig, TrainConfig
+from raylora.config.space import LISTS, Domain
+from raylora.data.examples import Dataset
+from raylora.data.reading import shown
+from raylora.errors import Problem, UserError
+from raylora.tuning.devices import slots as cards
+from raylora.tuning.tune.initial_points import first_points
+
+log = logging.getLogger(__name__)
+
+#: Reports of a run when `validate_every` is not given.
+REPORTS = 8
+#: Bytes that a sweep needs at the least: checkpoints, events, the report with its plots.
+_LEAST_ROOM = 64 * 2**20
+#: Keys that name what a run reads.
+_INPUTS = ("train_data_dir", "metadata_path", "base_model", "base_model_config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked run.
+
+    Attributes:
+        config: the base configuration.
+        sweep: what is tried; None for a single run.
+        family: recognised from the base model.
+        dataset: the examples, split.
+        validate_every: training examples between two reports of a trial.
+        longest: training examples that the longest trial sees.
+    """
+
+    config: TrainConfig
+    sweep: SweepConfig | None
+    family: families.FamilyName
+    dataset: Dataset
+    validate_every: int
+    longest: int
+
+    @property
+    def trials(self) -> int:
+        """How many trials will run."""
+        return self.sweep.trial_count if self.sweep else 1
+
+    def text(self) -> str:
+        """The plan for people: one fact a line, and what memory it takes on some devices.
+
+        Raises:
+            UserError: the base model's configuration makes no model.
+        """
+        config, train = self.config, len(self.dataset.train)
+        steps = config.total_steps(train)
+        rows = [
+            ("base model", f"{config.base_model} ({self.family})"),
+            ("training examples", f"{train}, and {len(self.dataset.held_out)} held out to judge by"),
+            ("one run", f"{steps} steps of {config.batch_size} = {steps * config.batch_size} examples seen"),
+            ("reports", f"every {self.validate_every} examples"),
+            ("LoRA", f"rank {config.lora_rank}, alpha {config.alpha:g}, on {config.lora_targets} modules"),
+            ("learning rate", f"{config.learning_rate:g}, {config.lr_scheduler}, warm-up {config.warmup(steps)} steps"),
+            ("output", config.output_dir),
+        ]
+        if self.sweep:
+            chosen = f"chosen by {self.sweep.searcher}, stopped early by {self.sweep.scheduler}"
+            rows.append(("trials", f"{self.trials}, {chosen}"))
+            rows += [(f"  {key}", _domain_words(domain)) for key, domain in self.sweep.space.items()]
+        if first := self.first_points():
+            rows.append(("first trial", ", ".join(f"{key} {_value_words(value)}" for key, value in first[0].items())))
+        lines = [f"{name:<18} {value}" for name, value in rows]
+        lines += ["", *self._memory(), ""]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
+
+    def first_points(self) -> list[dict[str, Any]]:
+        """Where a search that learns from its results begins; nowhere for others.
+
+        Raises:
+            UserError: the base model's configuration cannot be read.
+        """
+        if self.sweep is None or self.sweep.searcher != "optuna":
+            return []
+        return first_points(self.sweep, lambda values: families.likely_learning_rate(self.config.with_values(values)))
+
+    def slots(self, accelerators: Iterable[str]) -> int:
+        """Trials that share a device; `accelerators` are names of the cluster's cards, none where it has only CPUs."""
+        if self.sweep is None:
+            return 1
+        if self.sweep.slots_per_device:
+            return self.sweep.slots_per_device
+        try:
+            return cards.slots(self.config, self.sweep, self.trials, self.dataset.train, accelerators)
+        except UserError:
+            raise
+        except Exception as error:
+            log.warning("memory is not known before the model is loaded: %s", error)
+            return min(cards.ON_CPU, self.trials)
+
+    def _memory(self) -> list[str]:
+        try:
+            return cards.table(cards.fits(self.config, self.sweep, self.trials, self.dataset.train))
+        except UserError:
+            raise
+        except Exception as error:  # models of any make: some cannot run without numbers
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            return [f"{'memory':<18} not known before the model is loaded: {reason}"]
+
+
+def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = False) -> Plan:
+    """Check base model, data and disk, and count; nothing is loaded, nothing is written.
+
+    Args:
+        config: the base configuration; its paths are absolute.
+        sweep: what is tried; None for a single run.
+        fresh: whether the run is to begin: its folder must then hold nothing but the run. One that goes on, or whose
+            report is written again, moves nothing, and may be looked at from inside its folder.
+
+    Raises:
+        UserError: whatever stands in the way of the run.
+    """
+    family = families.recognise(config.base_model)
+    problems: list[Problem] = []
+    for look in (families.check, _check_room, functools.partial(_check_place, family=family, fresh=fresh)):
+        try:
+            look(config)
+        except UserError as error:
+            problems += error.problems
+    try:
+        dataset = families.read_dataset(config)
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from error
+    if problems:
+        raise UserError(problems)
+    train = len(dataset.train)
+    longest = config.total_steps(train) * config.batch_size
+    every = config.validate_every or max(1, longest // REPORTS)
+    if sweep:
+        longest = max(longest, _longest(config, sweep, train))
+    return Plan(config, sweep, family, dataset, every, longest)
+
+
+def _domain_words(domain: Domain) -> str:
+    return f"{domain.kind} {', '.join(map(_value_words, domain.values))}"
+
+
+def _value_words(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _longest(config: TrainConfig, sweep: SweepConfig, train: int) -> int:
+    """No trial can see more training examples; with a range of batch sizes it may be some more than any does.
+
+    What epochs give is rounded up to whole batches, so the largest batch need not be the one that sees most.
+    """
+
+    def tried(key: str) -> list[Any]:
+        domain = sweep.space.get(key)
+        return list(domain.values) if domain else [getattr(config, key)]
+
+    epochs, batches = max(tried("epochs")), tried("batch_size")
+    most = [steps * max(batches) for steps in tried("max_steps") if steps]
+    if not all(tried("max_steps")):
+        domain = sweep.space.get("batch_size")
+        if domain and domain.kind not in LISTS:
+            most.append(epochs * train + max(batches) - 1)
+        else:
+            most += [-(-epochs * train // batch) * batch for batch in batches]
+    return int(max(most))
+
+
+def _check_room(config: TrainConfig) -> None:
+    folder = Path(config.output_dir)
+    existing = next(place for place in (folder, *folder.parents) if nearby.exists(place))
+    free = shutil.disk_usage(existing).free
+    if free < _LEAST_ROOM:
+        raise UserError.one(
+            f"the disk is full: {free / 2**20:.0f} MiB free, at least {_LEAST_ROOM / 2**20:.0f} MiB needed",
+            where=str(existing),
+            key="output_dir",
+            hint="free some space there, or choose an output_dir on another disk",
+        )
+
+
+def _check_place(config: TrainConfig, *, family: families.FamilyName, fresh: bool) -> None:
+    """See that `output_dir` is the run's alone: a later run moves it aside with all that is in it."""
+    output = Path(os.path.realpath(config.output_dir))
+    if fresh:
+        held = [key for key in _INPUTS if (given := getattr(config, key)) and _lies_in(Path(given), output)]
+        if _lies_in(nearby.current_folder(), output):
+            held.append("the current folder")
+        if held:
+            raise UserError.one(
+                f"is or holds {' and '.join(held)}, which a later run would move aside with it",
+                where=shown(config.output_dir),
+                key="output_dir",
+                hint="name a folder that is the run's alone",
+            )
+    data = Path(os.path.realpath(config.train_data_dir))
+    if family == "causal_lm" and data.is_dir() and output.is_relative_to(data):
+        below = output.relative_to(data).parts
+        if not any(part.startswith(".") for part in below):  # hidden folders are not read
+            raise UserError.one(
+                f"lies in the folder of chats {shown(data)}: the run's JSON files would be read as chats",
+                where=shown(config.output_dir),
+                key="output_dir",
+                hint="name a folder outside of train_data_dir",
+            )
+
+
+def _lies_in(place: Path, folder: Path) -> bool:
+    """Whether a place, or what it is a link to, is a folder or lies below it; the folder comes with links resolved."""
+    entry = Path(os.path.normpath(place.absolute()))
+    spots = Path(os.path.realpath(entry.parent), entry.name), Path(os.path.realpath(place))
+    return any(spot.is_relative_to(folder) for spot in spots)

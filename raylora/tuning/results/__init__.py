@@ -1,0 +1,1 @@
+"""What a sweep leaves behind: outcome, ranking, files, report."""

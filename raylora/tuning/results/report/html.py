@@ -1,0 +1,394 @@
+"""The report of a sweep: one HTML file that needs nothing else, no network and no fonts.
+
+Everything a person or a data set brought in is escaped, and the page's content policy forbids every request, so
+a caption cannot do more than be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
+from raylora.files import write_text_atomically
+from raylora.tuning.results.hints import hints
+from raylora.tuning.results.ranking import RankedTrial, Ranking
+from raylora.tuning.results.report.figures import curves, key_charts, search_map, value_span
+from raylora.tuning.results.types import SweepOutcome
+from raylora.tuning.results.words import description, duration, estimate, measured, number, status_words, typographic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Larger samples are scaled down, smaller ones are enlarged by the browser without blur.
+_LARGEST_SAMPLE = 512
+_SMALL_SAMPLE = 192
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """What base model and best adapter make of one prompt: pictures or answers.
+
+    Attributes:
+        prompt: the prompt.
+        base: by the base model alone.
+        best: by the base model with the best adapter, loaded from its exported file.
+        reference: what a person made: a held-out example, if the prompt is one's.
+    """
+
+    prompt: str
+    base: Image | str
+    best: Image | str
+    reference: Image | str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Snippet:
+    """A way to use the adapter: where, how in a sentence, and code to copy."""
+
+    title: str
+    text: str
+    code: str = ""
+
+
+def write_report(path: Path, outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = ()) -> Path:
+    """Write the report; the file is whole or absent.
+
+    Args:
+        path: of the HTML file.
+        outcome: the sweep.
+        ranking: of its trials.
+        samples: of base model and best adapter; may be empty.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    # A caption may hold half a surrogate pair, which no UTF-8 file can.
+    write_text_atomically(path, render(outcome, ranking, samples).encode(errors="replace").decode())
+    return path
+
+
+def render(outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = ()) -> str:
+    """The report as HTML text."""
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    mapped = search_map(outcome, ranking)
+    lines = curves(outcome, ranking)
+    details = key_charts(outcome, ranking, mapped is not None)
+    charts = [chart for chart in (mapped, lines, *details) if chart]
+    rows = [_table_row(outcome, ranking, row) for row in ranking.rows]
+    return environment.get_template("report.html").render(
+        outcome=outcome,
+        ranking=ranking,
+        title=f"{outcome.name}: LoRA {'sweep' if len(ranking.rows) > 1 else 'training'}",
+        # A line must not end within "1.2e-3"; nobody copies numbers from a headline.
+        headline=re.sub(r"(?<=\de)-(?=\d)", "\N{NON-BREAKING HYPHEN}", typographic(headline(outcome, ranking))),
+        explanation=typographic(_explanation(outcome, ranking)),
+        tiles=_tiles(outcome, ranking),
+        samples=[_sample(sample) for sample in samples],
+        referenced=any(sample.reference is not None for sample in samples),
+        swept=outcome.swept,
+        rows=rows,
+        base_at=_position(outcome.base_value, *value_span(outcome, ranking)),
+        map=mapped,
+        curves=lines,
+        details=details,
+        charts=[{"id": chart.id, **chart.figure} for chart in charts],
+        hints=[typographic(hint) for hint in hints(outcome, ranking)],
+        snippets=usage(outcome, ranking),
+        facts=_facts(outcome),
+        number=number,
+        base_text=_base_text(outcome, ranking),
+        plotly=_PlotlySource(get_plotlyjs()) if charts else "",
+        json=_json,
+    )
+
+
+def headline(outcome: SweepOutcome, ranking: Ranking) -> str:
+    """What came out, in plain words: who won, how good it is against the base model, and who is as good."""
+    best = ranking.best
+    if best is None:
+        statuses = {row.trial.status for row in ranking.rows}
+        how = statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "ended without a result"
+        return f"{_all(len(ranking.rows))} {how}." if ranking.rows else "No trial was run."
+    value = f"{outcome.objective_name} = {estimate(best.value, best.error)}"
+    side = "below" if ranking.gain > 0 else "not below"
+    against = {
+        "clearly better": "clearly better than the base model",
+        "better": "better than the base model, though by less than two standard errors",
+        "equal": "within one standard error of the base model: no better",
+        "worse": "worse than the base model",
+        "unknown": f"{side} the base model's, with no standard error to judge it by",
+    }[ranking.verdict]
+    if len(ranking.rows) == 1:
+        return f"{description(best.trial).capitalize()}: {value}, {against}."
+    text = f"{description(best.trial).capitalize()} won: {value}, {against}."
+    if ranking.ties:
+        others = len(ranking.ties)
+        text += f" {others} {'others are' if others > 1 else 'other is'} within one standard error; "
+        text += f"of these the lowest rank wins{_lower_value(ranking)}."
+    return text
+
+
+def usage(outcome: SweepOutcome, ranking: Ranking) -> list[Snippet]:
+    """How to use the exported adapter in the programs people have; empty without one."""
+    if outcome.adapter is None or ranking.best is None:
+        return []
+    if outcome.family == "diffusion":
+        return _image_usage(outcome, outcome.adapter)
+    return _text_usage(outcome, outcome.adapter, ranking.best.trial.rank)
+
+
+def _image_usage(outcome: SweepOutcome, adapter: Path) -> list[Snippet]:
+    name = _file_name(outcome.name)
+    # A folder names its pipeline; of a single file diffusers asks for the right one.
+    single = outcome.base_model.lower().endswith(".safetensors")
+    load = "from_single_file" if single else "from_pretrained"
+    pipeline = f"StableDiffusion{'XL' if _is_sdxl(adapter) else ''}Pipeline" if single else "DiffusionPipeline"
+    copied = f"{name}{adapter.suffix}"
+    return [
+        Snippet(
+            "ComfyUI",
+            f"Copy the file, then put a “Load LoRA” node between the checkpoint and the sampler and choose {copied}, "
+            "strength 1.0.",
+            f"cp {shlex.quote(str(adapter))} ComfyUI/models/loras/{copied}",
+        ),
+        Snippet(
+            "AUTOMATIC1111, Forge",
+            f"Copy the file, then write <lora:{name}:1> into the prompt.",
+            f"cp {shlex.quote(str(adapter))} stable-diffusion-webui/models/Lora/{copied}",
+        ),
+        Snippet(
+            "diffusers",
+            "",
+            f"from diffusers import {pipeline}\n\n"
+            f"pipe = {pipeline}.{load}({outcome.base_model!r})\n"
+            f"pipe.load_lora_weights({str(adapter.parent)!r}, weight_name={adapter.name!r})\n"
+            f'pipe("your prompt").images[0].save("picture.png")',
+        ),
+    ]
+
+
+def _is_sdxl(adapter: Path) -> bool:
+    """Whether an exported adapter says that it is one for SDXL; an adapter that has gone says nothing."""
+    try:
+        with safe_open(adapter, "np") as file:
+            return str((file.metadata() or {}).get("modelspec.architecture")).startswith("stable-diffusion-xl")
+    except (OSError, SafetensorError):
+        return False
+
+
+def _text_usage(outcome: SweepOutcome, adapter: Path, rank: int) -> list[Snippet]:
+    name = _file_name(outcome.name)
+    return [
+        Snippet(
+            "transformers + PEFT",
+            "",
+            "from peft import PeftModel\n"
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({str(adapter)!r})\n"
+            f"model = AutoModelForCausalLM.from_pretrained({load_arguments(outcome.base_model)})\n"
+            f"model = PeftModel.from_pretrained(model, {str(adapter)!r})",
+        ),
+        Snippet(
+            "vLLM",
+            f"Ask for the model “{name}”.",
+            vllm_command(outcome.base_model, str(adapter), name, rank, wrap=" \\\n    "),
+        ),
+        Snippet(
+            "llama.cpp",
+            "Convert the adapter, then give it to llama-cli or llama-server beside the base model.",
+            "\n".join(llama_cpp_commands(outcome.base_model, str(adapter), name)),
+        ),
+        Snippet(
+            "Ollama",
+            "The Modelfile beside the adapter brings the chat template and the stop tokens.",
+            f"ollama create {name} -f {shlex.quote(str(adapter / 'Modelfile'))}\nollama run {name}",
+        ),
+    ]
+
+
+def _file_name(name: str) -> str:
+    """The sweep's name as a file or a model can be called."""
+    safe = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in name)
+    return safe.strip("-.") or "adapter"
+
+
+def _lower_value(ranking: Ranking) -> str:
+    lowest = ranking.lowest
+    if lowest is None or lowest is ranking.best:
+        return ""
+    return f" ({description(lowest.trial)} had the lowest value, {measured(lowest.value, lowest.error)})"
+
+
+def _explanation(outcome: SweepOutcome, ranking: Ranking) -> str:
+    """What the value means, in a unit people know."""
+    best = ranking.best
+    if best is None:
+        return ""
+    if outcome.family == "diffusion":
+        change = math.expm1(best.value)
+        text = (
+            f"On {_held_out(outcome)} the denoising error is {abs(change):.1%} "
+            f"{'lower' if change < 0 else 'higher'} than the base model's (0 is the base model, lower is better)."
+        )
+    else:
+        text = (
+            f"On {_held_out(outcome)} the perplexity of the answers is {_exp(best.value)}, "
+            f"the base model's is {_exp(outcome.base_value)}."
+        )
+    if len(ranking.ranked) > 1:
+        text += (
+            " The standard error comes from resampling those examples. The best of many trials is always a little "
+            "flattered, as the same examples chose it."
+        )
+    return text
+
+
+def _held_out(outcome: SweepOutcome) -> str:
+    count = outcome.held_out_examples or len(outcome.base)
+    return f"{count:,} held-out examples" if count != 1 else "one held-out example"
+
+
+def _exp(value: float) -> str:
+    return f"{math.exp(value):,.3g}" if value < 20 else "huge"
+
+
+def _all(count: int) -> str:
+    return f"All {count} trials" if count > 1 else "The trial"
+
+
+def _base_text(outcome: SweepOutcome, ranking: Ranking) -> str:
+    if outcome.base_value == 0:
+        return "0"
+    return typographic(measured(outcome.base_value, ranking.best.error if ranking.best else math.nan))
+
+
+def _tiles(outcome: SweepOutcome, ranking: Ranking) -> list[tuple[str, str, str]]:
+    """(label, value, remark) of the numbers at the top."""
+    tiles: list[tuple[str, str, str]] = []
+    if ranking.best:
+        gain = typographic(estimate(-ranking.gain, ranking.gain_error))
+        tiles.append(("against the base model", gain, ranking.verdict if ranking.verdict != "unknown" else ""))
+    ended = {status: sum(row.trial.status == status for row in ranking.rows) for status in ("diverged", "failed")}
+    remark = ", ".join(f"{count} {status}" for status, count in ended.items() if count)
+    if len(ranking.rows) > 1:
+        tiles.append(("trials", str(len(ranking.rows)), remark))
+    if outcome.train_examples:
+        judged = f"{outcome.held_out_examples:,} held out"
+        tiles.append(("training examples", f"{outcome.train_examples:,}", judged))
+    if outcome.seconds:
+        tiles.append(("time", duration(outcome.seconds), outcome.device))
+    return tiles
+
+
+def _facts(outcome: SweepOutcome) -> list[tuple[str, str]]:
+    facts = [
+        ("base model", outcome.base_model),
+        ("family", {"diffusion": "diffusion (images)", "causal_lm": "causal language model"}[outcome.family]),
+        ("training examples", f"{outcome.train_examples:,}" if outcome.train_examples else ""),
+        ("held-out examples", f"{outcome.held_out_examples:,}" if outcome.held_out_examples else ""),
+        ("device", outcome.device),
+        ("started", f"{outcome.started:%Y-%m-%d %H:%M} {outcome.started:%Z}".strip() if outcome.started else ""),
+        ("took", duration(outcome.seconds) if outcome.seconds else ""),
+        ("configuration of the winner", str(outcome.best_config) if outcome.best_config else ""),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _table_row(outcome: SweepOutcome, ranking: Ranking, row: RankedTrial) -> dict[str, Any]:
+    low, high = value_span(outcome, ranking)
+    error = row.error if math.isfinite(row.error) else 0.0
+    return {
+        "place": row.place,
+        "id": row.trial.id,
+        "params": [number(row.trial.params[key]) if key in row.trial.params else "" for key in outcome.swept],
+        "rank": row.trial.rank,
+        "value": typographic(estimate(row.value, row.error)) if row.place else "",
+        "difference": typographic(estimate(row.difference, row.difference_error))
+        if row.place and row.difference
+        else "",
+        "examples": f"{row.trial.best.examples:,}" if row.place and row.trial.best else "",
+        "time": duration(row.trial.seconds) if row.trial.seconds else "",
+        "status": status_words(row.trial, row.reason),
+        "kind": row.trial.status,
+        "best": row is ranking.best,
+        "tie": row.tie,
+        "at": _position(row.value, low, high),
+        "from": _position(row.value - error, low, high),
+        "to": _position(row.value + error, low, high),
+        "beyond": bool(row.place) and row.value > high,
+    }
+
+
+def _position(value: float, low: float, high: float) -> float:
+    """Where a value lies between `low` and `high`, in percent, with some air on both sides; NaN lies at `low`."""
+    return round(4 + 92 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    return {
+        "prompt": sample.prompt,
+        "base": _shown(sample.base),
+        "best": _shown(sample.best),
+        "reference": _shown(sample.reference) if sample.reference is not None else None,
+    }
+
+
+def _shown(content: Image | str) -> dict[str, Any]:
+    """A picture as a data address, or a text."""
+    if isinstance(content, str):
+        return {"text": content}
+    picture = content if content.mode in ("RGB", "RGBA", "L") else content.convert("RGB")
+    if max(picture.size) > _LARGEST_SAMPLE:
+        picture = picture.copy()
+        picture.thumbnail((_LARGEST_SAMPLE, _LARGEST_SAMPLE))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return {
+        "image": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "small": max(picture.size) <= _SMALL_SAMPLE,
+        "width": picture.width,
+        "height": picture.height,
+    }
+
+
+class _PlotlySource(str):
+    """The one text that goes into the page as it is: Plotly's own source, from its package."""
+
+    def __html__(self) -> str:
+        # An inline script ends at the first such tag, wherever it stands.
+        return self.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+class _Json(str):
+    """JSON that no HTML parser can mistake for a tag."""
+
+    def __html__(self) -> str:
+        return str(self)
+
+
+def _json(value: object) -> _Json:
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return _Json(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

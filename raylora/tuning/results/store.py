@@ -1,0 +1,119 @@
+"""A finished sweep on disk: `sweep.json` and the arrays behind it, so that ranking, report and export need
+neither Ray nor a pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save_file
+
+from raylora.errors import UserError
+from raylora.files import write_atomically, write_text_atomically
+from raylora.tuning.results.types import SearchRange, SweepOutcome, TrialOutcome, Validation
+
+FILE, ARRAYS = "sweep.json", "losses.safetensors"
+
+
+def save(folder: Path, outcome: SweepOutcome) -> None:
+    """Write an outcome into a sweep's folder; paths inside the folder are kept relative to it, so it may be moved.
+
+    Raises:
+        UserError: no room on the disk.
+    """
+    arrays = {"base": np.ascontiguousarray(outcome.base)}
+    trials: list[dict[str, Any]] = []
+    for trial in outcome.trials:
+        entry = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial) if f.name != "best"}
+        entry["folder"] = _relative(trial.folder, folder)
+        if trial.best is not None:
+            arrays[f"{trial.id}.losses"] = np.ascontiguousarray(trial.best.losses)
+            arrays[f"{trial.id}.counts"] = np.ascontiguousarray(trial.best.counts)
+            entry["best"] = {"step": trial.best.step, "examples": trial.best.examples, "value": trial.best.value}
+        trials.append(entry)
+    facts = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome) if f.name not in ("base", "trials")}
+    facts |= {
+        "adapter": _relative(outcome.adapter, folder),
+        "best_config": _relative(outcome.best_config, folder),
+        "started": outcome.started and outcome.started.isoformat(),
+        "search": [dataclasses.asdict(entry) for entry in outcome.search],
+        "trials": trials,
+    }
+    write_atomically(folder / ARRAYS, lambda partial: save_file(arrays, partial))
+    write_text_atomically(folder / FILE, json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n")
+
+
+def load(folder: Path) -> SweepOutcome:
+    """Read the outcome of a finished sweep.
+
+    Raises:
+        UserError: the folder holds no finished sweep, or one that cannot be read.
+    """
+    try:
+        # Read by Python: for safetensors a file that may not be read is one that is not there.
+        return _parse(json.loads((folder / FILE).read_text()), load_arrays((folder / ARRAYS).read_bytes()), folder)
+    except FileNotFoundError as error:
+        raise UserError.one(
+            f"no finished sweep: {Path(error.filename).name} is missing",
+            where=str(folder),
+            hint=_finished_near(folder),
+        ) from error
+    except OSError as error:
+        raise UserError.one(
+            f"cannot be read: {error.strerror or error}",
+            where=str(error.filename or folder),
+            hint="see that you may read it and all that is in it",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise UserError.one(
+            f"{FILE} or {ARRAYS} is not whole", where=str(folder), hint="run the sweep again with --resume"
+        ) from error
+
+
+def _parse(facts: dict[str, Any], arrays: dict[str, NDArray[np.float64]], folder: Path) -> SweepOutcome:
+    trials = []
+    for entry in facts.pop("trials"):
+        best = entry.pop("best", None)
+        if best is not None:
+            best = Validation(**best, losses=arrays[f"{entry['id']}.losses"], counts=arrays[f"{entry['id']}.counts"])
+        entry["folder"] = entry["folder"] and folder / entry["folder"]
+        entry["history"] = [{k: math.nan if v is None else v for k, v in point.items()} for point in entry["history"]]
+        trials.append(TrialOutcome(**entry, best=best))
+    facts["search"] = [SearchRange(**{**entry, "choices": tuple(entry["choices"])}) for entry in facts["search"]]
+    facts["started"] = facts["started"] and datetime.datetime.fromisoformat(facts["started"])
+    for key in ("adapter", "best_config"):
+        facts[key] = facts[key] and folder / facts[key]
+    return SweepOutcome(**facts, base=arrays["base"], trials=trials)
+
+
+def _relative(path: Path | None, folder: Path) -> str | None:
+    if path is None:
+        return None
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no numpy numbers."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _finished_near(folder: Path) -> str:
+    parent = folder if folder.is_dir() else folder.parent
+    found = sorted(str(path.parent) for path in parent.glob(f"*/{FILE}")) if parent.is_dir() else []
+    return f"finished sweeps near: {', '.join(found[:5])}" if found else "give the output_dir of a finished run"

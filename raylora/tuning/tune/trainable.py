@@ -1,0 +1,120 @@
+"""A trial: an ordinary Ray Tune function trainable that trains nothing itself.
+
+It holds a fraction of a device, joins that device's trainer, and passes reports on to Tune. It loads no model
+and imports no torch. It is taken out of the pack by the driver (see `Registry.ended`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from raylora.config.schema import TrainConfig
+from raylora.errors import UserError
+from raylora.files import saying_what_failed
+from raylora.training import checkpoint_format as checkpoint_files
+from raylora.training.memory.host import machine_memory
+from raylora.tuning.devices.slots import cpu_trainers
+from raylora.tuning.tune.search_space import METRIC
+
+NAMESPACE = "raylora"
+#: What a diverged trial reports: worse than anything, and finite, since searchers and schedulers compute with it.
+DIVERGED_VALUE = 1e9
+#: Result keys beside the metrics: how the trial is, where it runs, and on what ("cuda" or "cpu").
+STATUS, REASON, NODE, DEVICE_ID, DEVICE = "trial_status", "trial_reason", "node", "device_id", "device"
+#: And what a step takes: steps done and in all, rows of the trial's batch and of the pack's, seconds of such a step.
+STEP, TOTAL_STEPS, ROWS, PACK_ROWS, STEP_SECONDS = "step", "total_steps", "rows", "pack_rows", "step_seconds"
+
+
+def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, experiment: Path, cpus: float) -> None:
+    """Train one trial of a sweep; what `Tuner` is given.
+
+    Args:
+        params: the values that Tune drew.
+        base: the sweep's configuration.
+        registry_name: name of the sweep's registry actor.
+        experiment: Tune's folder, with a folder for each trial.
+        cpus: of a node that the trial holds; 0 if it holds a GPU.
+    """
+    trial = tune.get_context().get_trial_name()
+    context = ray.get_runtime_context()
+    node = context.get_node_id()
+    gpus = context.get_accelerator_ids().get("GPU", [])
+    device = gpus[0] if gpus else "cpu"
+    registry = ray.get_actor(registry_name, namespace=NAMESPACE)
+    threads, sharing = node_cpus(node), 1
+    if device == "cpu":
+        sharing = cpu_trainers(base, int(threads / cpus + 1e-6), threads, machine_memory()[0])
+    trainer = ray.get(registry.trainer.remote(trial, node, device, threads, sharing))
+    try:
+        config = base.with_values(params)
+        steps = ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
+        here = {NODE: node, DEVICE_ID: device, TOTAL_STEPS: steps, ROWS: config.batch_size}
+        _pass_reports(trial, trainer, experiment, here)
+    except (UserError, ray.exceptions.RayTaskError) as error:
+        cause = error if isinstance(error, UserError) else error.cause
+        if not isinstance(cause, UserError):
+            raise
+        # Trying again would not mend it. The driver ends the sweep and says why. This trial stays unfinished, so
+        # that a resumed sweep goes on with it: it does not report, and returns when the driver no longer looks.
+        ray.get(registry.refuse.remote(cause.problems))
+
+
+def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, Any]) -> None:
+    while True:
+        report = ray.get(trainer.advance.remote(trial))
+        metrics: dict[str, Any] = {
+            METRIC: DIVERGED_VALUE,
+            **report.metrics,
+            STATUS: report.status,
+            REASON: report.reason,
+            DEVICE: report.device,
+            PACK_ROWS: report.rows,
+            STEP_SECONDS: report.step_seconds,
+            **here,
+        }
+        try:
+            with saying_what_failed(experiment / trial / "checkpoint"):
+                tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(report.checkpoint))
+        finally:
+            shutil.rmtree(report.checkpoint.parent, ignore_errors=True)
+        if report.status != "running":
+            return
+
+
+def resume_from(folder: Path, config: TrainConfig) -> Path | None:
+    """The checkpoint a trial goes on from: the one furthest on that is whole and its own.
+
+    Looked for in its folder and not taken from Tune, whose record may be some seconds behind when its process was
+    killed: the checkpoint it names may have made room for newer ones, or be half-written by a kill in mid-copy; or
+    the record knows nothing yet of the trial that left it. What decides is the configuration, which is all that a
+    trial's result depends on. Checkpoints of another one are removed.
+    """
+    whole: list[tuple[int, Path]] = []
+    for path in sorted(folder.glob("checkpoint_*")):
+        state = checkpoint_files.whole_state(path)
+        if state is None:
+            continue
+        if checkpoint_files.changed_keys(state, config):
+            shutil.rmtree(path)
+        else:
+            whole.append((state["step"], path))
+    return max(whole)[1] if whole else None
+
+
+def trial_label(trial: Any) -> str:
+    """`trial_00003` for the third trial of a sweep, whoever drew it: Tune's own ids are random, and not in order."""
+    number = int(trial.experiment_tag.split("_", 1)[0])
+    return f"trial_{number + ('_' in trial.trial_id):05d}"  # BasicVariantGenerator, whose ids have a "_", counts from 0
+
+
+def node_cpus(node: str) -> int:
+    """The CPUs that Ray was told a node has."""
+    for entry in ray.nodes():
+        if entry["NodeID"] == node:
+            return max(1, int(entry["Resources"].get("CPU", 1)))
+    return 1

@@ -1,0 +1,157 @@
+"""What is sent to the head, and what becomes of the log that comes back; the rest is in test_end_to_end.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from raylora.cluster.commands import connection, job, submit
+from raylora.cluster.commands.connection import Connection, NoAnswer
+from raylora.errors import RayloraError, UserError
+from tests.cluster.sites import site
+
+
+def config(folder: Path, text: str = "train_data_dir: style\nbase_model: models/sd15\n") -> Path:
+    path = folder / "my style.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_off_the_shared_folder_are_all_told(tmp_path: Path) -> None:
+    path = config(
+        tmp_path, "train_data_dir: /home/me/style\nbase_model: /srv/raylora/sd15\noutput_dir: /srv/raylora2/out\n"
+    )
+    with pytest.raises(UserError) as caught:
+        submit.order(site(), path, ["cache_dir=~/cache", "lora_rank=4"], resume=False, as_json=False)
+    text = str(caught.value)
+    assert f'{path}:1: train_data_dir: "/home/me/style" is not on the cluster\'s shared folder /srv/raylora' in text
+    assert f"{path}:3: output_dir" in text
+    assert "command line: cache_dir=~/cache: cache_dir" in text
+    assert len(caught.value.problems) == 3
+
+
+def test_relative_paths_count_from_where_the_nodes_can_see_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config(tmp_path)
+    order = submit.order(site(), path, [], resume=False, as_json=False)
+    assert order.folder == "/srv/raylora"
+    (tmp_path / "shared/me").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "shared/me")
+    order = submit.order(site(shared_folder=str(tmp_path / "shared")), path, [], resume=False, as_json=False)
+    assert order.folder == str(tmp_path / "shared/me")
+
+
+def test_the_same_sweep_has_the_same_name(tmp_path: Path) -> None:
+    path = config(tmp_path)
+
+    def key(*overrides: str) -> str:
+        return submit.order(site(), path, overrides, resume=False, as_json=False).key
+
+    assert key() == key()
+    assert key().startswith("my-style-")
+    assert key("lora_rank=4") != key()
+    path.write_text(path.read_text() + "seed: 1\n")
+    assert key() != submit.order(site(), config(tmp_path), [], resume=False, as_json=False).key
+
+
+def test_an_order_arrives_as_it_was_sent(tmp_path: Path) -> None:
+    order = submit.order(site(), config(tmp_path), ["sample_prompts=['a \"b\" $c', d]"], resume=True, as_json=True)
+    word = order.pack()
+    assert job.Order.unpack(word) == order
+    assert set(word) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="), "a word for a shell"
+
+
+def test_a_sweep_that_is_refused_says_so_and_may_be_sent_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = site(shared_folder=str(tmp_path / "shared"))
+    (tmp_path / "shared").mkdir()
+    monkeypatch.chdir(tmp_path)
+    order = submit.order(cluster, config(tmp_path), [], resume=False, as_json=False)
+    assert job.run(order) == 2
+    said = capfd.readouterr()
+    assert 'train_data_dir: "style" does not exist' in said.err
+    assert str(tmp_path / "shared/style") in said.err, "relative paths count from the shared folder"
+    assert json.loads((tmp_path / "shared/jobs" / order.key / "state.json").read_text()) == {"code": 2}
+    assert (tmp_path / "shared/jobs" / order.key / "my style.yaml").read_text() == order.text
+
+
+def test_a_log_becomes_two_streams_again(capfd: pytest.CaptureFixture[str]) -> None:
+    log = f"progress\n50%\nmore\n{job.RESULTS}\ntrial 1\nbest ünd\n"
+    streams = submit._Streams()
+    for start in range(0, len(log), 3):
+        streams.write(log[start : start + 3])
+    streams.end()
+    assert capfd.readouterr() == ("trial 1\nbest ünd\n", "progress\n50%\nmore\n")
+    assert streams.seen == len(log)
+
+
+@pytest.mark.parametrize("start", [0, 2, 3, 5, 99])
+def test_a_log_is_taken_up_where_it_was_left(start: int) -> None:
+    async def chunks() -> AsyncIterator[str]:
+        for chunk in ("abc", "de", "", "fgh"):
+            yield chunk
+
+    async def rest() -> str:
+        return "".join([chunk async for chunk in submit._from(chunks(), start)])
+
+    assert asyncio.run(rest()) == "abcdefgh"[start:]
+
+
+def test_a_connection_is_kept_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="raylora cluster up"):
+        connection.connection("cats")
+    kept = Connection("10.0.0.5", "f00d")
+    connection.remember("cats", kept)
+    assert connection.connection("cats") == kept
+    path = connection.place("cats")
+    assert path.is_relative_to(tmp_path)
+    assert [oct(place.stat().st_mode & 0o777) for place in (path, path.parent)] == ["0o600", "0o700"]
+    path.write_text("{")
+    assert connection.recall("cats") is None
+    connection.forget("cats")
+    connection.forget("cats")
+    assert not path.exists()
+
+
+def test_a_head_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    away = Connection("127.0.0.1", "f00d")
+    monkeypatch.setattr(connection, "DASHBOARD_PORT", 1)
+    with pytest.raises(NoAnswer, match="refused"):
+        away.get("/api/version")
+    connection.remember("cats", away)
+    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    with pytest.raises(RayloraError, match="cannot be reached: .*refused\n.*cluster status"):
+        submit.sweep(site(), order)
+
+
+def test_a_sweep_that_was_lost_before_it_began_is_begun(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.chdir(tmp_path)
+    order = submit.order(site(shared_folder=str(shared)), config(tmp_path), [], resume=False, as_json=False)
+    (shared / "jobs" / order.key).mkdir(parents=True)
+    (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
+    assert job.run(order) == 2
+    assert 'base_model: "models/sd15" does not exist' in capfd.readouterr().err, "it goes on, and is refused"
+    codes = [3, 0, 2]
+    called: list[bool] = []
+
+    def sweep(order: job.Order, config: Path, resume: bool) -> int:
+        called.append(resume)
+        return codes[len(called) - 1]
+
+    monkeypatch.setattr(job, "_sweep", sweep)
+    for code in (0, 2):
+        (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
+        assert job.run(order) == code
+    assert called == [True, False, True], "what never began is begun, what is refused stays as it is"

@@ -1,0 +1,141 @@
+"""Ray's own adapter of the autoscaler v2 works with the provider, which never keeps it waiting."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler.v2.instance_manager.config import FileConfigReader
+from ray.autoscaler.v2.instance_manager.node_provider import LaunchNodeError, NodeProviderAdapter
+from ray.core.generated.instance_manager_pb2 import NodeKind
+
+from raylora.cluster.config import load_cluster_config
+from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import provider as provider_module
+from raylora.cluster.ray.provider import VSphereNodeProvider
+from raylora.cluster.vsphere.session import VCenter
+from tests.cluster import sites, vcsim
+from tests.cluster.fleet import fleet, ours, settled
+from tests.cluster.vcsim import Simulator
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulator]:
+    with vcsim.start(hosts=[["RTX 4090"] * 2, ["RTX 3090"]], task_ms=50) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def adapter(sim: Simulator, tmp_path: Path) -> Iterator[NodeProviderAdapter]:
+    """What Ray makes of its configuration file; the head is there already, as it is when the autoscaler starts."""
+    path = sites.in_simulator(sim, tmp_path)
+    with fleet(sim, tmp_path) as nodes:
+        nodes.create_head({})
+    (tmp_path / "token").write_text("t0ken\n")
+    wiring = ray_yaml.Wiring(str(path), "127.0.0.1:1", str(tmp_path / "token"), str(tmp_path / "ray.yaml"))
+    ray_yaml.write(load_cluster_config(path), wiring, {})
+    reader = FileConfigReader(wiring.ray_file, skip_content_hash=True)
+    config = yaml.safe_load((tmp_path / "ray.yaml").read_text())
+    provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
+    assert isinstance(provider, VSphereNodeProvider)
+    yield NodeProviderAdapter(provider, reader)
+    provider.close()
+
+
+def provider_of(adapter: NodeProviderAdapter) -> VSphereNodeProvider:
+    provider = adapter.v1_provider
+    assert isinstance(provider, VSphereNodeProvider)
+    return provider
+
+
+def until(adapter: NodeProviderAdapter, wanted: Callable[[], Any]) -> None:
+    nodes = provider_of(adapter).nodes
+    assert nodes.inventory.wait(lambda _: wanted(), 20), nodes.list()
+
+
+def limits(folder: Path) -> dict[str, int]:
+    types = yaml.safe_load((folder / "ray.yaml").read_text())["available_node_types"]
+    return {name: kind["max_workers"] for name, kind in types.items() if name != "head"}
+
+
+def test_ray_makes_and_removes_nodes(sim: Simulator, adapter: NodeProviderAdapter, tmp_path: Path) -> None:
+    (head,) = adapter.get_non_terminated().values()
+    assert (head.node_kind, head.cloud_instance_id, head.is_running) == (NodeKind.HEAD, "cats-head", True)
+    assert limits(tmp_path) == {"rtx4090": 2, "rtx3090": 1}
+
+    adapter.launch({"rtx4090": 2, "rtx3090": 1}, "request-7")
+    until(adapter, lambda: len(adapter.get_non_terminated()) == 4)
+    until(adapter, lambda: all(node.is_running for node in adapter.get_non_terminated().values()))
+    workers = [node for node in adapter.get_non_terminated().values() if node.node_kind == NodeKind.WORKER]
+    assert sorted(node.node_type for node in workers) == ["rtx3090", "rtx4090", "rtx4090"]
+    assert {node.request_id for node in workers} == {"request-7"}
+    assert not adapter.poll_errors()
+
+    name = workers[0].cloud_instance_id
+    sim.set_guest(name, "10.0.0.7")
+    until(adapter, lambda: provider_of(adapter).internal_ip(name) == "10.0.0.7")
+    machine = next(machine for machine in ours(sim) if machine["name"] == name)
+    assert "guestinfo.userdata" in machine["extraConfig"]
+
+    adapter.terminate([node.cloud_instance_id for node in workers], "request-8")
+    until(adapter, lambda: list(adapter.get_non_terminated()) == ["cats-head"])
+    settled(provider_of(adapter).nodes, 1)
+    assert [machine["name"] for machine in ours(sim)] == ["cats-head"]
+
+
+def test_a_launch_without_a_card_is_an_error_with_the_reason(sim: Simulator, adapter: NodeProviderAdapter) -> None:
+    adapter.launch({"rtx3090": 2}, "request-1")
+    until(adapter, lambda: len(adapter.get_non_terminated()) == 2)
+    deadline = time.monotonic() + 10
+    errors: list[Any] = []
+    while not errors and time.monotonic() < deadline:
+        errors = adapter.poll_errors()
+    (error,) = errors
+    assert isinstance(error, LaunchNodeError) and error.node_type == "rtx3090"
+    assert "no free card" in str(error.__cause__) and "0 of 1 RTX 3090 free" in str(error.__cause__)
+
+
+def test_the_number_of_nodes_a_type_may_have_follows_the_cards(
+    sim: Simulator, adapter: NodeProviderAdapter, tmp_path: Path
+) -> None:
+    nodes = provider_of(adapter).nodes
+    sim.host_state(sim.host_names[0], "maintenance")
+    nodes.inventory.wait(lambda _: limits(tmp_path)["rtx4090"] == 0, 1)
+    deadline = time.monotonic() + 10
+    while limits(tmp_path)["rtx4090"] and time.monotonic() < deadline:
+        nodes.inventory.wait(lambda _: False, 0.1)
+    assert limits(tmp_path) == {"rtx4090": 0, "rtx3090": 1}
+    assert json.dumps(nodes.reasons()).count("maintenance") == 1
+
+
+def test_a_wrong_password_is_waited_with(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_module, "_LONGEST_PAUSE", 0.05)
+    config = load_cluster_config(sites.in_simulator(sim, tmp_path))
+    (tmp_path / "vcenter.password").write_text("wrong")
+    vcenter = VCenter(config.vcenter)
+    waiting = threading.Thread(target=provider_module._connected, args=(vcenter,))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive() and sim.calls()["Login"] == 1
+    (tmp_path / "vcenter.password").write_text(sim.password)
+    waiting.join(10)
+    assert not waiting.is_alive() and vcenter.logins == 1
+    vcenter.close()
+
+
+def test_asking_never_waits_for_a_machine(sim: Simulator, adapter: NodeProviderAdapter) -> None:
+    sim.set(task_ms=60_000)
+    provider = provider_of(adapter)
+    ids = provider.create_node({}, {"ray-user-node-type": "rtx4090"}, 2)
+    assert set(ids) <= set(provider.non_terminated_nodes({"ray-user-node-type": "rtx4090"}))
+    assert not any(provider.is_running(node) for node in ids)
+    provider.terminate_nodes(list(ids))
+    assert provider.is_terminated("cats-rtx4090-unknown") and provider.node_tags("cats-rtx4090-unknown") == {}
+    sim.set(task_ms=10)

@@ -1,0 +1,180 @@
+"""cloud-init's own schema check, its own reader and a shell take the user data of every node."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raylora.cluster.config import ClusterConfig, load_cluster_config
+from raylora.cluster.ray import user_data as userdata
+from raylora.errors import UserError
+from tests.cluster.sites import PASSWORD, identity, site
+from tests.cluster.system import need
+
+TOKEN = "f00d" * 16
+
+
+@pytest.fixture(autouse=True)
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_VCENTER_PASSWORD", PASSWORD)
+
+
+def document(keys: Mapping[str, str]) -> dict[str, Any]:
+    text = userdata.read_guestinfo(keys, "userdata")
+    assert text.startswith("#cloud-config\n")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
+def files(keys: Mapping[str, str]) -> dict[str, str]:
+    return {entry["path"]: entry["content"] for entry in document(keys)["write_files"]}
+
+
+def environment(keys: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The environment that a shell reads from a node's file, as systemd does."""
+    path = folder / "node.env"
+    path.write_text(files(keys)[userdata.NODE_FILE])
+    shell = ["env", "-i", "sh", "-c", 'set -a; . "$1"; exec env -0', "sh", str(path)]
+    said = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
+    return dict(line.split("=", 1) for line in said.split("\0") if line)
+
+
+def every_kind(config: ClusterConfig) -> dict[str, dict[str, str]]:
+    made = {name: userdata.worker(config, identity("worker", name), "10.0.0.5:6379", TOKEN) for name in config.workers}
+    return made | {"head": userdata.head(config, identity("head", "head"), TOKEN)}
+
+
+def test_cloud_init_takes_it(tmp_path: Path) -> None:
+    keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGAV6 me@example.com"]
+    everything = site(shared_export="nas.example.com:/raylora", ssh_keys=keys)
+    made = {
+        f"{name}-{number}": keys
+        for number, config in enumerate((site(), everything))
+        for name, keys in every_kind(config).items()
+    }
+    cloud_init = need("cloud-init")
+    for name in ("rtx4090-0", "rtx4090-1", "head-1"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(userdata.read_guestinfo(made[name], "userdata"))
+        done = subprocess.run([cloud_init, "schema", "--config-file", path], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Valid" in done.stdout + done.stderr
+
+
+def test_cloud_init_reads_the_guestinfo(tmp_path: Path) -> None:
+    """Its own VMware data source decodes what stands in the guestinfo, and then blots the secrets out."""
+    keys = userdata.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    guestinfo = tmp_path / "guestinfo.json"
+    guestinfo.write_text(json.dumps(keys))
+    tool = tmp_path / "vmware-rpctool"  # the machine's side of the guestinfo, kept in a file
+    tool.write_text(
+        f"""#!/usr/bin/python3
+import json, sys
+action, key, *value = sys.argv[1].split(" ", 2)
+keys = json.load(open({str(guestinfo)!r}))
+if action == "info-get":
+    print(keys.get(key, ""), end="")
+else:
+    keys[key] = value[0]
+    json.dump(keys, open({str(guestinfo)!r}, "w"))
+"""
+    )
+    tool.chmod(0o755)
+    need("cloud-init")
+    read = f"""
+import json
+from cloudinit.sources import DataSourceVMware as vmware
+source = vmware.DataSourceVMware({{}}, None, None)
+source.vmware_rpctool = {str(tool)!r}
+found = {{name: vmware.guestinfo(name, {str(tool)!r}) for name in ("metadata", "userdata")}}
+source.metadata = vmware.process_metadata(vmware.load_json_or_yaml(found["metadata"]))
+source.data_access_method = vmware.DATA_ACCESS_METHOD_GUESTINFO
+source.redact_keys()
+print(json.dumps([source.metadata, found["userdata"]]))
+"""
+    done = subprocess.run(["/usr/bin/python3", "-c", read], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    metadata, text = json.loads(done.stdout)
+    assert metadata["instance-id"] == identity("worker", "rtx4090").uuid
+    assert metadata["local-hostname"] == "cats-rtx4090-5f3a"
+    assert yaml.safe_load(text) == document(keys)
+    after = json.loads(guestinfo.read_text())
+    assert TOKEN not in userdata.read_guestinfo(after, "userdata")
+    assert after["guestinfo.userdata"].strip() == "---"
+
+
+def test_a_worker_knows_who_it_is(tmp_path: Path) -> None:
+    keys = userdata.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    found = environment(keys, tmp_path)
+    assert found["RAYLORA_KIND"] == "worker"
+    assert found["RAYLORA_HEAD"] == "10.0.0.5:6379"
+    assert found["RAYLORA_CARDS"] == "2"
+    assert found["RAY_CLOUD_INSTANCE_ID"] == "cats-rtx4090-5f3a"
+    assert found["RAY_NODE_TYPE_NAME"] == "rtx4090"
+    assert json.loads(found["RAY_OVERRIDE_RESOURCES"])["GPU"] == 2
+    assert json.loads(found["RAY_OVERRIDE_LABELS"]) == {
+        "ray.io/accelerator-type": "GeForce-RTX-4090",
+        "raylora.io/node": "cats-rtx4090-5f3a",
+    }
+    assert files(keys)[found["RAY_AUTH_TOKEN_PATH"]] == TOKEN
+    assert found["RAY_AUTH_MODE"] == "token"
+
+
+def test_ray_makes_the_same_of_a_node_as_of_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the autoscaler plans with is what the node offers, by Ray's own reading of both."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    from raylora.cluster.ray import autoscaler_config as ray_yaml
+
+    keys = userdata.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    for name, value in environment(keys, tmp_path).items():
+        if name.startswith("RAY_OVERRIDE"):
+            monkeypatch.setenv(name, value)
+    node = ResourceAndLabelSpec().resolve(is_head=False, node_ip_address="10.0.0.9")
+    offered = {name: value for name, value in node.to_resource_dict().items() if not name.startswith("node:")}
+    planned = ray_yaml.render(site(), ray_yaml.Wiring("c", "h:1", "t", "r"), {})["available_node_types"]["rtx4090"]
+    assert offered == planned["resources"]
+    assert planned["labels"].items() <= node.labels.items()
+
+
+def test_the_head_has_what_the_autoscaler_needs_and_workers_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_text("-----BEGIN CERTIFICATE-----\n")
+    vcenter = {"host": "v.example.com", "user": "ray", "password_env": "TEST_VCENTER_PASSWORD", "ca_file": str(ca_file)}
+    config = site(vcenter=vcenter)
+    keys = every_kind(config)
+    found = files(keys["head"])
+    assert found[userdata.PASSWORD_FILE] == PASSWORD
+    assert found[userdata.CA_FILE] == ca_file.read_text()
+    cluster_file = tmp_path / "cluster.yaml"
+    cluster_file.write_text(found[userdata.CLUSTER_FILE])
+    with pytest.raises(UserError, match=userdata.PASSWORD_FILE):  # it lies on the head alone
+        load_cluster_config(cluster_file)
+    cluster_file.write_text(
+        cluster_file.read_text().replace(userdata.PASSWORD_FILE, str(ca_file)).replace(userdata.CA_FILE, str(ca_file))
+    )
+    there = load_cluster_config(cluster_file)
+    assert there.workers == config.workers
+    assert there.vcenter.password_env is None
+    assert all(PASSWORD not in text for name in config.workers for text in files(keys[name]).values())
+    assert {entry["permissions"] for entry in document(keys["head"])["write_files"]} == {"0640"}
+    assert environment(keys["head"], tmp_path)["RAY_enable_autoscaler_v2"] == "1"
+
+
+@pytest.mark.parametrize("value", ['/a"b', "/a b", "/a$HOME", "/a`id`", "/a\\b", "/a'b", "/a#b"])
+def test_any_folder_name_survives_the_environment_file(value: str, tmp_path: Path) -> None:
+    keys = userdata.worker(site(shared_folder=value), identity("worker", "plain"), "10.0.0.5:6379", TOKEN)
+    assert environment(keys, tmp_path)["RAYLORA_SHARED_FOLDER"] == value
+
+
+def test_a_guestinfo_that_was_blotted_out_reads_as_nothing() -> None:
+    assert userdata.read_guestinfo({"guestinfo.userdata": "---"}, "userdata") == ""
+    assert userdata.read_guestinfo({}, "userdata") == ""

@@ -1,0 +1,162 @@
+"""The session: who may not log in is told why, and calls survive what happens to networks and sessions."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+
+from raylora.cluster.config import VCenterSettings
+from raylora.cluster.vsphere import session as vcenter_module
+from raylora.cluster.vsphere.session import AnswerLost, NotReached, VCenter, newest_version
+from raylora.errors import UserError
+from tests.cluster import vcsim
+from tests.cluster.vcsim import Simulator
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[Simulator]:
+    with vcsim.start(vms=1) as simulator:
+        yield simulator
+
+
+@pytest.fixture(autouse=True)
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PW", "s3cret!")
+
+
+def settings(sim: Simulator, **changes: Any) -> VCenterSettings:
+    values = {"host": sim.host, "port": sim.port, "user": sim.user, "password_env": "PW", "ca_file": str(sim.ca_file)}
+    return VCenterSettings.model_validate(values | changes)
+
+
+@pytest.fixture
+def session(sim: Simulator) -> Iterator[VCenter]:
+    sim.clear_faults()
+    with VCenter(settings(sim), patience=20.0) as vcenter:
+        sim.reset_calls()
+        yield vcenter
+
+
+def refused(settings: VCenterSettings) -> str:
+    with pytest.raises(UserError) as caught:
+        VCenter(settings, patience=0.0).connect()
+    return str(caught.value)
+
+
+def test_wrong_ways_are_told_in_one_line(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "this name is not known" in refused(settings(sim, host="no.such.host.invalid"))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        assert "nothing listens there" in refused(settings(sim, port=closed.getsockname()[1]))
+    monkeypatch.setenv("PW", "wrong")
+    assert f"the user name or the password of {sim.user} is wrong" in refused(settings(sim))
+
+
+def test_certificates_are_verified(sim: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = refused(settings(sim, ca_file=None))
+    assert "certificate is not trusted" in told and "certs/download.zip" in told
+    (tmp_path / "ca.pem").write_text("no certificate")
+    assert "no certificates can be read" in refused(settings(sim, ca_file=str(tmp_path / "ca.pem")))
+    with (
+        caplog.at_level(logging.WARNING),
+        VCenter(settings(sim, ca_file=None, insecure_skip_verify=True)) as vcenter,
+    ):
+        assert vcenter.content.about.apiType == "VirtualCenter"
+    assert "NOT verified" in caplog.text
+
+
+def test_what_answers_must_speak_tls(sim: Simulator) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert "does not speak TLS" in refused(settings(sim, port=server.getsockname()[1]))
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["http_503", "drop_before", "drop_after"])
+def test_a_read_is_repeated_until_it_is_answered(sim: Simulator, session: VCenter, kind: Any) -> None:
+    sim.fault("FindByUuid", kind=kind, times=2)
+    found = session.read(session.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
+    assert found is None
+    assert sim.calls()["FindByUuid"] == 3
+
+
+@pytest.mark.parametrize("kind", ["http_503", "drop_before", "drop_after"])
+def test_a_change_is_never_repeated_blindly(sim: Simulator, session: VCenter, kind: Any) -> None:
+    sim.fault("CreateFolder", kind=kind)
+    name = f"folder-{kind}"
+    with pytest.raises(AnswerLost):
+        session.call(session.content.rootFolder, "CreateFolder", name=name)
+    assert sim.calls()["CreateFolder"] == 1
+
+
+def test_a_session_that_ended_is_begun_anew(sim: Simulator, session: VCenter) -> None:
+    sim.end_sessions()
+    logins = session.logins
+    session.call(session.content.rootFolder, "CreateFolder", name="after-the-end")
+    assert session.logins == logins + 1
+    assert sim.calls()["CreateFolder"] == 2  # the first was refused: nobody was logged in
+
+
+def test_a_refused_password_is_not_tried_again_at_once(
+    sim: Simulator, session: VCenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> None:
+        session.read(session.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
+
+    sim.end_sessions()
+    monkeypatch.setenv("PW", "wrong")
+    for _ in range(3):
+        with pytest.raises(vim.fault.InvalidLogin):
+            read()
+    assert sim.calls()["Login"] == 1, "a vCenter locks an account after a few"
+    assert session.refused
+    monkeypatch.setattr(vcenter_module, "_REFUSED", 0.0)
+    with pytest.raises(vim.fault.InvalidLogin):
+        read()
+    assert sim.calls()["Login"] == 2
+    monkeypatch.setattr(vcenter_module, "_REFUSED", 300.0)
+    monkeypatch.setenv("PW", "s3cret!")
+    read()
+    assert sim.calls()["Login"] == 3 and not session.refused
+
+
+def test_who_has_no_right_on_the_vcenter_is_told_so(sim: Simulator) -> None:
+    sim.fault("Login", kind="soap_fault", fault="NoPermission")
+    assert f"vcenter.user: {sim.user} has no right on this vCenter" in refused(settings(sim))
+
+
+def test_the_clock_is_vcenters(session: VCenter) -> None:
+    clock = session.read(vim.ServiceInstance("ServiceInstance", session.content.rootFolder._stub), "CurrentTime")
+    assert abs((session.now() - clock).total_seconds()) < 2
+
+
+def test_a_restart_is_waited_for(sim: Simulator, session: VCenter) -> None:
+    sim.restart(down_ms=300)
+    session.read(session.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
+
+
+def test_a_closed_session_stays_closed(sim: Simulator) -> None:
+    with VCenter(settings(sim), patience=0.0) as vcenter:
+        folder = vcenter.content.rootFolder
+    with pytest.raises(NotReached):
+        vcenter.read(folder, "CreateFolder", name="never")
+
+
+@pytest.mark.parametrize(("server", "ours"), [("7.0.3.0", "v7_0_3_0"), ("8.0.2.5", "v8_0_2_0"), ("99.0", "v9_1_1_0")])
+def test_the_newest_version_that_both_know(server: str, ours: str) -> None:
+    assert newest_version(server) == f"vim.version.{ours}"

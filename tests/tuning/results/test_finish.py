@@ -1,0 +1,159 @@
+"""What a sweep leaves for people comes whole, whatever happens to its samples. No Ray runs here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from raylora.data.examples import ChatExample, Dataset, ImageExample
+from raylora.errors import UserError
+from raylora.training.trainer import Trainer
+from raylora.tuning.devices import ray_cluster as cluster
+from raylora.tuning.plan import Plan, make_plan
+from raylora.tuning.results import finish as finish_module
+from raylora.tuning.results import store
+from raylora.tuning.results.finish import Prompt, finish, make_samples, prompts, report_again, trainers_notes
+from raylora.tuning.run import EVENTS
+from tests.tuning.results.synthetic import text_sweep
+from tests.tuning.runs import config
+
+HELD_OUT = (
+    ChatExample("1", (("system", "Be rude."), ("user", "Hi"), ("assistant", "Go away."))),
+    ChatExample("2", (("system", "Be kind."), ("user", "Hi"), ("assistant", "Welcome."))),
+    ChatExample("3", (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))),
+    ChatExample("4", (("user", "e"), ("assistant", "f"))),
+)
+
+
+def plan(folder: Path, **values: Any) -> Plan:
+    made = make_plan(config("causal_lm", folder, **values), None)
+    return dataclasses.replace(made, dataset=dataclasses.replace(made.dataset, held_out=HELD_OUT))
+
+
+def test_a_prompt_of_an_example_carries_all_that_goes_before_its_answer(tmp_path: Path) -> None:
+    assert prompts(plan(tmp_path)) == [
+        Prompt("system: Be rude.\n\nuser: Hi", "Go away.", HELD_OUT[0].messages[:2]),
+        Prompt("system: Be kind.\n\nuser: Hi", "Welcome.", HELD_OUT[1].messages[:2]),
+        Prompt("user: a\n\nassistant: b\n\nuser: c", "d", HELD_OUT[2].messages[:3]),
+    ]
+    assert prompts(plan(tmp_path, sample_prompts=["e", "x"])) == [Prompt("e", "f"), Prompt("x")]
+    assert prompts(plan(tmp_path, sample_prompts=[])) == []
+    alone = dataclasses.replace(plan(tmp_path), dataset=Dataset((), HELD_OUT[3:]))
+    assert prompts(alone) == [Prompt("e", "f", (("user", "e"),))]
+
+
+def test_a_prompt_of_a_picture_is_its_caption(tmp_path: Path) -> None:
+    pictures = Dataset((), (ImageExample("1", tmp_path / "a.png", "a"), ImageExample("2", tmp_path / "b.png", "a")))
+    made = dataclasses.replace(plan(tmp_path), family="diffusion", dataset=pictures)
+    assert prompts(made) == [Prompt("a", tmp_path / "a.png")]
+
+
+def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    class Task:
+        def remote(self, settings: Any, adapter: Path, given: list[Any]) -> Any:
+            asked.extend(given)
+            return ["before"] * len(given), ["after"] * len(given)
+
+    monkeypatch.setattr(cluster, "running", lambda dashboard: contextlib.nullcontext())
+    monkeypatch.setattr(finish_module, "_task_options", lambda settings: {})
+    monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda: Task()))
+    monkeypatch.setattr(ray, "get", lambda given: given)
+    wanted = [*prompts(plan(tmp_path))[:1], Prompt("a question")]
+    samples = make_samples(plan(tmp_path).config, tmp_path, wanted)
+    assert asked == [HELD_OUT[0].messages[:2], "a question"]
+    assert [(sample.prompt, sample.reference) for sample in samples] == [
+        ("system: Be rude.\n\nuser: Hi", "Go away."),
+        ("a question", None),
+    ]
+
+
+@pytest.fixture
+def without_models(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nothing is exported and no checkpoint is read."""
+
+    def export(outcome: Any, trial: Any, target: Path) -> Path:
+        target.mkdir(parents=True)
+        return target
+
+    monkeypatch.setattr(finish_module, "export_trial", export)
+    monkeypatch.setattr(finish_module, "trial_config", lambda trial: None)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no room\non the card"), "ValueError: no room"),
+        (ray.exceptions.RayTaskError("f", "Traceback\nof Ray", MemoryError("16 GiB")), "MemoryError: 16 GiB"),
+        (UserError.one("refuses it", where="base", hint="do this"), "base: refuses it"),
+        (ray.exceptions.WorkerCrashedError(), "WorkerCrashedError: "),
+        (RuntimeError(), "RuntimeError ("),
+    ],
+)
+def test_samples_that_cannot_be_made_do_not_cost_the_report(
+    without_models: pytest.MonkeyPatch, error: Exception, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> list[Any]:
+        raise error
+
+    without_models.setattr(finish_module, "make_samples", fail)
+    folder = tmp_path / "my sweep"
+    finish(plan(folder), dataclasses.replace(text_sweep(), adapter=None))
+    page = (folder / "report.html").read_text()
+    assert "Before and after" not in page
+    assert "won: loss per token" in page
+    lines = [line for line in capsys.readouterr().err.splitlines() if "no samples" in line]
+    assert len(lines) == 1
+    assert f"the report has no samples: {said}" in lines[0]
+    assert shlex.quote(str(folder)) in lines[0]
+
+
+def test_a_report_after_the_adapter_has_gone_says_how_to_get_it_back(
+    without_models: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_models.setattr(finish_module, "make_samples", lambda *_: [])
+    folder = tmp_path / "my sweep"
+    outcome, _ = finish(plan(folder), dataclasses.replace(text_sweep(), adapter=None))
+    assert outcome.adapter == store.load(folder).adapter == folder / "adapter"
+    (folder / "adapter").rmdir()
+    with pytest.raises(UserError) as caught:
+        report_again(folder)
+    (problem,) = caught.value.problems
+    assert problem.where == str(folder / "adapter")
+    assert f"raylora export '{folder}'" in problem.hint
+
+
+def test_what_trainers_noticed_reaches_the_person_and_the_report(
+    without_models: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_models.setattr(finish_module, "make_samples", lambda *_: [])
+    events = [{"event": "loaded", "notes": ["chats cut"]}, {"event": "join"}, {"event": "loaded", "notes": []}]
+    lines = [json.dumps(event) for event in [*events, events[0]]]
+    (tmp_path / EVENTS).write_text("\n".join([*lines, "7", '{"event": "load', "\xff"]), encoding="latin-1")
+    outcome, _ = finish(plan(tmp_path), dataclasses.replace(text_sweep(), adapter=None, notes=["of the data"]))
+    assert list(outcome.notes) == list(store.load(tmp_path).notes) == ["of the data", "chats cut"]
+    assert "<li>chats cut</li>" in (tmp_path / "report.html").read_text()
+    assert capsys.readouterr().err.count("note: chats cut") == 1
+    assert trainers_notes(tmp_path / "none.jsonl") == []
+
+
+def test_a_trainer_notes_chats_that_were_cut_whoever_encoded_them(tmp_path: Path) -> None:
+    settings = config("causal_lm", tmp_path, max_length=33)
+    for number in range(2):  # the second finds them in the cache
+        events = tmp_path / f"{number}.jsonl"
+        trainer = Trainer(settings, tmp_path / "cache", 4, events, threads=1)
+        trainer.join("a", settings).result(timeout=60)
+        trainer.close()
+        loaded = json.loads(events.read_text().splitlines()[0])
+        assert (loaded["event"], loaded["encoded"]) == ("loaded", 0 if number else 7)
+        assert [note.partition(":")[0] for note in trainers_notes(events)] == ["chats cut at max_length 33"]

@@ -1,0 +1,85 @@
+"""What a killed driver leaves in Tune's folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raylora.config.schema import TrainConfig
+from raylora.errors import UserError
+from raylora.tuning.run import _alone
+from raylora.tuning.tune import experiment_state as mend
+
+
+def folder(root: Path, *records: str) -> Path:
+    for number, text in enumerate(records):
+        (root / f"experiment_state-2026-01-01_00-00-0{number}.json").write_text(text)
+    for number in (3, 4):
+        kept = root / "trial_00001" / f"checkpoint_{number:06d}"
+        kept.mkdir(parents=True)
+        (kept / "state.json").write_text("{}")
+    return root
+
+
+def test_checkpoints_that_have_gone_are_there_for_tune_and_then_not(tmp_path: Path) -> None:
+    mend.before_restore(folder(tmp_path, "{}"))
+    names = [f"checkpoint_{number:06d}" for number in range(5)]
+    assert sorted(path.name for path in (tmp_path / "trial_00001").iterdir()) == names
+    mend.after_restore(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "trial_00001").iterdir()) == names[3:]
+
+
+def test_a_half_written_record_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    mend.before_restore(folder(tmp_path, "{}", "{}", '{"trial_data": ['))
+    assert len(list(tmp_path.glob("experiment_state*"))) == 2
+
+
+def test_a_record_that_a_full_disk_broke_is_replaced_from_the_reserve(tmp_path: Path) -> None:
+    names = {
+        f"{name}-2026-01-01_00-00-0{session}.{kind}": data
+        for session in (1, 2)
+        for name, kind, data in (("experiment_state", "json", b"{}"), ("searcher-state", "pkl", b"\x80\x05N."))
+    }
+    staging, experiment = tmp_path / "staging", tmp_path / "tune"
+    for folder in (staging, experiment):
+        folder.mkdir()
+        for name, data in names.items():
+            (folder / name).write_bytes(data)
+    mend.keep_reserve(staging, experiment)
+    newest = sorted(names)[3], sorted(names)[1]
+    for broken in newest:
+        (experiment / broken).write_bytes(names[broken][:-1])
+        mend.before_restore(experiment)
+        assert {path.name: path.read_bytes() for path in experiment.glob("*.*") if path.is_file()} == names
+    mend.keep_reserve(tmp_path / "nothing yet", experiment)
+    assert (experiment / mend.RESERVE / newest[1]).exists()
+
+
+def test_without_any_record_the_person_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="half-written") as caught:
+        mend.before_restore(folder(tmp_path, "{"))
+    assert caught.value.problems[0].where == str(tmp_path)
+
+
+def test_two_processes_do_not_share_an_output_folder(tmp_path: Path) -> None:
+    config = TrainConfig(
+        train_data_dir="x", base_model="y", output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
+    )
+    code = (
+        "from raylora.config.schema import TrainConfig; from raylora.tuning.run import _alone\n"
+        f"with _alone(TrainConfig.model_validate_json({config.model_dump_json()!r})):\n"
+        "    print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another raylora run"), _alone(config):
+            pass
+        other.kill()  # a lock goes with its process, however that ends
+        other.wait()
+        with _alone(config):
+            pass
