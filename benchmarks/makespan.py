@@ -33,11 +33,11 @@ import torch
 from safetensors.torch import load_file
 from work import Work, row
 
-from raylora import families
 from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
-from raylora.families.base import BaseModel, base_dtype
+from raylora.families.base import BaseModel
 from raylora.families.objectives import TIMESTEPS
+from raylora.families.resolve import resolve
 from raylora.training.encoded_dataset import prepare
 from raylora.training.member import batch_indices
 from raylora.training.pack import Pack
@@ -354,7 +354,8 @@ def _time_pack(
 def load_base(config: TrainConfig, dtype: torch.dtype | None = None) -> BaseModel:
     """The base model as raylora runs it, or in another precision."""
     device = measuring.device()
-    return families.load(config, device, dtype or base_dtype(config, device, families.recognise(config.base_model)))
+    found = resolve(config)
+    return found.load(config, device, dtype or found.dtype(config, device))
 
 
 def _saved_adapter(folder: Path) -> dict[str, torch.Tensor]:

@@ -17,8 +17,7 @@ from pathlib import Path
 import measuring
 import tasks
 
-from raylora import families
-from raylora.families.base import base_dtype
+from raylora.families.resolve import resolve
 from raylora.training.encoded_dataset import prepare
 from raylora.training.pack import Pack
 
@@ -61,7 +60,8 @@ def measure(
     values = {"max_steps": 10_000, "lr_scheduler": "constant", "warmup_steps": 0, "precision": arguments.precision}
     config = tasks.config(family, folder, arguments.smoke, **values)
     device = measuring.device()
-    base = families.load(config, device, base_dtype(config, device, families.recognise(config.base_model)))
+    found = resolve(config)
+    base = found.load(config, device, found.dtype(config, device))
     data = prepare(base, tasks.dataset(config), folder / "cache")
     loaded = measuring.resident()
 

@@ -20,9 +20,8 @@ from pathlib import Path
 import measuring
 import tasks
 
-from raylora import families
 from raylora.config.schema import TrainConfig
-from raylora.families.base import base_dtype
+from raylora.families.resolve import resolve
 from raylora.training.encoded_dataset import prepare
 from raylora.training.trainer import Trainer
 
@@ -75,7 +74,8 @@ def encoding_seconds(config: TrainConfig, folder: Path, rounds: int) -> tuple[li
     """Seconds of a first and of a second preparation of the examples, for each of several fresh caches."""
     device = measuring.device()
     dataset = tasks.dataset(config)
-    base = families.load(config, device, base_dtype(config, device, families.recognise(config.base_model)))
+    found = resolve(config)
+    base = found.load(config, device, found.dtype(config, device))
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         for kind in times:

@@ -18,9 +18,9 @@ import tasks
 import torch
 from work import Row, Work, counted, row
 
-from raylora import families
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel
+from raylora.families.resolve import resolve
 from raylora.training.encoded_dataset import EncodedDataset, prepare
 from raylora.training.pack import Pack
 
@@ -91,7 +91,7 @@ def measure(
     """For each pack: its size, median step seconds, useful and executed GFLOP, GFLOP/s, peak GFLOP/s, and the ratio."""
     with tempfile.TemporaryDirectory() as folder:
         config = tasks.config(family, Path(folder), smoke, max_steps=10_000, lr_scheduler="constant", warmup_steps=0)
-        base = families.load(config, measuring.device(), dtype)
+        base = resolve(config).load(config, measuring.device(), dtype)
         data = prepare(base, tasks.dataset(config), Path(folder) / "cache")
         work = Work(config, base.targets(config.lora_targets), base)
         runs = [Steps(base, data, config, size) for size in packs]

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from raylora import families
 from raylora.config.load import load_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.data.examples import ChatExample, Dataset, ImageExample
 from raylora.data.images.folder import open_rgb
+from raylora.families.resolve import read_dataset, resolve
 
 Family = Literal["llm", "images"]
 FAMILIES: tuple[Family, ...] = ("llm", "images")
@@ -84,4 +84,4 @@ def write_for_peer(dataset: Dataset, folder: Path) -> dict[str, str]:
 
 def dataset(settings: TrainConfig) -> Dataset:
     """The examples of a task, split."""
-    return families.read_dataset(settings)
+    return read_dataset(resolve(settings), settings)

@@ -25,10 +25,11 @@ import numpy as np
 import tasks
 
 from raylora.config.schema import SweepConfig, TrainConfig
+from raylora.families.registry import named
 from raylora.tuning.devices import ray_cluster as cluster
 from raylora.tuning.plan import make_plan
 from raylora.tuning.results.types import SweepOutcome, Validation
-from raylora.tuning.run import EVENTS, OBJECTIVES, run
+from raylora.tuning.run import EVENTS, run
 
 RANGES = {"llm": (1e-4, 2e-2), "images": (3e-4, 3e-2)}
 #: Batch, steps and trials of the quickstart's sweeps; and of --quick.
@@ -128,7 +129,7 @@ def reports(outcome: SweepOutcome, folder: Path) -> list[Report]:
 
 def _error(best: Validation, other: Validation, outcome: SweepOutcome) -> float:
     """Standard error of the difference of two trials' values: a bootstrap over the held-out examples."""
-    objective = OBJECTIVES[outcome.family][1]
+    objective = named(outcome.family).objective
     draws = np.random.default_rng(0).integers(0, len(outcome.base), (1000, len(outcome.base)))
     gaps = [
         objective(other.losses[d], other.counts[d], outcome.base[d])

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel, Tensors
+from raylora.families.causal_lm.model import CausalLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Row:
 
 def row(base: BaseModel, encoded: Tensors) -> Row:
     """The size of an encoded example."""
-    if base.family == "causal_lm":
+    if isinstance(base, CausalLM):
         return Row(len(encoded["input_ids"]), int(encoded["loss_mask"][1:].sum()))
     height, width = encoded["latents"].shape[-2:]
     return Row(latents=(int(height), int(width)))
@@ -53,14 +54,14 @@ class Work:
     def __init__(self, config: TrainConfig, targets: Sequence[str], base: BaseModel) -> None:
         self._config = config
         self._targets = list(targets)
-        self._family = base.family
+        self._is_lm = isinstance(base, CausalLM)
         self._base = base
         self._by_rank: dict[int, Callable[[Row], float]] = {}
 
     def flops(self, rows: Sequence[Row], rank: int) -> float:
         """Forward and backward FLOPs of training on these rows with an adapter of this rank."""
         if rank not in self._by_rank:
-            self._by_rank[rank] = self._lm_formula(rank) if self._family == "causal_lm" else self._image_counts(rank)
+            self._by_rank[rank] = self._lm_formula(rank) if self._is_lm else self._image_counts(rank)
         cost = self._by_rank[rank]
         return sum(cost(entry) for entry in rows)
 
@@ -80,7 +81,7 @@ class Work:
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.register_forward_hook(note)
         with torch.no_grad():
-            if self._family == "causal_lm":
+            if self._is_lm:
                 _lm_loss(model, tokens, with_loss)
             else:
                 for size, count in Counter(entry.latents for entry in rows).items():
@@ -89,7 +90,7 @@ class Work:
 
     def _model(self, rank: int | None) -> Any:
         """The base model on meta tensors, with adapters of a rank if one is given."""
-        model = _bare(self._config, self._family)
+        model = _bare(self._config, self._is_lm)
         if rank is None:
             return model
         from peft import LoraConfig, inject_adapter_in_model
@@ -130,8 +131,8 @@ def _prompt_tokens(base: Any) -> int:
     return int(base.checkpoint.settings("text_encoder")["max_position_embeddings"])
 
 
-def _bare(config: TrainConfig, family: str) -> Any:
-    if family == "causal_lm":
+def _bare(config: TrainConfig, is_lm: bool) -> Any:
+    if is_lm:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         settings = AutoConfig.from_pretrained(config.base_model, local_files_only=True)

@@ -141,15 +141,17 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     Raises:
         UserError: no finished run there, no such trial, the trial has no adapter, or something else lies at `to`.
     """
+    from raylora.families.registry import named
     from raylora.tuning.results import store
-    from raylora.tuning.results.finish import adapter_name, export_trial
+    from raylora.tuning.results.finish import export_trial
     from raylora.tuning.results.ranking import rank
-    from raylora.tuning.run import CONFIG, OBJECTIVES
+    from raylora.tuning.run import CONFIG
 
     folder = _run_folder(run)
     outcome = store.load(folder)
+    family = named(outcome.family)
     seed = load_config(folder / CONFIG, check_paths=False).seed
-    ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=seed)  # as it was ranked when it ended
+    ranking = rank(outcome, family.objective, seed=seed)  # as it was ranked when it ended
     known = {row.trial.id: row.trial for row in ranking.rows}
     if trial is not None and trial not in known:
         raise UserError.one(f"no trial {trial!r}", where=str(folder), hint=f"its trials: {', '.join(known)}")
@@ -159,9 +161,9 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
         raise UserError.one(
             "no trial of this run has an adapter", where=str(folder), hint="see report.html for the reasons"
         )
-    target = folder / (f"{trial}-{adapter_name(outcome)}" if trial else adapter_name(outcome))
+    target = folder / (f"{trial}-{family.adapter_name}" if trial else family.adapter_name)
     if to is not None:
-        target = _file_target(Path(to)) if outcome.family == "diffusion" else _folder_target(Path(to))
+        target = family.export_target(Path(to))
     return export_trial(outcome, chosen, target)
 
 
@@ -181,38 +183,6 @@ def _run_folder(run: str | Path) -> Path:
     if nearby.exists(folder) and not folder.is_dir():
         raise UserError.one("is a file, not the folder of a run", where=str(folder), hint="give a run's output_dir")
     return folder
-
-
-def _file_target(to: Path) -> Path:
-    target = to / "adapter.safetensors" if to.is_dir() else to
-    if target.suffix != ".safetensors":
-        raise UserError.one("an adapter is a .safetensors file", where=str(to), key="--to", hint=f"{to}.safetensors")
-    if nearby.exists(target) and not _is_adapter(target):
-        raise UserError.one("is something else than an adapter", where=str(target), key="--to", hint="name a new file")
-    return target
-
-
-def _is_adapter(file: Path) -> bool:
-    """Whether a file is an image adapter as exports are: whole, and all its tensors those of a UNet's LoRA."""
-    from raylora.families.safetensors_header import BrokenFileError, read_shapes
-
-    try:
-        names = read_shapes(file) if file.is_file() else {}
-    except BrokenFileError:
-        return False
-    return bool(names) and all(name.startswith("lora_unet_") for name in names)
-
-
-def _folder_target(to: Path) -> Path:
-    """The folder that an export may replace: a new one, an empty one, or an older adapter, and nothing else."""
-    target = nearby.current_folder() / to
-    if target.exists() and not (target / "adapter_config.json").is_file():
-        if not target.is_dir():
-            raise UserError.one("is a file, not a folder", where=str(to), key="--to", hint="name a new folder")
-        if any(target.iterdir()):
-            hint = f"name a new folder: {to / 'adapter'}"
-            raise UserError.one("holds something else than an adapter", where=str(to), key="--to", hint=hint)
-    return target.resolve()
 
 
 def _sweep_config(config: TrainConfig) -> SweepConfig:

@@ -18,9 +18,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import raylora
-from raylora.api import SweepResult, _file_target
+from raylora.api import SweepResult
 from raylora.cli import _exit_code
 from raylora.config.space import FIXED
+from raylora.families.diffusion.family import DiffusionFamily
 from raylora.tuning.results.types import SweepOutcome
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.original_layout import convert
@@ -151,9 +152,9 @@ def test_an_export_replaces_an_adapter_and_nothing_else(tmp_path: Path) -> None:
         return tmp_path / name
 
     adapter = write("adapter.safetensors", "lora_unet_mid.lora_down.weight", "lora_unet_mid.alpha")
-    assert _file_target(adapter) == adapter
-    assert _file_target(tmp_path) == adapter
-    assert _file_target(tmp_path / "new.safetensors") == tmp_path / "new.safetensors"
+    assert DiffusionFamily.export_target(adapter) == adapter
+    assert DiffusionFamily.export_target(tmp_path) == adapter
+    assert DiffusionFamily.export_target(tmp_path / "new.safetensors") == tmp_path / "new.safetensors"
     model = write("model.safetensors", "model.diffusion_model.out.2.weight", "lora_unet_mid.alpha")
     cut = write("cut.safetensors", "lora_unet_mid.alpha")
     cut.write_bytes(cut.read_bytes()[:-1])
@@ -161,7 +162,7 @@ def test_an_export_replaces_an_adapter_and_nothing_else(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     for other in (model, cut, tmp_path / "text.safetensors", tmp_path / "pipe.safetensors", write("empty.safetensors")):
         with pytest.raises(raylora.UserError, match="--to: is something else than an adapter"):
-            _file_target(other)
+            DiffusionFamily.export_target(other)
 
 
 # --- the seed's own files, with only the paths replaced

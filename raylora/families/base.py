@@ -1,4 +1,4 @@
-"""What a family of base models must offer. Everything above (packs, sweeps, reports) knows only this.
+"""A loaded base model, whatever its family: packs, validation and memory know only this.
 
 A *row* is one example as one forward pass sees it: a dict of tensors without a batch dimension. Rows of
 several trials stand side by side in one batch, so a family's forward must treat rows independently of each
@@ -27,26 +27,21 @@ def own_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def base_dtype(config: TrainConfig, device: torch.device, family: str) -> torch.dtype:
-    """The base model's precision on a device.
-
-    `auto` is bfloat16 on a GPU; and for a language model on a CPU that has matrix units for it (AMX), where products
-    take a fifth of the time. A small UNet, whose convolutions gain less than their reordering costs, stays in float32.
-    """
+def configured_dtype(config: TrainConfig, *, fast: bool) -> torch.dtype:
+    """The precision that `config` names; `auto` is bfloat16 where that is `fast`, else float32."""
     if config.precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[config.precision]
-    fast = device.type == "cuda" or (family == "causal_lm" and torch.cpu.get_capabilities().get("amx_bf16", False))
     return torch.bfloat16 if fast else torch.float32
 
 
 class BaseModel(Protocol):
     """A loaded, frozen base model on one device."""
 
-    family: Literal["diffusion", "causal_lm"]
     model: nn.Module  #: frozen, in eval mode; LoRA attaches to its modules. Its parameters are never changed.
     fingerprint: str  #: identity of weights, preprocessing and precision: part of every cache key
     device: torch.device
     dtype: torch.dtype
+    fixed_pass_bytes: bool  #: whether a pass takes memory beside that of its rows, which the estimate must tell apart
 
     def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
         """Names (as of `model.named_modules()`) of the Linear and Conv2d modules that get a LoRA, in model order."""
@@ -95,7 +90,7 @@ class BaseModel(Protocol):
         """
 
     def objective(self, losses: Losses, counts: Losses, base: Losses) -> float:
-        """The value (lower is better) from summed losses, all three (examples, validation rows).
+        """The family's objective, see `Family.objective`; pure numpy: the bootstrap calls it a thousand times."""
 
-        `base` holds the base model's own losses on the same rows. Pure numpy: the bootstrap calls it a thousand times.
-        """
+    def weight_bytes(self, quantize: str | None) -> tuple[int, int]:
+        """Bytes of the model, and of the largest weight that is unpacked from 4 bits while it is multiplied by."""

@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from raylora.families.read_once import read_once
+
 Shapes = dict[str, tuple[int, ...]]
 
 _LONGEST = 100_000_000  #: the format's own limit on its header, bytes
@@ -19,6 +21,7 @@ class BrokenFileError(Exception):
     """The file is not a whole .safetensors file; the text says in what way."""
 
 
+@read_once
 def read_shapes(path: Path) -> Shapes:
     """Read the shape of every tensor, and check that the file has exactly the length its header promises.
 

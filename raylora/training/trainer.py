@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import filelock
 import torch
 
-from raylora import families
 from raylora.config.schema import TrainConfig
-from raylora.families.base import base_dtype, own_device
+from raylora.families.base import own_device
+from raylora.families.resolve import read_dataset, resolve
 from raylora.files import saying_what_failed
 from raylora.training.encoded_dataset import prepare
 from raylora.training.memory.budget import NoRoomError
@@ -256,9 +256,9 @@ class Trainer:
         if self._threads:
             torch.set_num_threads(self._threads)
         device = own_device()
-        dataset = families.read_dataset(self._config)
-        family = families.recognise(self._config.base_model)
-        base = families.load(self._config, device, base_dtype(self._config, device, family))
+        family = resolve(self._config)
+        dataset = read_dataset(family, self._config)
+        base = family.load(self._config, device, family.dtype(self._config, device))
         with self._encoding():
             data = prepare(base, dataset, self._cache_root)
         read = [*data.train, *(rows[0] for rows in data.validation_rows)]

@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from raylora import families
 from raylora import suggest as nearby
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import LISTS, Domain
 from raylora.data.examples import Dataset
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
+from raylora.families.family import Family
+from raylora.families.resolve import read_dataset, resolve
 from raylora.tuning.devices import slots as cards
 from raylora.tuning.tune.initial_points import first_points
 
@@ -38,7 +39,7 @@ class Plan:
     Attributes:
         config: the base configuration.
         sweep: what is tried; None for a single run.
-        family: recognised from the base model.
+        family: of the base model; it has looked at its files.
         dataset: the examples, split.
         validate_every: training examples between two reports of a trial.
         longest: training examples that the longest trial sees.
@@ -46,7 +47,7 @@ class Plan:
 
     config: TrainConfig
     sweep: SweepConfig | None
-    family: families.FamilyName
+    family: Family
     dataset: Dataset
     validate_every: int
     longest: int
@@ -65,7 +66,7 @@ class Plan:
         config, train = self.config, len(self.dataset.train)
         steps = config.total_steps(train)
         rows = [
-            ("base model", f"{config.base_model} ({self.family})"),
+            ("base model", f"{config.base_model} ({self.family.name})"),
             ("training examples", f"{train}, and {len(self.dataset.held_out)} held out to judge by"),
             ("one run", f"{steps} steps of {config.batch_size} = {steps * config.batch_size} examples seen"),
             ("reports", f"every {self.validate_every} examples"),
@@ -91,7 +92,9 @@ class Plan:
         """
         if self.sweep is None or self.sweep.searcher != "optuna":
             return []
-        return first_points(self.sweep, lambda values: families.likely_learning_rate(self.config.with_values(values)))
+        return first_points(
+            self.sweep, lambda values: self.family.likely_learning_rate(self.config.with_values(values))
+        )
 
     def slots(self, accelerators: Iterable[str]) -> int:
         """Trials that share a device; `accelerators` are names of the cluster's cards, none where it has only CPUs."""
@@ -100,7 +103,7 @@ class Plan:
         if self.sweep.slots_per_device:
             return self.sweep.slots_per_device
         try:
-            return cards.slots(self.config, self.sweep, self.trials, self.dataset.train, accelerators)
+            return cards.slots(self.family, self.config, self.sweep, self.trials, self.dataset.train, accelerators)
         except UserError:
             raise
         except Exception as error:
@@ -109,7 +112,7 @@ class Plan:
 
     def _memory(self) -> list[str]:
         try:
-            return cards.table(cards.fits(self.config, self.sweep, self.trials, self.dataset.train))
+            return cards.table(cards.fits(self.family, self.config, self.sweep, self.trials, self.dataset.train))
         except UserError:
             raise
         except Exception as error:  # models of any make: some cannot run without numbers
@@ -129,15 +132,15 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
     Raises:
         UserError: whatever stands in the way of the run.
     """
-    family = families.recognise(config.base_model)
+    family = resolve(config)
     problems: list[Problem] = []
-    for look in (families.check, _check_room, functools.partial(_check_place, family=family, fresh=fresh)):
+    for look in (family.check, _check_room, functools.partial(_check_place, family=family, fresh=fresh)):
         try:
             look(config)
         except UserError as error:
             problems += error.problems
     try:
-        dataset = families.read_dataset(config)
+        dataset = read_dataset(family, config)
     except UserError as error:
         raise UserError([*problems, *error.problems]) from error
     if problems:
@@ -192,7 +195,7 @@ def _check_room(config: TrainConfig) -> None:
         )
 
 
-def _check_place(config: TrainConfig, *, family: families.FamilyName, fresh: bool) -> None:
+def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
     """See that `output_dir` is the run's alone: a later run moves it aside with all that is in it."""
     output = Path(os.path.realpath(config.output_dir))
     if fresh:
@@ -207,15 +210,8 @@ def _check_place(config: TrainConfig, *, family: families.FamilyName, fresh: boo
                 hint="name a folder that is the run's alone",
             )
     data = Path(os.path.realpath(config.train_data_dir))
-    if family == "causal_lm" and data.is_dir() and output.is_relative_to(data):
-        below = output.relative_to(data).parts
-        if not any(part.startswith(".") for part in below):  # hidden folders are not read
-            raise UserError.one(
-                f"lies in the folder of chats {shown(data)}: the run's JSON files would be read as chats",
-                where=shown(config.output_dir),
-                key="output_dir",
-                hint="name a folder outside of train_data_dir",
-            )
+    if problem := family.output_problem(data, output):
+        raise UserError([dataclasses.replace(problem, where=shown(config.output_dir))])
 
 
 def _lies_in(place: Path, folder: Path) -> bool:

@@ -22,14 +22,12 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raylora import families
 from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import LISTS
 from raylora.console import say
 from raylora.data.reading import shown
 from raylora.errors import Interrupted, NothingToResumeError, Problem, RayloraError, UserError
-from raylora.families import objectives
 from raylora.files import saying_what_failed, write_text_atomically
 from raylora.paths import cache_root
 from raylora.training import checkpoint_format as checkpoint_files
@@ -46,10 +44,6 @@ from raylora.tuning.tune.callback import REGISTRY, Progress
 from raylora.tuning.tune.trainable import NAMESPACE, REASON, STATUS, run_trial, trial_label
 
 TUNE, EVENTS, CONFIG, INPUTS = "tune", "events.jsonl", "config.yaml", "inputs.json"
-OBJECTIVES = {
-    "diffusion": ("J", objectives.diffusion_objective),
-    "causal_lm": ("loss per token", objectives.causal_lm_objective),
-}
 _ID = 16  # digits of an example's id that are kept: enough to tell the examples of one data set apart
 T = TypeVar("T")
 
@@ -196,7 +190,7 @@ def _inputs(plan: Plan) -> dict[str, Any]:
     """What a run is made from, beside its configuration: it must be the same when the run goes on."""
     return {
         "space": plan.sweep.model_dump(mode="json")["space"] if plan.sweep else None,
-        "base_model": families.fingerprint(plan.config),
+        "base_model": plan.family.fingerprint(),
         "train": [example.id[:_ID] for example in plan.dataset.train],
         "held_out": [example.id[:_ID] for example in plan.dataset.held_out],
     }
@@ -329,7 +323,7 @@ def _fresh(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
             storage_path=str(folder.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-            callbacks=[Progress(plan.trials, OBJECTIVES[plan.family][0])],
+            callbacks=[Progress(plan.trials, plan.family.objective_name)],
             verbose=0,
         ),
     )
@@ -347,15 +341,14 @@ def _collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str
     if not folders:
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
         raise RayloraError("no trial came to a report:\n" + "\n".join(f"  {reason}" for reason in reasons))
-    name, objective = OBJECTIVES[plan.family]
     kept = checkpoint_files.read_validation(folders[0])
     return SweepOutcome(
         name=folder.name,
-        family=plan.family,
+        family=plan.family.name,
         base=kept.base,
-        base_value=objective(kept.base, kept.counts, kept.base),
+        base_value=plan.family.objective(kept.base, kept.counts, kept.base),
         trials=outcomes,
-        objective_name=name,
+        objective_name=plan.family.objective_name,
         config_yaml=text,
         base_model=plan.config.base_model,
         train_examples=len(plan.dataset.train),

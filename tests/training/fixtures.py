@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from raylora import families
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel
 from raylora.training.encoded_dataset import EncodedDataset, prepare
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.tiny import tiny_sd
+from tests.families.loading import dataset, load
 
 #: The configuration file that the people who asked for raylora wrote down: it must run as it stands.
 SEED_FILE = """\
@@ -104,9 +104,9 @@ def config(family: str) -> TrainConfig:
 def lab(family: str, dtype: torch.dtype) -> Lab:
     """A loaded tiny base model with encoded data."""
     settings = config(family)
-    base = families.load(settings, torch.device("cpu"), dtype)
+    base = load(settings, torch.device("cpu"), dtype)
     cache = Path(str(settings.cache_dir))
-    return Lab(settings, base, prepare(base, families.read_dataset(settings), cache), cache)
+    return Lab(settings, base, prepare(base, dataset(settings), cache), cache)
 
 
 def variants(base: TrainConfig, values: Sequence[dict[str, object]]) -> list[TrainConfig]:

@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from raylora import families
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families.causal_lm import model as causal_lm
 from raylora.families.causal_lm import quantization as quantized
 from raylora.families.causal_lm.export.peft_folder import export_peft
+from raylora.families.resolve import resolve
 from raylora.lora.frozen_weight import matrix
 from raylora.training.encoded_dataset import prepare
 from raylora.training.memory.budget import model_bytes
-from raylora.training.memory.estimate import estimate
 from raylora.training.pack import Pack
 from tests.families.causal_lm.tiny_lm import tiny_llama
+from tests.families.loading import dataset, expected_cost, generate, load
 from tests.training.fixtures import Lab, config, variants, workshop
 from tests.training.test_numerics import TRIALS, alone, staggered, with_peft
 
@@ -31,9 +30,9 @@ CPU = torch.device("cpu")
 def four_bits(dtype: torch.dtype = torch.float32) -> Lab:
     model = tiny_llama(workshop() / "four-bits" / "model", hidden=64)
     settings = config("causal_lm").with_values({"base_model": str(model), "quantize": "4bit"})
-    base = families.load(settings, CPU, dtype)
+    base = load(settings, CPU, dtype)
     cache = Path(str(settings.cache_dir))
-    return Lab(settings, base, prepare(base, families.read_dataset(settings), cache), cache)
+    return Lab(settings, base, prepare(base, dataset(settings), cache), cache)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -52,7 +51,7 @@ def test_packed_equals_alone_equals_peft_over_the_same_four_bits(dtype: torch.dt
 
 
 def test_weights_are_in_four_bits_and_close_to_what_they_were() -> None:
-    bench, plain = four_bits(), families.load(four_bits().config.with_values({"quantize": None}), CPU, torch.float32)
+    bench, plain = four_bits(), load(four_bits().config.with_values({"quantize": None}), CPU, torch.float32)
     assert bench.base.fingerprint != plain.fingerprint
     assert bench.base.targets("linear") == plain.targets("linear")
     for name in bench.base.targets("linear"):
@@ -61,7 +60,7 @@ def test_weights_are_in_four_bits_and_close_to_what_they_were() -> None:
         assert packed.nbytes * 8 == weight.nbytes
         assert unpacked.shape == weight.shape
         assert 0.01 < float((unpacked - weight).norm() / weight.norm()) < 0.15
-    expected = estimate(bench.config, families.read_dataset(bench.config).train, torch.float32)
+    expected = expected_cost(bench.config, dataset(bench.config).train, torch.float32)
     assert expected.base == pytest.approx(model_bytes(bench.base.model), rel=0.01)
 
 
@@ -76,7 +75,7 @@ def test_a_pass_without_gradients_changes_no_weight() -> None:
 
 def test_gradient_checkpointing_over_four_bits_changes_nothing() -> None:
     bench = four_bits()
-    checkpointed = families.load(bench.config.with_values({"gradient_checkpointing": True}), CPU, torch.float32)
+    checkpointed = load(bench.config.with_values({"gradient_checkpointing": True}), CPU, torch.float32)
     (settings,) = variants(bench.config, TRIALS[1:2])
     losses, _ = alone(Lab(bench.config, checkpointed, bench.data, bench.cache), settings)
     assert losses == pytest.approx(alone(bench, settings)[0], rel=1e-6)
@@ -87,20 +86,21 @@ def test_an_exported_adapter_answers_over_four_bits(tmp_path: Path) -> None:
     (settings,) = variants(bench.config, [{"lora_rank": 4, "learning_rate": 5e-2, "max_steps": 8}])
     _, weights = alone(bench, settings)
     folder = export_peft(tmp_path / "adapter", weights, settings, settings.base_model)
-    plain, adapted = (causal_lm.generate(settings, adapter, ["say hello"]) for adapter in (None, folder))
+    plain, adapted = (generate(settings, adapter, ["say hello"]) for adapter in (None, folder))
     assert plain != adapted
 
 
 def problems(**values: object) -> str:
     with pytest.raises(UserError) as caught:
-        families.check(config("causal_lm").with_values({"quantize": "4bit", **values}))
+        settings = config("causal_lm").with_values({"quantize": "4bit", **values})
+        resolve(settings).check(settings)
     return str(caught.value)
 
 
 def test_what_cannot_be_quantized_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "quantize: weights in 4 bits cannot be unpacked to float64" in problems(precision="float64")
     assert "quantize: is for language models" in problems(base_model=config("diffusion").base_model)
-    assert "quantize: a .gguf file" in str([*quantized.problems(gguf(), "causal_lm")][0])
+    assert "quantize: a .gguf file" in str([*quantized.problems(gguf())][0])
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
     assert "pip install 'raylora[qlora]'" in problems()

@@ -18,7 +18,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from raylora import families
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import PARTIAL_PREFIX
@@ -27,6 +26,7 @@ from raylora.training.encoded_dataset import prepare
 from raylora.training.member import Member
 from raylora.training.pack import Pack
 from raylora.tuning.tune.trainable import resume_from
+from tests.families.loading import dataset
 from tests.training.fixtures import FAMILIES, Lab, lab
 
 STEPS = 6
@@ -235,9 +235,9 @@ def test_what_only_places_a_run_may_change(saved: Path) -> None:
 
 def test_a_checkpoint_of_other_data_or_another_model_is_refused(saved: Path) -> None:
     bench = lab("causal_lm", torch.float32)
-    base, dataset = bench.base, families.read_dataset(bench.config)
-    fewer = dataclasses.replace(dataset, train=dataset.train[1:])
-    swapped = dataclasses.replace(dataset, train=dataset.held_out, held_out=dataset.train[: len(dataset.held_out)])
+    base, found = bench.base, dataset(bench.config)
+    fewer = dataclasses.replace(found, train=found.train[1:])
+    swapped = dataclasses.replace(found, train=found.held_out, held_out=found.train[: len(found.held_out)])
     for changed in (fewer, swapped):
         with pytest.raises(UserError, match="other training data or another base model"):
             join(saved, Lab(bench.config, base, prepare(base, changed, bench.cache), bench.cache))
@@ -287,6 +287,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from tests.families.loading import dataset
 from tests.training.fixtures import lab
 from raylora.training.pack import Pack
 folder = Path(sys.argv[1])

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from raylora import families
 from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
@@ -19,6 +18,7 @@ from raylora.tuning import run as run_module
 from raylora.tuning import run_clock as times
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results.types import SweepOutcome
+from tests.families.loading import fingerprint
 from tests.training.fixtures import write_chats
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
@@ -120,14 +120,14 @@ def test_an_image_models_files_are_told_apart(tmp_path: Path) -> None:
     base = config("diffusion", tmp_path / "run")
     model = Path(shutil.copytree(base.base_model, tmp_path / "model"))
     mine = base.with_values({"base_model": str(model)})
-    before = families.fingerprint(base)
-    assert families.fingerprint(mine) == before
+    before = fingerprint(base)
+    assert fingerprint(mine) == before
     scheduler = model / "scheduler/scheduler_config.json"
     scheduler.write_text(scheduler.read_text() + "\n")
-    edited = families.fingerprint(mine)
+    edited = fingerprint(mine)
     weights = model / "unet/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    assert len({before, edited, families.fingerprint(mine)}) == 3
+    assert len({before, edited, fingerprint(mine)}) == 3
 
 
 @pytest.mark.parametrize("sweep", [None, SPACE])

@@ -6,13 +6,13 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from raylora.errors import Problem, UserError
+from raylora.families.read_once import parsed_json
 from raylora.families.safetensors_header import BrokenFileError, read_shapes, sampled_hash
 
 KEY = "base_model"
@@ -40,6 +40,15 @@ class ModelFiles:
     gguf: str | None
     weights: tuple[Path, ...]
     others: tuple[Path, ...]
+
+    @property
+    def path(self) -> Path:
+        """The model as a person names it: the folder, or the GGUF file in it."""
+        return self.folder if self.gguf is None else self.folder / self.gguf
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json of a safetensors folder says; not to be changed."""
+        return _read_json(self.folder / "config.json") or {}
 
 
 def looks_like(path: Path) -> bool:
@@ -85,7 +94,7 @@ def architecture(files: ModelFiles) -> tuple[str, int] | None:
         UserError: a GGUF file's header is spoiled.
     """
     if files.gguf is None:
-        settings = _read_json(files.folder / "config.json") or {}
+        settings = files.settings()
         if isinstance(inner := settings.get("text_config"), dict):  # of models that see pictures too
             settings = {**settings, **inner}
         name, width = settings.get("model_type"), next((settings[key] for key in _WIDTHS if key in settings), None)
@@ -93,12 +102,12 @@ def architecture(files: ModelFiles) -> tuple[str, int] | None:
         from gguf import GGUFReader
 
         try:
-            fields = GGUFReader(files.folder / files.gguf).fields
+            fields = GGUFReader(files.path).fields
             name = fields["general.architecture"].contents()
             width = fields[key].contents() if (key := f"{name}.embedding_length") in fields else None
         except Exception as error:  # what a spoiled file makes the reader raise is as various as the files
             message = f"this GGUF file cannot be read: {next(iter(str(error).splitlines()), type(error).__name__)}"
-            raise _error(message, files.folder / files.gguf, "download or copy it again") from error
+            raise _error(message, files.path, "download or copy it again") from error
     else:
         return None
     return (str(name), width) if type(width) is int and 0 < width < _MOST_WIDTH else None
@@ -139,7 +148,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         UserError: the system does not let it be read.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed_json(path)
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:

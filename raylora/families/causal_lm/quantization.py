@@ -18,12 +18,9 @@ KEY = "quantize"
 BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
-def problems(config: TrainConfig, family: str) -> Iterator[Problem]:
+def problems(config: TrainConfig) -> Iterator[Problem]:
     """What stands in the way of `quantize`, found out before anything is loaded."""
     if config.quantize is None:
-        return
-    if family != "causal_lm":
-        yield Problem("is for language models: image models stay in 16 bits", "", KEY, "remove the key")
         return
     if importlib.util.find_spec("bitsandbytes") is None:
         hint = "install it: pip install 'raylora[qlora]'"

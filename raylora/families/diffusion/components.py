@@ -12,7 +12,7 @@ import torch
 
 from raylora.data.reading import few, shown
 from raylora.errors import UserError
-from raylora.families.diffusion.files import KEY, Checkpoint
+from raylora.families.diffusion.checkpoint import KEY, Checkpoint
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def load_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return _load_diffusers(UNet2DConditionModel, checkpoint, "unet", dtype)
 
 
-def outline_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def meta_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The UNet without weights, on torch's meta device, in eval mode.
 
     Raises:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,22 +18,22 @@ from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example, ImageExample
 from raylora.data.images.folder import open_rgb
 from raylora.errors import Problem, UserError
-from raylora.families.base import Losses, Tensors, own_device
+from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion import buckets
+from raylora.families.diffusion.checkpoint import Checkpoint
 from raylora.families.diffusion.components import (
     assemble,
     load_scheduler,
     load_texts,
     load_unet,
     load_vae,
-    outline_unet,
+    meta_unet,
     quiet,
 )
-from raylora.families.diffusion.files import Checkpoint, describe
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 #: Noises drawn at each of the timesteps that a held-out picture is judged at: fixed, as values of runs are compared.
 VALIDATION_NOISES = 1
@@ -42,9 +41,6 @@ VALIDATION_NOISES = 1
 ENCODING_VERSION = 1
 
 _CAPTION_TOKENS = 77  #: CLIP's
-
-SAMPLING_STEPS = 30
-GUIDANCE = 6.0
 
 _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 _LINEAR = rf"{_ATTENTION}|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
@@ -62,73 +58,30 @@ _TARGETS = {
 }
 
 
-def load(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
-    """Load the UNet of `config.base_model` and put it on `device` in `dtype`; the encoders wait until they are needed.
+def load(checkpoint: Checkpoint, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+    """Load the UNet and put it on `device` in `dtype`; the encoders wait until they are needed.
 
     Raises:
-        UserError: the model is missing, broken, of another kind, or `config.resolution` is too small for it.
+        UserError: weights are missing, or `config.resolution` is too small for the model.
     """
-    checkpoint = _describe(config)
     unet = load_unet(checkpoint, dtype)
     unet.to(device)
     if config.gradient_checkpointing:
         # diffusers recomputes whenever gradients are wanted, in eval mode too: dropout of the base stays off.
         unet.enable_gradient_checkpointing()
-    return DiffusionModel(checkpoint, unet, _sizes(checkpoint, config), device, dtype)
+    return DiffusionModel(checkpoint, unet, sizes(checkpoint, config), device, dtype)
 
 
-def outline(config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
-    """`load` without weights: a model on torch's meta device, with which memory and work can be counted.
+def meta_model(checkpoint: Checkpoint, config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
+    """The model without weights, on torch's meta device: memory and work can be counted with it.
 
     Raises:
         UserError: as `load`, as far as the configuration shows it.
     """
-    checkpoint = _describe(config)
-    unet = outline_unet(checkpoint, dtype)
+    unet = meta_unet(checkpoint, dtype)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return DiffusionModel(checkpoint, unet, _sizes(checkpoint, config), torch.device("meta"), dtype)
-
-
-def generate(config: TrainConfig, adapter: Path | None, prompts: Sequence[str], seed: int) -> list[Image]:
-    """Paint a picture for each prompt, with diffusers' own pipeline and LoRA loader, as people do.
-
-    The noise depends on `seed`, the prompt's place and the prompt alone, so pictures with and without an adapter are
-    comparable. Uses a GPU if there is one.
-
-    Args:
-        adapter: an exported .safetensors, or None for the base model.
-
-    Raises:
-        UserError: as `load`.
-    """
-    checkpoint = _describe(config)
-    sizes = _sizes(checkpoint, config)
-    device = own_device()
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    side = buckets.choose((1, 1), sizes.buckets)
-    with quiet():
-        parts = {
-            "unet": load_unet(checkpoint, dtype),
-            "vae": load_vae(checkpoint, dtype),
-            **load_texts(checkpoint, dtype),
-        }
-        pipeline = assemble(checkpoint, scheduler=load_scheduler(checkpoint, "DDIMScheduler"), **parts)
-        if adapter is not None:
-            pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, local_files_only=True)
-        pipeline.to(device)
-        images = []
-        for index, prompt in enumerate(prompts):
-            noise = torch.Generator("cpu").manual_seed(_seed(f"{seed}/{index}/{prompt}"))
-            images += pipeline(
-                prompt,
-                num_inference_steps=SAMPLING_STEPS,
-                guidance_scale=GUIDANCE,
-                width=side[0],
-                height=side[1],
-                generator=noise,
-            ).images
-    return images
+    return DiffusionModel(checkpoint, unet, sizes(checkpoint, config), torch.device("meta"), dtype)
 
 
 class DiffusionModel:
@@ -140,10 +93,10 @@ class DiffusionModel:
         prediction_type: "epsilon" (noise) or "v_prediction" (velocity).
     """
 
-    family: Literal["diffusion", "causal_lm"] = "diffusion"
+    fixed_pass_bytes = False  # next to none: of 0.87 GiB for SD 1.5, 6 MiB, which would take long to follow
 
     def __init__(
-        self, checkpoint: Checkpoint, unet: Any, sizes: _Sizes, device: torch.device, dtype: torch.dtype
+        self, checkpoint: Checkpoint, unet: Any, sizes: Sizes, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.checkpoint = checkpoint
         # Channels innermost: convolutions need no reordering, on CPUs and on tensor cores, nor do transformer blocks.
@@ -252,7 +205,7 @@ class DiffusionModel:
         for stratum in range(TIMESTEPS):
             timestep = int((stratum + 0.5) * len(self._signal) / TIMESTEPS)
             for repeat in range(VALIDATION_NOISES):
-                generator = torch.Generator("cpu").manual_seed(_seed(f"{example.id}/{stratum}/{repeat}"))
+                generator = torch.Generator("cpu").manual_seed(seed_of(f"{example.id}/{stratum}/{repeat}"))
                 noise = torch.randn(encoded["latents"].shape, generator=generator)
                 rows.append(self._row(encoded, torch.tensor(timestep), noise, 1.0))
         return rows
@@ -291,6 +244,10 @@ class DiffusionModel:
     def objective(self, losses: Losses, counts: Losses, base: Losses) -> float:
         """Mean over timesteps of log(L_adapter / L_base): below 0 is better than the base model."""
         return diffusion_objective(losses, counts, base)
+
+    def weight_bytes(self, quantize: str | None) -> tuple[int, int]:
+        """Bytes of the UNet; none of it is in 4 bits."""
+        return sum(tensor.nbytes for tensor in [*self.model.parameters(), *self.model.buffers()]), 0
 
     def _row(self, encoded: Tensors, timestep: Tensor, noise: Tensor, weight: float) -> Tensors:
         return {
@@ -352,32 +309,35 @@ class DiffusionModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sizes:
+class Sizes:
+    """The side of a square picture in pixels, and all buckets (width, height)."""
+
     resolution: int
     buckets: list[tuple[int, int]]
 
 
-def _describe(config: TrainConfig) -> Checkpoint:
-    return describe(Path(config.base_model), config.base_model_config)
+def sizes(checkpoint: Checkpoint, config: TrainConfig) -> Sizes:
+    """The sizes that pictures are brought to for a model.
 
-
-def _sizes(checkpoint: Checkpoint, config: TrainConfig) -> _Sizes:
+    Raises:
+        UserError: `config.resolution` is too small for the model.
+    """
     unet, vae = checkpoint.settings("unet"), checkpoint.settings("vae")
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     granule = factor * 2 ** (len(unet["block_out_channels"]) - 1)
     own = int(unet.get("sample_size") or 64) * factor
     resolution = config.resolution or own
-    sizes = buckets.buckets(resolution, buckets.step_size(resolution, granule))
-    if not sizes:
+    found = buckets.buckets(resolution, buckets.step_size(resolution, granule))
+    if not found:
         raise UserError.one(
             f"{resolution} pixels are too few for this model",
             key="resolution",
             hint=f"give {granule} or more; its own resolution is {own}",
         )
-    return _Sizes(resolution, sizes)
+    return Sizes(resolution, found)
 
 
-def _fingerprint(checkpoint: Checkpoint, sizes: _Sizes, dtype: torch.dtype) -> str:
+def _fingerprint(checkpoint: Checkpoint, sizes: Sizes, dtype: torch.dtype) -> str:
     digest = hashlib.sha256()
     facts: dict[str, Any] = {
         "version": ENCODING_VERSION,
@@ -391,5 +351,6 @@ def _fingerprint(checkpoint: Checkpoint, sizes: _Sizes, dtype: torch.dtype) -> s
     return f"diffusion-{digest.hexdigest()}"
 
 
-def _seed(text: str) -> int:
+def seed_of(text: str) -> int:
+    """A seed for torch that depends on a text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

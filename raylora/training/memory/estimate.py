@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raylora import families
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example
-from raylora.families.base import BaseModel
-from raylora.families.causal_lm.quantization import BYTES_PER_WEIGHT
+from raylora.families.family import Family
 from raylora.lora.adapter import Adapter, lora_shapes
 from raylora.lora.packed import PackedLora
 from raylora.training.memory.budget import Cost, measure, pass_bytes, trial_bytes
@@ -23,10 +21,11 @@ from raylora.training.memory.budget import Cost, measure, pass_bytes, trial_byte
 _ENDLESS = 1 << 62
 
 
-def estimate(config: TrainConfig, examples: Sequence[Example], dtype: torch.dtype) -> Cost:
+def estimate(family: Family, config: TrainConfig, examples: Sequence[Example], dtype: torch.dtype) -> Cost:
     """Run one and two rows through the model on torch's meta device, forward and backward, and count tensors.
 
     Args:
+        family: of the base model.
         config: of the largest trial: rank, targets and dropout decide.
         examples: what it will be trained on; the largest row among them counts.
         dtype: of the base model.
@@ -35,34 +34,21 @@ def estimate(config: TrainConfig, examples: Sequence[Example], dtype: torch.dtyp
         UserError: the base model's configuration makes no model.
     """
     with _Answers(), _fused_attention():  # type: ignore[no-untyped-call]
-        return _estimate(config, examples, dtype)
+        return _estimate(family, config, examples, dtype)
 
 
-def _estimate(config: TrainConfig, examples: Sequence[Example], dtype: torch.dtype) -> Cost:
-    base = families.outline(config, dtype)
+def _estimate(family: Family, config: TrainConfig, examples: Sequence[Example], dtype: torch.dtype) -> Cost:
+    base = family.meta_model(config, dtype)
     targets = base.targets(config.lora_targets)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     adapter = Adapter(lora_shapes(base.model, targets, config.lora_rank), config, base.device, exact)
     lora = PackedLora(base.model, dtype)
     lora.attach(targets)
     row = base.largest_row(examples)
-    # A pass over pictures has next to no fixed part (of 0.87 GiB for SD 1.5, 6 MiB), and takes long to follow.
-    room = 0 if base.family == "diffusion" else _ENDLESS
+    room = _ENDLESS if base.fixed_pass_bytes else 0
     fixed, per_row = measure(lambda rows: pass_bytes(base, lora, adapter, row, rows), room)
-    held, unpacked = _weights(base, config.quantize)
+    held, unpacked = base.weight_bytes(config.quantize)
     return Cost(held, trial_bytes(adapter, dtype), fixed + unpacked, per_row)
-
-
-def _weights(base: BaseModel, quantize: str | None) -> tuple[int, int]:
-    """Bytes of the model, and of the largest weight that is unpacked from 4 bits while it is multiplied by."""
-    tensors = [*base.model.parameters(), *base.model.buffers()]
-    total = sum(tensor.nbytes for tensor in tensors)
-    if quantize is None:
-        return total, 0
-    head = base.model.get_output_embeddings()  # type: ignore[operator]
-    packed = [module.weight for module in base.model.modules() if isinstance(module, nn.Linear) and module is not head]
-    saved = sum(weight.nbytes - int(BYTES_PER_WEIGHT * weight.numel()) for weight in packed)
-    return total - saved, max(weight.nbytes for weight in packed)
 
 
 _QUESTIONS = (

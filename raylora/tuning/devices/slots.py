@@ -17,6 +17,7 @@ from raylora.training.memory.host import machine_memory
 if TYPE_CHECKING:
     from raylora.config.schema import SweepConfig
     from raylora.data.examples import Example
+    from raylora.families.family import Family
     from raylora.training.memory.budget import Cost
 
 #: GiB of memory on cards, by what their names (and Ray's names of them) contain.
@@ -105,8 +106,14 @@ class _Costs:
     """What the largest trial of a sweep costs, by the device: estimated once for each precision."""
 
     def __init__(
-        self, config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]
+        self,
+        family: Family,
+        config: TrainConfig,
+        sweep: SweepConfig | None,
+        trials: int,
+        examples: Sequence[Example],
     ) -> None:
+        self._family = family
         self.config = largest(config, sweep)
         self._most = {"cuda": min(trials, ON_CARD), "cpu": min(trials, _on_cpu(sweep))}
         self._examples = examples
@@ -116,18 +123,17 @@ class _Costs:
         """What a device of that type ("cuda", "cpu") takes."""
         import torch
 
-        from raylora.families import recognise
-        from raylora.families.base import base_dtype
         from raylora.training.memory.estimate import estimate
 
-        family = recognise(self.config.base_model)
-        dtype = base_dtype(self.config, torch.device(device), family)
+        dtype = self._family.dtype(self.config, torch.device(device))
         if dtype not in self._known:
-            self._known[dtype] = estimate(self.config, self._examples, dtype)
+            self._known[dtype] = estimate(self._family, self.config, self._examples, dtype)
         return fit(name, limit, self._known[dtype], self._most[device], self.config.batch_size, device == "cuda")
 
 
-def fits(config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]) -> list[Fit]:
+def fits(
+    family: Family, config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]
+) -> list[Fit]:
     """What the usual cards and this machine take of a sweep; of a CPU that trainers share, what one of them takes.
 
     Raises:
@@ -138,7 +144,7 @@ def fits(config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: 
     from raylora.families.base import own_device
     from raylora.training.memory.budget import memory_limit
 
-    costs, here = _Costs(config, sweep, trials, examples), own_device()
+    costs, here = _Costs(family, config, sweep, trials, examples), own_device()
     found = [costs.fit(card, "cuda", card_limit(card, config)) for card in USUAL]
     if here.type == "cuda":
         return [*found, costs.fit(torch.cuda.get_device_name(here), "cuda", memory_limit(config, here, 0))]
@@ -159,7 +165,12 @@ def card_limit(name: str, config: TrainConfig) -> int:
 
 
 def slots(
-    config: TrainConfig, sweep: SweepConfig, trials: int, examples: Sequence[Example], cards: Iterable[str]
+    family: Family,
+    config: TrainConfig,
+    sweep: SweepConfig,
+    trials: int,
+    examples: Sequence[Example],
+    cards: Iterable[str],
 ) -> int:
     """Trials that share a device when nobody says how many: what the smallest device takes.
 
@@ -169,7 +180,7 @@ def slots(
     names = list(cards)
     if trials == 1 or (not names and config.memory_limit_gib is None):
         return min(trials, _on_cpu(sweep))  # a trial that finds no room waits for it
-    costs = _Costs(config, sweep, trials, examples)
+    costs = _Costs(family, config, sweep, trials, examples)
     if not names:
         from raylora.training.memory.budget import given_limit
 

@@ -16,8 +16,10 @@ from raylora.config.dump import dump_config
 from raylora.config.load import load_config
 from raylora.config.schema import TrainConfig
 from raylora.console import say
-from raylora.data.examples import ImageExample
 from raylora.errors import UserError
+from raylora.families.family import Prompt
+from raylora.families.registry import named
+from raylora.families.resolve import resolve
 from raylora.files import write_text_atomically
 from raylora.training import checkpoint_format as checkpoint_files
 from raylora.tuning.devices import ray_cluster as cluster
@@ -26,27 +28,9 @@ from raylora.tuning.results import store
 from raylora.tuning.results.ranking import Ranking, rank
 from raylora.tuning.results.report.html import Sample, write_report
 from raylora.tuning.results.types import SweepOutcome, TrialOutcome
-from raylora.tuning.run import CONFIG, EVENTS, OBJECTIVES
-
-Messages = tuple[tuple[str, str], ...]
+from raylora.tuning.run import CONFIG, EVENTS
 
 BEST, REPORT, TABLE = "best.yaml", "report.html", "trials.csv"
-IMAGE_SAMPLES, TEXT_SAMPLES = 6, 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """What is asked of base model and adapter, and what a person made of it, if known.
-
-    Attributes:
-        text: as the report shows it, and as it is asked where there are no `messages`.
-        reference: a picture, or an answer.
-        messages: all of a chat up to its answer: a system message, earlier turns, what the user says.
-    """
-
-    text: str
-    reference: Path | str | None = None
-    messages: Messages = ()
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
@@ -62,10 +46,10 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
     for note in noticed:
         say(f"note: {note}")
     outcome = dataclasses.replace(outcome, notes=(*outcome.notes, *noticed))
-    ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=plan.config.seed)
+    ranking = rank(outcome, named(outcome.family).objective, seed=plan.config.seed)
     if ranking.best is not None:
         best = ranking.best.trial
-        adapter = export_trial(outcome, best, folder / adapter_name(outcome))
+        adapter = export_trial(outcome, best, folder / named(outcome.family).adapter_name)
         write_text_atomically(folder / BEST, best_yaml(plan, best))
         outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder / BEST)
     store.save(folder, outcome)
@@ -132,24 +116,23 @@ def best_yaml(plan: Plan, best: TrialOutcome) -> str:
     return dump_config(single, comment=f"The best of the sweep in {output} ({best.id}).\nraylora train {BEST}")
 
 
-def adapter_name(outcome: SweepOutcome) -> str:
-    """The name of the adapter inside the run's folder, agreed on and kept: a file for images, else a folder."""
-    return "adapter.safetensors" if outcome.family == "diffusion" else "adapter"
-
-
 def export_trial(outcome: SweepOutcome, trial: TrialOutcome, target: Path) -> Path:
-    """Write a trial's best adapter to `target`: a file in kohya layout for images, a PEFT folder for language models.
+    """Write a trial's best adapter to `target`, in the form of its family.
 
     Raises:
         UserError: the checkpoint is not whole or has no adapter, or there is no room on the disk.
     """
-    from raylora.families.export import export
-
     assert trial.folder is not None
+    checkpoint = trial.folder / "best.safetensors"
+    if not checkpoint.exists():
+        raise UserError.one("this trial has no adapter: it never reached a valid report", where=str(trial.folder))
+    from safetensors.torch import load_file
+
     info = {"ss_num_train_images": str(outcome.train_examples)}
     if outcome.started is not None:
         info["ss_training_started_at"] = str(outcome.started.timestamp())
-    return export(trial.folder, target, trial_config(trial), outcome.family, info)
+    config = trial_config(trial)  # which sees whether the checkpoint is whole
+    return named(outcome.family).export(target, load_file(checkpoint), config, info)
 
 
 def prompts(plan: Plan) -> list[Prompt]:
@@ -158,27 +141,13 @@ def prompts(plan: Plan) -> list[Prompt]:
     A prompt that is a held-out example's comes with what a person made of it, and a chat's with all that goes before
     its answer.
     """
-    known: dict[str, Path | str] = {}
-    own: dict[str, Prompt] = {}
-    for example in plan.dataset.held_out:
-        if isinstance(example, ImageExample):
-            known.setdefault(example.caption, example.path)
-            own.setdefault(example.caption, Prompt(example.caption, example.path))
-        elif len(example.messages) >= 2 and example.messages[-2][0] == "user":
-            *before, (_, answer) = example.messages
-            known.setdefault(before[-1][1], answer)
-            own.setdefault(_as_text(before), Prompt(_as_text(before), answer, tuple(before)))
-    if plan.config.sample_prompts is not None:
-        return [Prompt(text, known.get(text)) for text in plan.config.sample_prompts]
-    count = TEXT_SAMPLES if plan.family == "causal_lm" else IMAGE_SAMPLES
-    return list(own.values())[:count]
-
-
-def _as_text(messages: Sequence[tuple[str, str]]) -> str:
-    """Messages for people; one alone is the user's, as everybody sees."""
-    if len(messages) == 1:
-        return messages[0][1]
-    return "\n\n".join(f"{role}: {content}" for role, content in messages)
+    own = plan.family.prompts(plan.dataset.held_out)
+    if plan.config.sample_prompts is None:
+        return own[: plan.family.sample_count]
+    known: dict[str, Path | str | None] = {}
+    for prompt in own:
+        known.setdefault(prompt.messages[-1][1] if prompt.messages else prompt.text, prompt.reference)
+    return [Prompt(text, known.get(text)) for text in plan.config.sample_prompts]
 
 
 def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> list[Sample]:
@@ -187,8 +156,7 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
 
     with cluster.running(dashboard=False):
         task = ray.remote(_generate).options(**_task_options(config))
-        asked = [prompt.messages or prompt.text for prompt in wanted]
-        base, best = ray.get(task.remote(config, adapter, asked))
+        base, best = ray.get(task.remote(config, adapter, wanted))
     samples = []
     for prompt, before, after in zip(wanted, base, best, strict=True):
         reference: Image.Image | str | None = None
@@ -205,19 +173,10 @@ def _task_options(config: TrainConfig) -> dict[str, Any]:
     return {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
 
 
-def _generate(config: TrainConfig, adapter: Path, asked: list[Any]) -> tuple[list[Any], list[Any]]:
+def _generate(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> tuple[list[Any], list[Any]]:
     """Pictures or answers of the base model, and of the adapter; one process, since its imports cost seconds."""
-    from raylora import families
-
-    if families.recognise(config.base_model) == "diffusion":
-        from raylora.families.diffusion import model as diffusion
-
-        return diffusion.generate(config, None, asked, config.seed), diffusion.generate(
-            config, adapter, asked, config.seed
-        )
-    from raylora.families.causal_lm import model as causal_lm
-
-    return causal_lm.generate(config, None, asked), causal_lm.generate(config, adapter, asked)
+    family = resolve(config)
+    return family.generate(config, None, wanted), family.generate(config, adapter, wanted)
 
 
 def report_again(folder: Path) -> Path:
@@ -234,5 +193,5 @@ def report_again(folder: Path) -> Path:
         raise UserError.one("the exported adapter is not there any more", where=str(outcome.adapter), hint=hint)
     config = load_config(folder / CONFIG)
     plan = make_plan(config, config.sweep)
-    ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=config.seed)
+    ranking = rank(outcome, named(outcome.family).objective, seed=config.seed)
     return write_report(folder / REPORT, outcome, ranking, _samples(plan, outcome, ranking))

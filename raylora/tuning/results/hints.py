@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
+from raylora.families.registry import named
 from raylora.tuning.results.ranking import RankedTrial, Ranking
 from raylora.tuning.results.types import SweepOutcome
 from raylora.tuning.results.words import duration, number
@@ -34,17 +35,7 @@ def hints(outcome: SweepOutcome, ranking: Ranking) -> list[str]:
             f"{len(ranking.ties) + 1} of {len(ranking.ranked)} trials are equally good as far as the held-out examples "
             "can tell: any of them will do, and another sweep over the same range will not find a better one."
         )
-    if outcome.family == "causal_lm" and best.trial.rank > 16:
-        found.append(
-            "vLLM refuses ranks above 16 unless it is told otherwise: "
-            f"start it with --max-lora-rank {vllm_rank(best.trial.rank)}."
-        )
-    return found
-
-
-def vllm_rank(rank: int) -> int:
-    """The smallest --max-lora-rank vLLM offers that holds `rank`."""
-    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+    return [*found, *named(outcome.family).hints(best.trial.rank)]
 
 
 def _without_winner(ranking: Ranking) -> list[str]:

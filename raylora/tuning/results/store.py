@@ -17,6 +17,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save_file
 
 from raylora.errors import UserError
+from raylora.families.registry import named
 from raylora.files import write_atomically, write_text_atomically
 from raylora.tuning.results.types import SearchRange, SweepOutcome, TrialOutcome, Validation
 
@@ -79,6 +80,7 @@ def load(folder: Path) -> SweepOutcome:
 
 
 def _parse(facts: dict[str, Any], arrays: dict[str, NDArray[np.float64]], folder: Path) -> SweepOutcome:
+    named(facts["family"])  # of an older or newer raylora perhaps: then the file is of no use here
     trials = []
     for entry in facts.pop("trials"):
         best = entry.pop("best", None)

@@ -97,7 +97,7 @@ class SweepOutcome:
     """
 
     name: str
-    family: Literal["diffusion", "causal_lm"]
+    family: str
     base: Losses
     base_value: float
     trials: Sequence[TrialOutcome]

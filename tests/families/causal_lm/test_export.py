@@ -15,9 +15,9 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.causal_lm.export.ollama import modelfile, translate
 from raylora.families.causal_lm.export.peft_folder import export_peft, target_modules
-from raylora.families.causal_lm.model import generate, load
 from raylora.families.causal_lm.tokenizer import ChatTokens
 from tests.families.causal_lm.tiny_lm import CHATML, tiny_glm, tiny_llama, tiny_qwen, tiny_tokenizer
+from tests.families.loading import generate, load
 
 CPU = torch.device("cpu")
 

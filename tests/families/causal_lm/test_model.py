@@ -38,7 +38,7 @@ from raylora.families.causal_lm.files import architecture, check
 from raylora.families.causal_lm.kernels import packed_attention as sequence
 from raylora.families.causal_lm.kernels.linear_cross_entropy import head_loss
 from raylora.families.causal_lm.kernels.packed_attention import Layout
-from raylora.families.causal_lm.model import CausalLM, load
+from raylora.families.causal_lm.model import CausalLM
 from tests.families.causal_lm.tiny_lm import (
     CHATML,
     SPECIAL,
@@ -48,6 +48,7 @@ from tests.families.causal_lm.tiny_lm import (
     tiny_qwen,
     tiny_tokenizer,
 )
+from tests.families.loading import load
 
 CPU = torch.device("cpu")
 MAKERS = [tiny_llama, tiny_qwen, tiny_glm]
@@ -207,7 +208,7 @@ def test_the_base_is_frozen_and_in_eval_mode(tmp_path: Path) -> None:
     model = load64(tiny_llama(tmp_path))
     assert not any(parameter.requires_grad for parameter in model.model.parameters())
     assert not any(module.training for module in model.model.modules())
-    assert (model.family, model.device, model.dtype) == ("causal_lm", CPU, torch.float64)
+    assert (type(model), model.device, model.dtype) == (CausalLM, CPU, torch.float64)
 
 
 def gradients(model: CausalLM, rows: list[Tensors]) -> tuple[Tensor, list[Tensor], int]:

@@ -13,7 +13,7 @@ from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from raylora.families.causal_lm.kernels import rms_norm as norms
-from raylora.families.causal_lm.kernels.rms_norm import lighten, rms_norm
+from raylora.families.causal_lm.kernels.rms_norm import replace_rms_norms, rms_norm
 
 WIDTH = 48
 
@@ -73,7 +73,7 @@ def test_only_norms_that_are_the_same_are_taken(kind: Any) -> None:
     model[1].weight.add_(1.0)
     x = random(2, 3, WIDTH).requires_grad_()
     before = model(x)
-    lighten(model)
+    replace_rms_norms(model)
     assert ("forward" in vars(model[0])) == (kind in (LlamaRMSNorm, Qwen3RMSNorm))
     torch.testing.assert_close(model(x), before)
     model[0](x).mul_(2.0).sum().backward()  # a model may change what a norm gave
@@ -82,7 +82,7 @@ def test_only_norms_that_are_the_same_are_taken(kind: Any) -> None:
 def test_a_model_without_weights() -> None:
     with torch.device("meta"):
         model = nn.Sequential(layer_on_meta := LlamaRMSNorm(WIDTH))
-    lighten(model)
+    replace_rms_norms(model)
     assert "forward" in vars(layer_on_meta)
     assert model(torch.empty(2, 3, WIDTH, device="meta")).shape == (2, 3, WIDTH)
 

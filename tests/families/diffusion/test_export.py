@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families.diffusion import model as diffusion
 from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae, quiet
 from raylora.families.diffusion.export import export_kohya
 from raylora.families.diffusion.files import describe
 from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl
+from tests.families.loading import load
 
 torch.set_num_threads(1)
 
@@ -76,7 +76,7 @@ def test_diffusers_applies_exactly_what_was_trained(
         use_rslora=rslora,
         lora_targets=targets,
     )
-    model = diffusion.load(config, CPU, torch.float32)
+    model = load(config, CPU, torch.float32)
     names = model.targets(config.lora_targets)
     tensors = adapter(model.model, names, rank)
 
@@ -119,7 +119,7 @@ def loaded_deltas(base: Path, path: Path) -> dict[str, Tensor]:
 def test_targets_have_the_numbers_of_the_real_architecture(bases: dict[str, Path]) -> None:
     # 16 transformers with 8 attention layers each; 2 feed-forward layers and 2 projections more; 22 residual blocks of
     # 3 layers, 14 of them with a shortcut, and 6 samplers.
-    model = diffusion.load(TrainConfig(train_data_dir="x", base_model=str(bases["sd15"])), CPU, torch.float32)
+    model = load(TrainConfig(train_data_dir="x", base_model=str(bases["sd15"])), CPU, torch.float32)
     assert [len(model.targets(which)) for which in ("attention", "linear")] == [128, 192]
     shortcuts = sum(name.endswith("conv_shortcut") for name, _ in model.model.named_modules())
     assert len(model.targets("all")) == 192 + 22 * 3 + shortcuts + 6
@@ -137,7 +137,7 @@ def test_metadata_is_complete_and_the_hash_is_kohyas(bases: dict[str, Path], tmp
         lora_targets="all",
         resolution=512,
     )
-    model = diffusion.load(config.model_copy(update={"base_model": str(bases["sd15"])}), CPU, torch.float32)
+    model = load(config.model_copy(update={"base_model": str(bases["sd15"])}), CPU, torch.float32)
     tensors = adapter(model.model, model.targets("all"), 4)
 
     path = export_kohya(tmp_path / "a.safetensors", tensors, config, {"ss_num_train_images": "60"})
@@ -170,7 +170,7 @@ def test_metadata_is_complete_and_the_hash_is_kohyas(bases: dict[str, Path], tmp
 
 def test_precision_is_kept_and_float64_becomes_float32(bases: dict[str, Path], tmp_path: Path) -> None:
     config = TrainConfig(train_data_dir="x", base_model=str(bases["sd15"]), lora_rank=2)
-    model = diffusion.load(config, CPU, torch.float32)
+    model = load(config, CPU, torch.float32)
     for dtype, written in ((torch.float64, torch.float32), (torch.bfloat16, torch.bfloat16)):
         tensors = {name: t.to(dtype) for name, t in adapter(model.model, model.targets("attention"), 2).items()}
         with safe_open(export_kohya(tmp_path / "a.safetensors", tensors, config, {}), "pt") as file:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raylora.errors import UserError
-from raylora.families.diffusion.files import CONFIGS, describe, looks_like
+from raylora.families.diffusion.checkpoint import CONFIGS
+from raylora.families.diffusion.files import describe, looks_like
 from raylora.families.safetensors_header import read_shapes
 from tests.families.diffusion.original_layout import convert
 from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl

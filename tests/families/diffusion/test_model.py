@@ -20,11 +20,14 @@ from raylora.errors import UserError
 from raylora.families.base import Tensors
 from raylora.families.diffusion import model as diffusion
 from raylora.families.diffusion.buckets import buckets, choose, fit, step_size
+from raylora.families.diffusion.checkpoint import CONFIGS
 from raylora.families.diffusion.components import load_texts, load_unet, load_vae
 from raylora.families.diffusion.export import export_kohya
-from raylora.families.diffusion.files import CONFIGS, describe
+from raylora.families.diffusion.files import describe
 from tests.families.diffusion.original_layout import convert
 from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl
+from tests.families.loading import generate
+from tests.families.loading import load as load_any
 
 torch.set_num_threads(1)
 
@@ -58,7 +61,7 @@ def config(root: Path, model: str, **values: Any) -> TrainConfig:
 
 
 def load(root: Path, model: str, dtype: torch.dtype = torch.float64, **values: Any) -> diffusion.DiffusionModel:
-    return diffusion.load(config(root, model, **values), CPU, dtype)
+    return load_any(config(root, model, **values), CPU, dtype)
 
 
 def examples(root: Path) -> list[ImageExample]:
@@ -98,7 +101,7 @@ def test_the_model_is_frozen_and_switched_to_evaluation(root: Path) -> None:
     assert not any(parameter.requires_grad for parameter in model.model.parameters())
     assert not any(module.training for module in model.model.modules())
     assert {parameter.dtype for parameter in model.model.parameters()} == {torch.bfloat16}
-    assert (model.family, model.resolution, model.dtype) == ("diffusion", 16, torch.bfloat16)
+    assert (type(model), model.resolution, model.dtype) == (diffusion.DiffusionModel, 16, torch.bfloat16)
 
 
 def test_a1111_knows_every_upsampler_that_is_trained(root: Path) -> None:
@@ -299,7 +302,7 @@ def test_fingerprint_follows_weights_settings_resolution_and_precision_and_not_t
     root: Path, tmp_path: Path
 ) -> None:
     def fingerprint(path: Path, dtype: torch.dtype = torch.float32, **values: Any) -> str:
-        return diffusion.load(TrainConfig(train_data_dir="x", base_model=str(path), **values), CPU, dtype).fingerprint
+        return load_any(TrainConfig(train_data_dir="x", base_model=str(path), **values), CPU, dtype).fingerprint
 
     base = fingerprint(root / "sd15")
     copy = Path(shutil.copytree(root / "sd15", tmp_path / "moved"))
@@ -370,7 +373,7 @@ def test_odd_values_in_a_configuration_end_in_a_clear_error_or_in_nothing(
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "single/sd15.safetensors"])
 def test_generate_shows_the_adapter_and_repeats_itself(name: str, root: Path, tmp_path: Path) -> None:
     settings = config(root, name, lora_rank=2, lora_alpha=32.0, lora_targets="all")
-    model = diffusion.load(settings, CPU, torch.float32)
+    model = load_any(settings, CPU, torch.float32)
     generator = seeded(0)
     tensors = {}
     for target in model.targets("all"):
@@ -382,9 +385,9 @@ def test_generate_shows_the_adapter_and_repeats_itself(name: str, root: Path, tm
         tensors[f"{target}.lora_B.weight"] = torch.randn(weight.shape[0], 2, *ends, generator=generator) / 10
     adapter = export_kohya(tmp_path / "adapter.safetensors", tensors, settings, {})
 
-    base = diffusion.generate(settings, None, ["red heart"], seed=0)
-    again = diffusion.generate(settings, None, ["red heart"], seed=0)
-    styled = diffusion.generate(settings, adapter, ["red heart"], seed=0)
+    base = generate(settings, None, ["red heart"])
+    again = generate(settings, None, ["red heart"])
+    styled = generate(settings, adapter, ["red heart"])
 
     pixels = [[np.asarray(image, dtype=int) for image in images] for images in (base, again, styled)]
     assert all(image.size == (16, 16) and image.mode == "RGB" for image in base)
@@ -398,13 +401,14 @@ def test_nothing_is_printed(root: Path) -> None:
 import torch
 from pathlib import Path
 from raylora.config.schema import TrainConfig
-from raylora.families.diffusion import model as diffusion
+from raylora.families.family import Prompt
+from raylora.families.resolve import resolve
 torch.set_num_threads(1)
 from raylora.data.examples import ImageExample
 config = TrainConfig(train_data_dir="x", base_model={str(root / "sdxl")!r})
-model = diffusion.load(config, torch.device("cpu"), torch.float32)
+model = resolve(config).load(config, torch.device("cpu"), torch.float32)
 model.encode([ImageExample("0" * 64, Path({str(root / "0.png")!r}), "a very long caption " * 20)])
-diffusion.generate(config, None, ["sun"], 0)
+resolve(config).generate(config, None, [Prompt("sun")])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("", "")

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from raylora import families
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.base import BaseModel, Tensors
@@ -26,10 +25,10 @@ from raylora.lora.adapter import Adapter, lora_shapes
 from raylora.lora.packed import PackedLora, Segment
 from raylora.training.memory import budget as memory
 from raylora.training.memory.budget import GIB, Cost, NoRoomError, cut, measure, memory_limit, model_bytes, pass_bytes
-from raylora.training.memory.estimate import estimate
 from raylora.training.memory.peak import peak
 from raylora.training.pack import Pack
 from raylora.training.trainer import Trainer
+from tests.families.loading import dataset, expected_cost, load
 from tests.training.fixtures import FAMILIES, Lab, config, lab, read_events, variants
 
 WAIT = 60
@@ -106,10 +105,10 @@ class allocations:  # noqa: N801
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_estimate_without_weights_agrees_with_the_measurement(family: str, values: dict[str, object]) -> None:
     settings = config(family).with_values(values)
-    expected = estimate(settings, families.read_dataset(settings).train, torch.float32)
+    expected = expected_cost(settings, dataset(settings).train, torch.float32)
     bench = lab(family, torch.float32)
     if settings.gradient_checkpointing:
-        bench = dataclasses.replace(bench, base=families.load(settings, CPU, torch.float32))
+        bench = dataclasses.replace(bench, base=load(settings, CPU, torch.float32))
     lora, adapter, row, _ = largest_pass(bench, **values)
     fixed, per_row = measure(lambda rows: pass_bytes(bench.base, lora, adapter, row, rows), GIB)
     assert expected.base == model_bytes(bench.base.model)
@@ -297,7 +296,7 @@ _UNDER_A_LIMIT = """
 import logging, resource, sys, torch
 from raylora.training.pack import Pack
 from tests.training.fixtures import lab, variants
-from tests.training.test_memory import TRIALS, assert_same, trained
+from tests.training.memory.test_budget import TRIALS, assert_same, trained
 
 logging.basicConfig(level=logging.WARNING)
 bench = lab("diffusion", torch.float64)

@@ -13,12 +13,13 @@ from transformers import LlamaConfig
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import Domain
 from raylora.data.examples import ChatExample, Example
-from raylora.families.diffusion import files as diffusion_files
+from raylora.families.causal_lm.family import CausalLMFamily
+from raylora.families.diffusion.checkpoint import CLIP_VOCABULARY, CONFIGS
 from raylora.training.memory.budget import GIB, Cost
-from raylora.training.memory.estimate import estimate
 from raylora.tuning.devices import slots as cards
 from raylora.tuning.plan import make_plan
 from tests.families.causal_lm.tiny_lm import tiny_tokenizer
+from tests.families.loading import expected_cost
 from tests.training.fixtures import config
 
 MIB = 2**20
@@ -26,12 +27,12 @@ MIB = 2**20
 
 def hollow_sd(folder: Path, kind: str) -> Path:
     """The configuration of Stable Diffusion at full size, with files of weights that hold none."""
-    shutil.copytree(diffusion_files.CONFIGS / kind, folder)
+    shutil.copytree(CONFIGS / kind, folder)
     for part in [entry for entry in folder.iterdir() if (entry / "config.json").is_file()]:
         name = "model" if part.name.startswith("text_encoder") else "diffusion_pytorch_model"
         save_file({"nothing": torch.zeros(1)}, part / f"{name}.safetensors")
     for tokenizer in ("tokenizer", "tokenizer_2") if kind == "sdxl" else ("tokenizer",):
-        shutil.copytree(diffusion_files.CLIP_VOCABULARY, folder / tokenizer, dirs_exist_ok=True)
+        shutil.copytree(CLIP_VOCABULARY, folder / tokenizer, dirs_exist_ok=True)
     return folder
 
 
@@ -67,7 +68,7 @@ def on_24_gib(cost: Cost, batch_size: int, most: int = cards.ON_CARD) -> cards.F
 
 def test_sd15_on_a_card_of_24_gib(tmp_path: Path) -> None:
     model = hollow_sd(tmp_path / "sd15", "sd15")
-    cost = estimate(settings(model, lora_targets="attention"), [], torch.bfloat16)
+    cost = expected_cost(settings(model, lora_targets="attention"), [], torch.bfloat16)
     # Counted with torch's FLOP counter's own pass: 0.79 GiB of activations a row, 1.6M parameters of rank 8.
     assert cost.row == pytest.approx(0.79 * GIB, rel=0.05)
     assert cost.base == pytest.approx(1.6 * GIB, rel=0.01)
@@ -77,7 +78,7 @@ def test_sd15_on_a_card_of_24_gib(tmp_path: Path) -> None:
 
 def test_sdxl_with_checkpointing_on_a_card_of_24_gib(tmp_path: Path) -> None:
     model = hollow_sd(tmp_path / "sdxl", "sdxl")
-    cost = estimate(settings(model, gradient_checkpointing=True), [], torch.bfloat16)
+    cost = expected_cost(settings(model, gradient_checkpointing=True), [], torch.bfloat16)
     # 0.45 GiB are kept between the passes; at the peak one block is computed again.
     assert 0.45 * GIB < cost.row < 0.7 * GIB
     assert cost.base == pytest.approx(4.78 * GIB, rel=0.01)
@@ -87,7 +88,7 @@ def test_sdxl_with_checkpointing_on_a_card_of_24_gib(tmp_path: Path) -> None:
 
 def test_7b_in_four_bits_on_a_card_of_24_gib(tmp_path: Path) -> None:
     model = hollow_llama(tmp_path / "llama")
-    cost = estimate(settings(model, quantize="4bit", max_length=512), [chat(1000)], torch.bfloat16)
+    cost = expected_cost(settings(model, quantize="4bit", max_length=512), [chat(1000)], torch.bfloat16)
     assert cost.row == pytest.approx(2.7 * GIB, rel=0.05)
     assert 3.4 * GIB < cost.base < 3.8 * GIB
     assert cost.trial == pytest.approx(20e6 * 18, rel=0.03)
@@ -123,7 +124,7 @@ def test_more_share_a_cpu_where_none_is_chosen_by_what_others_came_to() -> None:
 
     def slots(**values: object) -> int:
         sweep = SweepConfig.model_validate({"space": {"lora_rank": {"grid": list(range(1, 17))}}, **values})
-        return cards.slots(settings, sweep, 16, [], [])
+        return cards.slots(CausalLMFamily(Path("x")), settings, sweep, 16, [], [])
 
     assert slots(searcher="grid", scheduler="none") == cards.ON_CPU_UNGUIDED
     assert slots(searcher="grid", scheduler="asha") == cards.ON_CPU

@@ -15,12 +15,14 @@ import ray
 
 from raylora.data.examples import ChatExample, Dataset, ImageExample
 from raylora.errors import UserError
+from raylora.families.diffusion.family import DiffusionFamily
+from raylora.families.family import Prompt
 from raylora.training.trainer import Trainer
 from raylora.tuning.devices import ray_cluster as cluster
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results import finish as finish_module
 from raylora.tuning.results import store
-from raylora.tuning.results.finish import Prompt, finish, make_samples, prompts, report_again, trainers_notes
+from raylora.tuning.results.finish import finish, make_samples, prompts, report_again, trainers_notes
 from raylora.tuning.run import EVENTS
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
@@ -52,7 +54,7 @@ def test_a_prompt_of_an_example_carries_all_that_goes_before_its_answer(tmp_path
 
 def test_a_prompt_of_a_picture_is_its_caption(tmp_path: Path) -> None:
     pictures = Dataset((), (ImageExample("1", tmp_path / "a.png", "a"), ImageExample("2", tmp_path / "b.png", "a")))
-    made = dataclasses.replace(plan(tmp_path), family="diffusion", dataset=pictures)
+    made = dataclasses.replace(plan(tmp_path), family=DiffusionFamily(tmp_path), dataset=pictures)
     assert prompts(made) == [Prompt("a", tmp_path / "a.png")]
 
 
@@ -70,7 +72,7 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(ray, "get", lambda given: given)
     wanted = [*prompts(plan(tmp_path))[:1], Prompt("a question")]
     samples = make_samples(plan(tmp_path).config, tmp_path, wanted)
-    assert asked == [HELD_OUT[0].messages[:2], "a question"]
+    assert [prompt.messages or prompt.text for prompt in asked] == [HELD_OUT[0].messages[:2], "a question"]
     assert [(sample.prompt, sample.reference) for sample in samples] == [
         ("system: Be rude.\n\nuser: Hi", "Go away."),
         ("a question", None),

@@ -21,7 +21,8 @@ from plotly.offline import get_plotlyjs
 from safetensors.numpy import save_file
 
 from raylora.errors import UserError
-from raylora.tuning.results.hints import hints, vllm_rank
+from raylora.families.causal_lm.export.usage import vllm_rank
+from raylora.tuning.results.hints import hints
 from raylora.tuning.results.ranking import Ranking, rank
 from raylora.tuning.results.report.figures import curves, key_charts, search_map
 from raylora.tuning.results.report.html import Sample, headline, render, usage, write_report

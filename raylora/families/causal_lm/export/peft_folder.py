@@ -18,7 +18,8 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.causal_lm.export.ollama import modelfile
 from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
-from raylora.families.causal_lm.model import load_tokens, module_names
+from raylora.families.causal_lm.files import check
+from raylora.families.causal_lm.load import load_tokenizer, module_names, read_config
 from raylora.files import PARTIAL_PREFIX, saying_what_failed
 
 _CONFIG = "adapter_config.json"
@@ -48,8 +49,10 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
     from transformers import GenerationConfig
 
     trained = _modules(tensors, config.lora_rank)
-    tokens = load_tokens(base_model)
-    names, settings = module_names(base_model)
+    files = check(Path(base_model))
+    configured = read_config(files)
+    tokens = load_tokenizer(files, configured)
+    names, settings = module_names(files, configured)
     targets = target_modules(trained, names)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).exists()):
         hint = "choose another output_dir, or move it away"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from raylora.families.family import Snippet
+
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that its --max-lora-rank takes
 
 
@@ -35,8 +37,7 @@ def vllm_command(base_model: str, adapter: str, name: str, rank: int, wrap: str 
         wrap: stands before the last option: a space, or a line's end.
     """
     tokenizer = f" --tokenizer {shlex.quote(adapter)}" if is_gguf(base_model) else ""
-    allowed = next((value for value in _VLLM_RANKS if value >= rank), rank)
-    longer = f" --max-lora-rank {allowed}" if rank > 16 else ""
+    longer = f" --max-lora-rank {vllm_rank(rank)}" if rank > 16 else ""
     served = f"vllm serve {shlex.quote(base_model)}{tokenizer} --enable-lora{longer}"
     return f"{served}{wrap}--lora-modules {shlex.quote(f'{name}={adapter}')}"
 
@@ -52,3 +53,45 @@ def llama_cpp_commands(base_model: str, adapter: str, name: str) -> tuple[str, s
         f"convert_lora_to_gguf.py --base {shlex.quote(base)} --outfile {file} {shlex.quote(adapter)}",
         f"llama-cli -m {shlex.quote(model)} --lora {file}",
     )
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest --max-lora-rank vLLM offers that holds `rank`."""
+    return next((size for size in _VLLM_RANKS if size >= rank), rank)
+
+
+def text_usage(name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
+    """What to do with transformers and PEFT, vLLM, llama.cpp and Ollama.
+
+    Args:
+        name: of the sweep, as a model can be called.
+        base_model: a folder, or a GGUF file.
+        adapter: the exported folder.
+        rank: the adapter's.
+    """
+    return [
+        Snippet(
+            "transformers + PEFT",
+            "",
+            "from peft import PeftModel\n"
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({str(adapter)!r})\n"
+            f"model = AutoModelForCausalLM.from_pretrained({load_arguments(base_model)})\n"
+            f"model = PeftModel.from_pretrained(model, {str(adapter)!r})",
+        ),
+        Snippet(
+            "vLLM",
+            f"Ask for the model “{name}”.",
+            vllm_command(base_model, str(adapter), name, rank, wrap=" \\\n    "),
+        ),
+        Snippet(
+            "llama.cpp",
+            "Convert the adapter, then give it to llama-cli or llama-server beside the base model.",
+            "\n".join(llama_cpp_commands(base_model, str(adapter), name)),
+        ),
+        Snippet(
+            "Ollama",
+            "The Modelfile beside the adapter brings the chat template and the stop tokens.",
+            f"ollama create {name} -f {shlex.quote(str(adapter / 'Modelfile'))}\nollama run {name}",
+        ),
+    ]

@@ -26,7 +26,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return normed
 
 
-def lighten(model: nn.Module) -> None:
+def replace_rms_norms(model: nn.Module) -> None:
     """Let the norms of a frozen model that are `rms_norm` be computed by it; which are is found out by trying."""
     for module in model.modules():
         if _is_rms_norm(module):

@@ -12,14 +12,12 @@ import io
 import json
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
-from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
+from raylora.families.family import Snippet
+from raylora.families.registry import named
 from raylora.files import write_text_atomically
 from raylora.tuning.results.hints import hints
 from raylora.tuning.results.ranking import RankedTrial, Ranking
@@ -50,15 +48,6 @@ class Sample:
     base: Image | str
     best: Image | str
     reference: Image | str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Snippet:
-    """A way to use the adapter: where, how in a sentence, and code to copy."""
-
-    title: str
-    text: str
-    code: str = ""
 
 
 def write_report(path: Path, outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = ()) -> Path:
@@ -155,78 +144,8 @@ def usage(outcome: SweepOutcome, ranking: Ranking) -> list[Snippet]:
     """How to use the exported adapter in the programs people have; empty without one."""
     if outcome.adapter is None or ranking.best is None:
         return []
-    if outcome.family == "diffusion":
-        return _image_usage(outcome, outcome.adapter)
-    return _text_usage(outcome, outcome.adapter, ranking.best.trial.rank)
-
-
-def _image_usage(outcome: SweepOutcome, adapter: Path) -> list[Snippet]:
-    name = _file_name(outcome.name)
-    # A folder names its pipeline; of a single file diffusers asks for the right one.
-    single = outcome.base_model.lower().endswith(".safetensors")
-    load = "from_single_file" if single else "from_pretrained"
-    pipeline = f"StableDiffusion{'XL' if _is_sdxl(adapter) else ''}Pipeline" if single else "DiffusionPipeline"
-    copied = f"{name}{adapter.suffix}"
-    return [
-        Snippet(
-            "ComfyUI",
-            f"Copy the file, then put a “Load LoRA” node between the checkpoint and the sampler and choose {copied}, "
-            "strength 1.0.",
-            f"cp {shlex.quote(str(adapter))} ComfyUI/models/loras/{copied}",
-        ),
-        Snippet(
-            "AUTOMATIC1111, Forge",
-            f"Copy the file, then write <lora:{name}:1> into the prompt.",
-            f"cp {shlex.quote(str(adapter))} stable-diffusion-webui/models/Lora/{copied}",
-        ),
-        Snippet(
-            "diffusers",
-            "",
-            f"from diffusers import {pipeline}\n\n"
-            f"pipe = {pipeline}.{load}({outcome.base_model!r})\n"
-            f"pipe.load_lora_weights({str(adapter.parent)!r}, weight_name={adapter.name!r})\n"
-            f'pipe("your prompt").images[0].save("picture.png")',
-        ),
-    ]
-
-
-def _is_sdxl(adapter: Path) -> bool:
-    """Whether an exported adapter says that it is one for SDXL; an adapter that has gone says nothing."""
-    try:
-        with safe_open(adapter, "np") as file:
-            return str((file.metadata() or {}).get("modelspec.architecture")).startswith("stable-diffusion-xl")
-    except (OSError, SafetensorError):
-        return False
-
-
-def _text_usage(outcome: SweepOutcome, adapter: Path, rank: int) -> list[Snippet]:
-    name = _file_name(outcome.name)
-    return [
-        Snippet(
-            "transformers + PEFT",
-            "",
-            "from peft import PeftModel\n"
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({str(adapter)!r})\n"
-            f"model = AutoModelForCausalLM.from_pretrained({load_arguments(outcome.base_model)})\n"
-            f"model = PeftModel.from_pretrained(model, {str(adapter)!r})",
-        ),
-        Snippet(
-            "vLLM",
-            f"Ask for the model “{name}”.",
-            vllm_command(outcome.base_model, str(adapter), name, rank, wrap=" \\\n    "),
-        ),
-        Snippet(
-            "llama.cpp",
-            "Convert the adapter, then give it to llama-cli or llama-server beside the base model.",
-            "\n".join(llama_cpp_commands(outcome.base_model, str(adapter), name)),
-        ),
-        Snippet(
-            "Ollama",
-            "The Modelfile beside the adapter brings the chat template and the stop tokens.",
-            f"ollama create {name} -f {shlex.quote(str(adapter / 'Modelfile'))}\nollama run {name}",
-        ),
-    ]
+    name, rank = _file_name(outcome.name), ranking.best.trial.rank
+    return named(outcome.family).usage(name, outcome.base_model, outcome.adapter, rank)
 
 
 def _file_name(name: str) -> str:
@@ -247,17 +166,7 @@ def _explanation(outcome: SweepOutcome, ranking: Ranking) -> str:
     best = ranking.best
     if best is None:
         return ""
-    if outcome.family == "diffusion":
-        change = math.expm1(best.value)
-        text = (
-            f"On {_held_out(outcome)} the denoising error is {abs(change):.1%} "
-            f"{'lower' if change < 0 else 'higher'} than the base model's (0 is the base model, lower is better)."
-        )
-    else:
-        text = (
-            f"On {_held_out(outcome)} the perplexity of the answers is {_exp(best.value)}, "
-            f"the base model's is {_exp(outcome.base_value)}."
-        )
+    text = named(outcome.family).explain(best.value, outcome.base_value, _held_out(outcome))
     if len(ranking.ranked) > 1:
         text += (
             " The standard error comes from resampling those examples. The best of many trials is always a little "
@@ -269,10 +178,6 @@ def _explanation(outcome: SweepOutcome, ranking: Ranking) -> str:
 def _held_out(outcome: SweepOutcome) -> str:
     count = outcome.held_out_examples or len(outcome.base)
     return f"{count:,} held-out examples" if count != 1 else "one held-out example"
-
-
-def _exp(value: float) -> str:
-    return f"{math.exp(value):,.3g}" if value < 20 else "huge"
 
 
 def _all(count: int) -> str:
@@ -306,7 +211,7 @@ def _tiles(outcome: SweepOutcome, ranking: Ranking) -> list[tuple[str, str, str]
 def _facts(outcome: SweepOutcome) -> list[tuple[str, str]]:
     facts = [
         ("base model", outcome.base_model),
-        ("family", {"diffusion": "diffusion (images)", "causal_lm": "causal language model"}[outcome.family]),
+        ("family", named(outcome.family).title),
         ("training examples", f"{outcome.train_examples:,}" if outcome.train_examples else ""),
         ("held-out examples", f"{outcome.held_out_examples:,}" if outcome.held_out_examples else ""),
         ("device", outcome.device),

@@ -1,0 +1,178 @@
+"""Causal language models as a family: all that is known of them without weights. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylora import suggest
+from raylora.data import chats
+from raylora.data.examples import ChatExample, Example
+from raylora.data.reading import shown
+from raylora.errors import Problem, UserError
+from raylora.families.causal_lm import files, lr_prior, quantization
+from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
+from raylora.families.family import Family, Prompt, Snippet, unreadable_files
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylora.config.schema import TrainConfig
+    from raylora.families.base import Losses
+    from raylora.families.causal_lm.model import CausalLM
+
+
+class CausalLMFamily(Family):
+    """Language models of transformers: chats, judged by the loss per token of the assistant's answers."""
+
+    name = "causal_lm"
+    title = "causal language model"
+    model_title = "a language model"
+    data_title = f"a {' or '.join(chats.SUFFIXES)} file of chats"
+    data_found = "chats (or other JSON)"
+    data_suffixes = chats.SUFFIXES
+    objective_name = "loss per token"
+    adapter_name = "adapter"
+    sample_count = 3
+
+    looks_like = staticmethod(files.looks_like)
+
+    @functools.cached_property
+    def model_files(self) -> files.ModelFiles:
+        """The model's files, all there.
+
+        Raises:
+            UserError: the model is missing, something else, or lacks files.
+        """
+        return files.check(self.base_model)
+
+    def check(self, config: TrainConfig) -> None:
+        problems = list(quantization.problems(config))
+        try:
+            with unreadable_files(self.base_model):
+                _ = self.model_files
+        except UserError as error:
+            raise UserError([*problems, *error.problems]) from error
+        if problems:
+            raise UserError(problems)
+
+    def fingerprint(self) -> str:
+        with unreadable_files(self.base_model):
+            return files.fingerprint(files.check(self.base_model))
+
+    @functools.cached_property
+    def _architecture(self) -> tuple[str, int] | None:
+        return files.architecture(self.model_files)
+
+    def likely_learning_rate(self, config: TrainConfig) -> float | None:
+        """Where others found the best one; None for a model that does not say how wide it is.
+
+        Raises:
+            UserError: the base model cannot be read.
+        """
+        return lr_prior.learning_rate(config, *self._architecture) if self._architecture else None
+
+    def dtype(self, config: TrainConfig, device: torch.device) -> torch.dtype:
+        """As configured; `auto` is bfloat16 on a GPU, and on a CPU that has matrix units for it (AMX).
+
+        There products take a fifth of the time.
+        """
+        import torch
+
+        from raylora.families.base import configured_dtype
+
+        amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+        return configured_dtype(config, fast=device.type == "cuda" or bool(amx))
+
+    def load(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> CausalLM:
+        from raylora.families.causal_lm import load
+
+        return load.load(self.model_files, config, device, dtype)
+
+    def meta_model(self, config: TrainConfig, dtype: torch.dtype) -> CausalLM:
+        from raylora.families.causal_lm import load
+
+        return load.meta_model(self.model_files, config, dtype)
+
+    def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
+        return chats.read(Path(config.train_data_dir))
+
+    def output_problem(self, data: Path, output: Path) -> Problem | None:
+        """A run's JSON files inside a folder of chats would be read as chats; hidden folders are not read."""
+        if not data.is_dir() or not output.is_relative_to(data):
+            return None
+        if any(part.startswith(".") for part in output.relative_to(data).parts):
+            return None
+        message = f"lies in the folder of chats {shown(data)}: the run's JSON files would be read as chats"
+        return Problem(message, key="output_dir", hint="name a folder outside of train_data_dir")
+
+    @staticmethod
+    def objective(losses: Losses, counts: Losses, base: Losses) -> float:
+        from raylora.families.objectives import causal_lm_objective
+
+        return causal_lm_objective(losses, counts, base)
+
+    @staticmethod
+    def prompts(held_out: Sequence[Example]) -> list[Prompt]:
+        found: dict[str, Prompt] = {}
+        for example in held_out:
+            if not isinstance(example, ChatExample) or len(example.messages) < 2 or example.messages[-2][0] != "user":
+                continue
+            *before, (_, answer) = example.messages
+            text = _as_text(before)
+            found.setdefault(text, Prompt(text, answer, tuple(before)))
+        return list(found.values())
+
+    def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
+        from raylora.families.base import own_device
+        from raylora.families.causal_lm.sample import generate
+
+        asked = [prompt.messages or prompt.text for prompt in prompts]
+        return generate(self.model_files, config, self.dtype(config, own_device()), adapter, asked)
+
+    @classmethod
+    def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:
+        from raylora.families.causal_lm.export.peft_folder import export_peft
+
+        return export_peft(target, tensors, config, config.base_model)
+
+    @classmethod
+    def export_target(cls, to: Path) -> Path:
+        target = suggest.current_folder() / to
+        if target.exists() and not (target / "adapter_config.json").is_file():
+            if not target.is_dir():
+                raise UserError.one("is a file, not a folder", where=str(to), key="--to", hint="name a new folder")
+            if any(target.iterdir()):
+                hint = f"name a new folder: {to / 'adapter'}"
+                raise UserError.one("holds something else than an adapter", where=str(to), key="--to", hint=hint)
+        return target.resolve()
+
+    @classmethod
+    def usage(cls, name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
+        return text_usage(name, base_model, adapter, rank)
+
+    @classmethod
+    def explain(cls, value: float, base_value: float, held_out: str) -> str:
+        return f"On {held_out} the perplexity of the answers is {_exp(value)}, the base model's is {_exp(base_value)}."
+
+    @classmethod
+    def hints(cls, rank: int) -> list[str]:
+        if rank <= 16:
+            return []
+        return [
+            f"vLLM refuses ranks above 16 unless it is told otherwise: start it with --max-lora-rank {vllm_rank(rank)}."
+        ]
+
+
+def _as_text(messages: Sequence[tuple[str, str]]) -> str:
+    """Messages for people; one alone is the user's, as everybody sees."""
+    if len(messages) == 1:
+        return messages[0][1]
+    return "\n\n".join(f"{role}: {content}" for role, content in messages)
+
+
+def _exp(value: float) -> str:
+    return f"{math.exp(value):,.3g}" if value < 20 else "huge"

@@ -1,0 +1,168 @@
+"""A Stable Diffusion model whose files are all there, and what reading them shares. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from raylora.data.reading import few, shown
+from raylora.errors import UserError
+from raylora.families.read_once import parsed_json
+from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes, sampled_hash
+
+Kind = Literal["sd15", "sdxl"]
+
+KEY = "base_model"
+CONFIG_KEY = "base_model_config"
+CONFIGS = Path(__file__).parent / "configs"
+CLIP_VOCABULARY = CONFIGS / "clip"
+TITLES: dict[Kind, str] = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
+
+PIPELINES: dict[str, Kind] = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
+PARTS: dict[Kind, tuple[str, ...]] = {
+    "sd15": ("unet", "vae", "text_encoder"),
+    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
+}
+TOKENIZERS: dict[Kind, tuple[str, ...]] = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+WANTED = "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL"
+CONVERT = (
+    "pickle files can run code when they are loaded, so they are never opened: convert it to .safetensors where you "
+    "trust it, or download the .safetensors version of the same model"
+)
+
+UNET = "model.diffusion_model."  #: before the names of a UNet's tensors in the original layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model whose files are all there.
+
+    Attributes:
+        kind: which architecture.
+        layout: a diffusers folder, or a single file in the original layout.
+        path: that folder or file.
+        config: the folder with model_index.json and the configuration of each part; `path` itself for a folder.
+        halves: the parts of a folder whose weights are there only as `*.fp16.safetensors`.
+        weights: the files that hold the weights, sorted.
+    """
+
+    kind: Kind
+    layout: Literal["folder", "single"]
+    path: Path
+    config: Path
+    halves: frozenset[str]
+    weights: tuple[Path, ...]
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """The configuration of a part: `unet`, `vae`, `text_encoder`, `text_encoder_2`, `scheduler`."""
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        return read_json(self.config / part / name, KEY)
+
+    def hashes(self) -> dict[str, Any]:
+        """The contents of all its files: of large ones samples are read.
+
+        By their parts' names and not their places: the same model in another folder is the same model.
+        """
+        settings = [[file.parent.name, file.name, sampled_hash(file)] for file in self.settings_files()]
+        return {"weights": [sampled_hash(file) for file in self.weights], "settings": settings}
+
+    def settings_files(self) -> list[Path]:
+        """All small files that say how the weights are used, sorted: configurations and vocabularies."""
+        kept = (".json", ".txt")
+        parts = (*PARTS[self.kind], *TOKENIZERS[self.kind], "scheduler")
+        files = [file for part in parts for file in (self.config / part).glob("*") if file.suffix in kept]
+        if any(not has_vocabulary(self.config / name) for name in TOKENIZERS[self.kind]):
+            files += [file for file in CLIP_VOCABULARY.iterdir() if file.suffix in kept]
+        return sorted(files)
+
+    def tokenizer(self, name: str) -> tuple[Path, str]:
+        """The folder with the vocabulary of `tokenizer` or `tokenizer_2`, and the token that fills short captions."""
+        folder = self.config / name
+        default = "!" if name == "tokenizer_2" else "<|endoftext|>"
+        file = folder / "tokenizer_config.json"
+        pad = read_json(file, KEY).get("pad_token", default) if file.exists() else default
+        if isinstance(pad, dict):
+            pad = pad.get("content", default)
+        return (folder if has_vocabulary(folder) else CLIP_VOCABULARY), str(pad)
+
+
+def refusal(message: str, where: Path, hint: str, key: str = KEY) -> UserError:
+    """An error of one problem with a file or folder of the model."""
+    return UserError.one(message, where=shown(where), key=key, hint=hint)
+
+
+def read_json(path: Path, key: str) -> dict[str, Any]:
+    """The object in a JSON file of the model, not to be changed; an error that names `key` where there is none."""
+    try:
+        value = parsed_json(path)
+    except OSError as error:
+        raise refusal(
+            f"cannot be read: {error.strerror}", path, "it is part of the model: copy the model again", key
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise refusal("is not JSON", path, "it is part of the model: copy the model again", key) from error
+    if not isinstance(value, dict):
+        raise refusal("holds no JSON object", path, "it is part of the model: copy the model again", key)
+    return value
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a tokenizer's folder has its vocabulary."""
+    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+
+
+def whole_file(path: Path) -> Shapes:
+    """The shapes of the tensors of a single file; an error where it is not whole."""
+    try:
+        return read_shapes(path)
+    except BrokenFileError as error:
+        raise refusal(str(error), path, WANTED) from error
+
+
+def content_of(path: Path) -> str:
+    """The names in a folder, for people."""
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
+    return f"it holds {few(names)}" if names else "it is empty"
+
+
+def check_settings(config: Path, key: str) -> None:
+    """Refuse what loads but is something else (Stable Diffusion 2, inpainting models, ...), and sizes that are none."""
+    for part in ("unet", "vae"):
+        where = config / part / "config.json"
+        settings = read_json(where, key)
+        channels = settings.get("block_out_channels")
+        if not isinstance(channels, list) or not channels or not all(is_size(size) for size in channels):
+            raise refusal(f'"block_out_channels": {channels} are not sizes', where, "copy the model again", key)
+        for name in ("sample_size", "layers_per_block", "norm_num_groups"):
+            if settings.get(name) is not None and not is_size(settings[name]):
+                raise refusal(f'"{name}": {settings[name]} is not a size', where, "copy the model again", key)
+    where = config / "unet" / "config.json"
+    settings = read_json(where, key)
+    if settings.get("cross_attention_dim") == 1024:
+        raise refusal("is Stable Diffusion 2, which is not supported", where, WANTED, key)
+    if settings.get("in_channels") not in (None, 4) or settings.get("out_channels") not in (None, 4):
+        raise refusal(special_model(settings.get("in_channels")), where, WANTED, key)
+
+
+def is_size(value: object) -> bool:
+    """Whether a value of a configuration can be a number of channels, layers or pixels."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1_000_000
+
+
+def special_model(channels: object) -> str:
+    """The kind of a UNet that has not four input channels, for people."""
+    what = {9: "an inpainting", 8: "an image-editing"}.get(channels if isinstance(channels, int) else 0, "a special")
+    return f"is {what} model ({channels} input channels), which is not supported"
+
+
+def check_prediction(checkpoint: Checkpoint) -> None:
+    """Refuse a model that predicts neither noise nor velocity."""
+    prediction = checkpoint.settings("scheduler").get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise refusal(
+            f'"prediction_type": "{prediction}" is not supported',
+            checkpoint.config / "scheduler" / "scheduler_config.json",
+            "models that predict noise (epsilon) or velocity (v_prediction) can be trained",
+        )

@@ -1,0 +1,151 @@
+"""Stable Diffusion as a family: all that is known of it without weights. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylora import suggest
+from raylora.data.examples import Example, ImageExample
+from raylora.data.images import folder
+from raylora.errors import Problem, UserError
+from raylora.families.diffusion import files
+from raylora.families.diffusion.checkpoint import Checkpoint
+from raylora.families.diffusion.usage import image_usage
+from raylora.families.family import Family, Prompt, Snippet, unreadable_files
+from raylora.families.safetensors_header import BrokenFileError, read_shapes
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylora.config.schema import TrainConfig
+    from raylora.families.base import Losses
+    from raylora.families.diffusion.model import DiffusionModel
+
+
+class DiffusionFamily(Family):
+    """Stable Diffusion 1.5 and XL: images with captions, judged by the denoising error against the base model's."""
+
+    name = "diffusion"
+    title = "diffusion (images)"
+    model_title = "an image model"
+    data_title = "a folder of images with captions"
+    data_found = "images"
+    data_suffixes = folder.SUFFIXES
+    objective_name = "J"
+    adapter_name = "adapter.safetensors"
+    sample_count = 6
+
+    looks_like = staticmethod(files.looks_like)
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model's files, all there.
+
+        Raises:
+            UserError: the model is missing, broken, of another kind, or lacks parts.
+        """
+        return files.describe(self.base_model, self.base_model_config)
+
+    def check(self, config: TrainConfig) -> None:
+        problems = []
+        if config.quantize is not None:
+            message = "is for language models: image models stay in 16 bits"
+            problems.append(Problem(message, "", "quantize", "remove the key"))
+        try:
+            with unreadable_files(self.base_model):
+                _ = self.checkpoint
+        except UserError as error:
+            raise UserError([*problems, *error.problems]) from error
+        if problems:
+            raise UserError(problems)
+
+    def fingerprint(self) -> str:
+        with unreadable_files(self.base_model):
+            now = files.describe(self.base_model, self.base_model_config)
+            return hashlib.sha256(json.dumps(now.hashes()).encode()).hexdigest()
+
+    def dtype(self, config: TrainConfig, device: torch.device) -> torch.dtype:
+        """As configured; `auto` is bfloat16 on a GPU.
+
+        On a CPU a small UNet, whose convolutions gain less than their reordering costs, stays in float32.
+        """
+        from raylora.families.base import configured_dtype
+
+        return configured_dtype(config, fast=device.type == "cuda")
+
+    def load(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+        from raylora.families.diffusion import model
+
+        return model.load(self.checkpoint, config, device, dtype)
+
+    def meta_model(self, config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
+        from raylora.families.diffusion import model
+
+        return model.meta_model(self.checkpoint, config, dtype)
+
+    def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
+        return folder.read(Path(config.train_data_dir), Path(config.metadata_path) if config.metadata_path else None)
+
+    @staticmethod
+    def objective(losses: Losses, counts: Losses, base: Losses) -> float:
+        from raylora.families.objectives import diffusion_objective
+
+        return diffusion_objective(losses, counts, base)
+
+    @staticmethod
+    def prompts(held_out: Sequence[Example]) -> list[Prompt]:
+        found: dict[str, Prompt] = {}
+        for example in held_out:
+            if isinstance(example, ImageExample):
+                found.setdefault(example.caption, Prompt(example.caption, example.path))
+        return list(found.values())
+
+    def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
+        from raylora.families.diffusion.sample import generate
+
+        return generate(self.checkpoint, config, adapter, [prompt.text for prompt in prompts])
+
+    @classmethod
+    def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:
+        from raylora.families.diffusion.export import export_kohya
+
+        return export_kohya(target, tensors, config, info)
+
+    @classmethod
+    def export_target(cls, to: Path) -> Path:
+        target = to / cls.adapter_name if to.is_dir() else to
+        if target.suffix != ".safetensors":
+            raise UserError.one(
+                "an adapter is a .safetensors file", where=str(to), key="--to", hint=f"{to}.safetensors"
+            )
+        if suggest.exists(target) and not _is_adapter(target):
+            message = "is something else than an adapter"
+            raise UserError.one(message, where=str(target), key="--to", hint="name a new file")
+        return target
+
+    @classmethod
+    def usage(cls, name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
+        return image_usage(name, base_model, adapter)
+
+    @classmethod
+    def explain(cls, value: float, base_value: float, held_out: str) -> str:
+        change = math.expm1(value)
+        return (
+            f"On {held_out} the denoising error is {abs(change):.1%} "
+            f"{'lower' if change < 0 else 'higher'} than the base model's (0 is the base model, lower is better)."
+        )
+
+
+def _is_adapter(file: Path) -> bool:
+    """Whether a file is an image adapter as exports are: whole, and all its tensors those of a UNet's LoRA."""
+    try:
+        names = read_shapes(file) if file.is_file() else {}
+    except BrokenFileError:
+        return False
+    return bool(names) and all(name.startswith("lora_unet_") for name in names)

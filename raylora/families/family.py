@@ -1,0 +1,244 @@
+"""A kind of base model, as far as it is known without weights: the one thing that all above ask for what differs."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from raylora.data.reading import shown
+from raylora.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylora.config.schema import TrainConfig
+    from raylora.data.examples import Example
+    from raylora.families.base import BaseModel, Losses
+
+#: The messages of a chat before its answer: (role, content) each.
+Messages = tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What is asked of base model and adapter for the report, and what a person made of it, if known.
+
+    Attributes:
+        text: as the report shows it, and as it is asked where there are no `messages`.
+        reference: a picture's file, or an answer.
+        messages: all of a chat up to its answer: a system message, earlier turns, what the user says.
+    """
+
+    text: str
+    reference: Path | str | None = None
+    messages: Messages = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Snippet:
+    """How to use an adapter in one program: the program, a sentence, and what is typed there."""
+
+    title: str
+    text: str
+    code: str = ""
+
+
+class Family(abc.ABC):
+    """One base model's kind and files. Class attributes and methods need no base model: a finished run has only a name.
+
+    `raylora.families.resolve` makes it, once a run and process; each family is a folder and a line in `registry.py`.
+
+    Attributes:
+        name: as files of runs hold it.
+        title: as the report shows it.
+        model_title: the base model in a sentence ("an image model").
+        data_title: what it learns from ("a folder of images with captions").
+        data_found: what such data is called where it is not wanted ("images").
+        data_suffixes: the suffixes of files of such data.
+        objective_name: what a trial's value is called, short: it stands before an equals sign.
+        adapter_name: the exported adapter inside a run's folder: a file, or a folder.
+        sample_count: prompts of the report that are taken from held-out examples.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    model_title: ClassVar[str]
+    data_title: ClassVar[str]
+    data_found: ClassVar[str]
+    data_suffixes: ClassVar[tuple[str, ...]]
+    objective_name: ClassVar[str]
+    adapter_name: ClassVar[str]
+    sample_count: ClassVar[int]
+
+    def __init__(self, base_model: Path, base_model_config: str | None = None) -> None:
+        """Name a base model that `looks_like` took for this family's; nothing is read yet.
+
+        Args:
+            base_model: a folder or file, which exists.
+            base_model_config: the folder with the configuration of a single file, if one was named.
+        """
+        self.base_model = base_model
+        self.base_model_config = base_model_config
+
+    # --- the base model's files
+
+    @staticmethod
+    @abc.abstractmethod
+    def looks_like(path: Path) -> bool:
+        """Whether `path` is meant to be a model of this family, if perhaps a broken one; few bytes are read."""
+
+    @abc.abstractmethod
+    def check(self, config: TrainConfig) -> None:
+        """See that the base model's files are there and whole, and that `config` asks for nothing it cannot do.
+
+        Raises:
+            UserError: everything that is missing, not supported, or cannot be read.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the model's files; of large ones samples are read.
+
+        Raises:
+            UserError: the files cannot be used any more.
+        """
+
+    def likely_learning_rate(self, config: TrainConfig) -> float | None:
+        """Where the best learning rate of a trial is to be looked for first; None where nothing is known of it."""
+        return None
+
+    @abc.abstractmethod
+    def dtype(self, config: TrainConfig, device: torch.device) -> torch.dtype:
+        """The base model's precision on a device."""
+
+    @abc.abstractmethod
+    def load(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> BaseModel:
+        """Load and freeze the base model on a device.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+
+    @abc.abstractmethod
+    def meta_model(self, config: TrainConfig, dtype: torch.dtype) -> BaseModel:
+        """The base model without its weights, on torch's meta device: what it costs can be counted with it.
+
+        Raises:
+            UserError: its configuration makes no model.
+        """
+
+    # --- the data
+
+    @abc.abstractmethod
+    def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
+        """All examples of the data that `config` names, in a fixed order, and notes for the person.
+
+        Raises:
+            UserError: everything that is wrong with the data.
+        """
+
+    def output_problem(self, data: Path, output: Path) -> Problem | None:
+        """Why a run's folder must not lie where it does, by what would be read of it; both paths are absolute."""
+        return None
+
+    # --- the value of a trial
+
+    @staticmethod
+    @abc.abstractmethod
+    def objective(losses: Losses, counts: Losses, base: Losses) -> float:
+        """The value (lower is better) from summed losses, all three (examples, validation rows).
+
+        `base` holds the base model's own losses on the same rows.
+        """
+
+    # --- samples
+
+    @staticmethod
+    @abc.abstractmethod
+    def prompts(held_out: Sequence[Example]) -> list[Prompt]:
+        """What held-out examples ask and what a person answered, in their order, each prompt once."""
+
+    @abc.abstractmethod
+    def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
+        """A picture or a text for each prompt by base model (adapter None) or *exported* adapter, as people load it.
+
+        Raises:
+            UserError: as `load`; or a prompt cannot be asked.
+        """
+
+    # --- the adapter
+
+    @classmethod
+    @abc.abstractmethod
+    def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:
+        """Write an adapter in the form that other programs load; it appears whole or not at all.
+
+        Args:
+            target: the file or folder.
+            tensors: `<module>.lora_A.weight` and `<module>.lora_B.weight`, torch's.
+            config: what the trial was trained with.
+            info: further metadata, by kohya's names (`ss_num_train_images`, ...).
+
+        Returns:
+            `target`.
+
+        Raises:
+            UserError: no room, no permission, or something else lies there.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def export_target(cls, to: Path) -> Path:
+        """The file or folder that an export to `to` writes; an older adapter there, and nothing else, is replaced.
+
+        Raises:
+            UserError: something else lies there, or an adapter cannot have that name.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def usage(cls, name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
+        """How people use the exported adapter in the programs they have.
+
+        Args:
+            name: of the sweep, as a file or a model can be called.
+            base_model: as the configuration names it.
+            adapter: the exported file or folder, which may have gone.
+            rank: the adapter's.
+        """
+
+    # --- the report's words
+
+    @classmethod
+    @abc.abstractmethod
+    def explain(cls, value: float, base_value: float, held_out: str) -> str:
+        """A value in a unit people know, as a sentence.
+
+        Args:
+            value: the winner's.
+            base_value: the base model's.
+            held_out: the examples, in words: "24 held-out examples".
+        """
+
+    @classmethod
+    def hints(cls, rank: int) -> list[str]:
+        """What programs ask of an adapter of this rank, in sentences."""
+        return []
+
+
+@contextlib.contextmanager
+def unreadable_files(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while the files of a base model are looked at into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError.one(
+            f"cannot be read: {error.strerror or error}",
+            where=shown(error.filename or path),
+            key="base_model",
+            hint="see that you may read it and all that is in it, or give another base model",
+        ) from error
