@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -155,7 +156,8 @@ def read_config(files: ModelFiles) -> Any:
         message = f"is a {named}, not a causal language model"
         raise UserError.one(message, where=str(path), key=KEY, hint=hint)
     with _quietly(path, "its config.json cannot be used"):
-        return AutoConfig.from_pretrained(files.folder, **_source(files))
+        # as AutoConfig.from_pretrained does, of what has been read already
+        return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(raw))
 
 
 def load_weights(

@@ -69,7 +69,8 @@ def load(checkpoint: Checkpoint, config: TrainConfig, device: torch.device, dtyp
     if config.gradient_checkpointing:
         # diffusers recomputes whenever gradients are wanted, in eval mode too: dropout of the base stays off.
         unet.enable_gradient_checkpointing()
-    return DiffusionModel(checkpoint, unet, sizes(checkpoint, config), device, dtype)
+    found = sizes(checkpoint, config)
+    return DiffusionModel(checkpoint, unet, found, device, dtype, _fingerprint(checkpoint, found, dtype))
 
 
 def meta_model(checkpoint: Checkpoint, config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
@@ -81,7 +82,7 @@ def meta_model(checkpoint: Checkpoint, config: TrainConfig, dtype: torch.dtype) 
     unet = meta_unet(checkpoint, dtype)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return DiffusionModel(checkpoint, unet, sizes(checkpoint, config), torch.device("meta"), dtype)
+    return DiffusionModel(checkpoint, unet, sizes(checkpoint, config), torch.device("meta"), dtype, "")
 
 
 class DiffusionModel:
@@ -96,7 +97,13 @@ class DiffusionModel:
     fixed_pass_bytes = False  # next to none: of 0.87 GiB for SD 1.5, 6 MiB, which would take long to follow
 
     def __init__(
-        self, checkpoint: Checkpoint, unet: Any, sizes: Sizes, device: torch.device, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        unet: Any,
+        sizes: Sizes,
+        device: torch.device,
+        dtype: torch.dtype,
+        fingerprint: str,
     ) -> None:
         self.checkpoint = checkpoint
         # Channels innermost: convolutions need no reordering, on CPUs and on tensor cores, nor do transformer blocks.
@@ -105,7 +112,7 @@ class DiffusionModel:
         self.dtype = dtype
         self.resolution = sizes.resolution
         self.prediction_type = str(checkpoint.settings("scheduler").get("prediction_type", "epsilon"))
-        self.fingerprint = _fingerprint(checkpoint, sizes, dtype)
+        self.fingerprint = fingerprint
         self._buckets = sizes.buckets
         #: The share of signal (squared) at each timestep of the noise schedule: (T,), float64.
         self._signal: Tensor = load_scheduler(checkpoint, "DDPMScheduler").alphas_cumprod.double()
