@@ -141,10 +141,11 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     Raises:
         UserError: no finished run there, no such trial, the trial has no adapter, or something else lies at `to`.
     """
+    from raylora.tuning.objectives import OBJECTIVES
     from raylora.tuning.results import store
-    from raylora.tuning.results.finish import adapter_name, export_trial
+    from raylora.tuning.results.export import adapter_name, export_trial
     from raylora.tuning.results.ranking import rank
-    from raylora.tuning.run import CONFIG, OBJECTIVES
+    from raylora.tuning.run_folder import CONFIG
 
     folder = _run_folder(run)
     outcome = store.load(folder)

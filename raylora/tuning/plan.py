@@ -11,14 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from raylora import families
-from raylora import suggest as nearby
+from raylora import families, suggest
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import LISTS, Domain
 from raylora.data.examples import Dataset
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
-from raylora.tuning.devices import slots as cards
+from raylora.tuning.devices import slots
 from raylora.tuning.tune.initial_points import first_points
 
 log = logging.getLogger(__name__)
@@ -100,16 +99,16 @@ class Plan:
         if self.sweep.slots_per_device:
             return self.sweep.slots_per_device
         try:
-            return cards.slots(self.config, self.sweep, self.trials, self.dataset.train, accelerators)
+            return slots.slots_per_device(self.config, self.sweep, self.trials, self.dataset.train, accelerators)
         except UserError:
             raise
         except Exception as error:
             log.warning("memory is not known before the model is loaded: %s", error)
-            return min(cards.ON_CPU, self.trials)
+            return min(slots.ON_CPU, self.trials)
 
     def _memory(self) -> list[str]:
         try:
-            return cards.table(cards.fits(self.config, self.sweep, self.trials, self.dataset.train))
+            return slots.table(slots.fits(self.config, self.sweep, self.trials, self.dataset.train))
         except UserError:
             raise
         except Exception as error:  # models of any make: some cannot run without numbers
@@ -181,7 +180,7 @@ def _longest(config: TrainConfig, sweep: SweepConfig, train: int) -> int:
 
 def _check_room(config: TrainConfig) -> None:
     folder = Path(config.output_dir)
-    existing = next(place for place in (folder, *folder.parents) if nearby.exists(place))
+    existing = next(place for place in (folder, *folder.parents) if suggest.exists(place))
     free = shutil.disk_usage(existing).free
     if free < _LEAST_ROOM:
         raise UserError.one(
@@ -197,7 +196,7 @@ def _check_place(config: TrainConfig, *, family: families.FamilyName, fresh: boo
     output = Path(os.path.realpath(config.output_dir))
     if fresh:
         held = [key for key in _INPUTS if (given := getattr(config, key)) and _lies_in(Path(given), output)]
-        if _lies_in(nearby.current_folder(), output):
+        if _lies_in(suggest.current_folder(), output):
             held.append("the current folder")
         if held:
             raise UserError.one(

@@ -158,7 +158,7 @@ def card_limit(name: str, config: TrainConfig) -> int:
     return min(total - reserve(total), given_limit(config) or total)
 
 
-def slots(
+def slots_per_device(
     config: TrainConfig, sweep: SweepConfig, trials: int, examples: Sequence[Example], cards: Iterable[str]
 ) -> int:
     """Trials that share a device when nobody says how many: what the smallest device takes.

@@ -5,48 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import ray
-from PIL import Image
 
 from raylora.config.dump import dump_config
 from raylora.config.load import load_config
-from raylora.config.schema import TrainConfig
 from raylora.console import say
-from raylora.data.examples import ImageExample
 from raylora.errors import UserError
 from raylora.files import write_text_atomically
-from raylora.training import checkpoint_format as checkpoint_files
-from raylora.tuning.devices import ray_cluster as cluster
+from raylora.tuning.objectives import OBJECTIVES
 from raylora.tuning.plan import Plan
 from raylora.tuning.results import store
+from raylora.tuning.results.export import adapter_name, export_trial
 from raylora.tuning.results.ranking import Ranking, rank
-from raylora.tuning.results.report.html import Sample, write_report
+from raylora.tuning.results.report.html import write_report
+from raylora.tuning.results.samples import report_samples
 from raylora.tuning.results.types import SweepOutcome, TrialOutcome
-from raylora.tuning.run import CONFIG, EVENTS, OBJECTIVES
-
-Messages = tuple[tuple[str, str], ...]
+from raylora.tuning.run_folder import CONFIG, EVENTS
 
 BEST, REPORT, TABLE = "best.yaml", "report.html", "trials.csv"
-IMAGE_SAMPLES, TEXT_SAMPLES = 6, 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """What is asked of base model and adapter, and what a person made of it, if known.
-
-    Attributes:
-        text: as the report shows it, and as it is asked where there are no `messages`.
-        reference: a picture, or an answer.
-        messages: all of a chat up to its answer: a system message, earlier turns, what the user says.
-    """
-
-    text: str
-    reference: Path | str | None = None
-    messages: Messages = ()
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
@@ -70,7 +46,7 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
         outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder / BEST)
     store.save(folder, outcome)
     write_text_atomically(folder / TABLE, ranking.frame().to_csv(index=False))
-    write_report(folder / REPORT, outcome, ranking, _samples(plan, outcome, ranking))
+    write_report(folder / REPORT, outcome, ranking, report_samples(plan, outcome, ranking))
     return outcome, ranking
 
 
@@ -95,129 +71,12 @@ def trainers_notes(events: Path) -> list[str]:
     return list(found)
 
 
-def _samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[Sample]:
-    """Samples for the report; none, and a word why, where they cannot be made: a report is worth more than they are."""
-    if ranking.best is None or outcome.adapter is None:
-        return []
-    wanted = prompts(plan)
-    if not wanted:
-        return []
-    say("making samples with the exported adapter")
-    try:
-        return make_samples(trial_config(ranking.best.trial), outcome.adapter, wanted)
-    except Exception as error:  # no memory left on the card, a prompt that the model cannot take, Ray itself, ...
-        again = f"raylora report {shlex.quote(str(outcome.adapter.parent))}"
-        say(f"the report has no samples: {_reason(error)} ({again} tries again)")
-        return []
-
-
-def _reason(error: Exception) -> str:
-    """Why, in one line; of an error in a task what was raised there, without Ray's account of where."""
-    cause = getattr(error, "cause", None) or error
-    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
-    return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text}".removesuffix(": ")
-
-
-def trial_config(trial: TrialOutcome) -> TrainConfig:
-    """The configuration a trial was trained with."""
-    assert trial.folder is not None
-    return TrainConfig.model_validate(checkpoint_files.read_state(trial.folder)["config"])
-
-
 def best_yaml(plan: Plan, best: TrialOutcome) -> str:
     """A configuration that `raylora train` accepts and that trains the winner again, judged at the same points."""
     output = plan.config.output_dir
     fixed = {"sweep": None, "output_dir": f"{output}_best", "validate_every": plan.validate_every}
     single = plan.config.with_values({**best.params, **fixed})
     return dump_config(single, comment=f"The best of the sweep in {output} ({best.id}).\nraylora train {BEST}")
-
-
-def adapter_name(outcome: SweepOutcome) -> str:
-    """The name of the adapter inside the run's folder, agreed on and kept: a file for images, else a folder."""
-    return "adapter.safetensors" if outcome.family == "diffusion" else "adapter"
-
-
-def export_trial(outcome: SweepOutcome, trial: TrialOutcome, target: Path) -> Path:
-    """Write a trial's best adapter to `target`: a file in kohya layout for images, a PEFT folder for language models.
-
-    Raises:
-        UserError: the checkpoint is not whole or has no adapter, or there is no room on the disk.
-    """
-    from raylora.families.export import export
-
-    assert trial.folder is not None
-    info = {"ss_num_train_images": str(outcome.train_examples)}
-    if outcome.started is not None:
-        info["ss_training_started_at"] = str(outcome.started.timestamp())
-    return export(trial.folder, target, trial_config(trial), outcome.family, info)
-
-
-def prompts(plan: Plan) -> list[Prompt]:
-    """The prompts of the report: those of the configuration, or else the first held-out examples.
-
-    A prompt that is a held-out example's comes with what a person made of it, and a chat's with all that goes before
-    its answer.
-    """
-    known: dict[str, Path | str] = {}
-    own: dict[str, Prompt] = {}
-    for example in plan.dataset.held_out:
-        if isinstance(example, ImageExample):
-            known.setdefault(example.caption, example.path)
-            own.setdefault(example.caption, Prompt(example.caption, example.path))
-        elif len(example.messages) >= 2 and example.messages[-2][0] == "user":
-            *before, (_, answer) = example.messages
-            known.setdefault(before[-1][1], answer)
-            own.setdefault(_as_text(before), Prompt(_as_text(before), answer, tuple(before)))
-    if plan.config.sample_prompts is not None:
-        return [Prompt(text, known.get(text)) for text in plan.config.sample_prompts]
-    count = TEXT_SAMPLES if plan.family == "causal_lm" else IMAGE_SAMPLES
-    return list(own.values())[:count]
-
-
-def _as_text(messages: Sequence[tuple[str, str]]) -> str:
-    """Messages for people; one alone is the user's, as everybody sees."""
-    if len(messages) == 1:
-        return messages[0][1]
-    return "\n\n".join(f"{role}: {content}" for role, content in messages)
-
-
-def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> list[Sample]:
-    """Ask base model and exported adapter, where the devices are: in a Ray task that takes a share as a trial does."""
-    from raylora.data.images.folder import open_rgb
-
-    with cluster.running(dashboard=False):
-        task = ray.remote(_generate).options(**_task_options(config))
-        asked = [prompt.messages or prompt.text for prompt in wanted]
-        base, best = ray.get(task.remote(config, adapter, asked))
-    samples = []
-    for prompt, before, after in zip(wanted, base, best, strict=True):
-        reference: Image.Image | str | None = None
-        if isinstance(prompt.reference, Path):
-            reference = open_rgb(prompt.reference)
-        elif prompt.reference is not None:
-            reference = prompt.reference
-        samples.append(Sample(prompt.text, before, after, reference))
-    return samples
-
-
-def _task_options(config: TrainConfig) -> dict[str, Any]:
-    share = cluster.devices().share(1, config.device)
-    return {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
-
-
-def _generate(config: TrainConfig, adapter: Path, asked: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Pictures or answers of the base model, and of the adapter; one process, since its imports cost seconds."""
-    from raylora import families
-
-    if families.recognise(config.base_model) == "diffusion":
-        from raylora.families.diffusion import model as diffusion
-
-        return diffusion.generate(config, None, asked, config.seed), diffusion.generate(
-            config, adapter, asked, config.seed
-        )
-    from raylora.families.causal_lm import model as causal_lm
-
-    return causal_lm.generate(config, None, asked), causal_lm.generate(config, adapter, asked)
 
 
 def report_again(folder: Path) -> Path:
@@ -235,4 +94,4 @@ def report_again(folder: Path) -> Path:
     config = load_config(folder / CONFIG)
     plan = make_plan(config, config.sweep)
     ranking = rank(outcome, OBJECTIVES[outcome.family][1], seed=config.seed)
-    return write_report(folder / REPORT, outcome, ranking, _samples(plan, outcome, ranking))
+    return write_report(folder / REPORT, outcome, ranking, report_samples(plan, outcome, ranking))
