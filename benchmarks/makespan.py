@@ -44,7 +44,7 @@ from raylora.training.pack import Pack
 from raylora.tuning.devices.trainer_pool import ON_CPU
 from raylora.tuning.results import store
 from raylora.tuning.results.finish import BEST
-from raylora.tuning.run import EVENTS
+from raylora.tuning.run_folder import EVENTS
 
 PRECISIONS = {"llm": ("float32", "bfloat16", "mixed"), "images": ("float32", "mixed")}
 HERE = Path(__file__).resolve().parent

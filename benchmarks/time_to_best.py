@@ -26,10 +26,11 @@ import tasks
 
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.families.registry import named
-from raylora.tuning.devices import ray_cluster as cluster
+from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import make_plan
 from raylora.tuning.results.types import SweepOutcome, Validation
-from raylora.tuning.run import EVENTS, run
+from raylora.tuning.run import run
+from raylora.tuning.run_folder import EVENTS
 
 RANGES = {"llm": (1e-4, 2e-2), "images": (3e-4, 3e-2)}
 #: Batch, steps and trials of the quickstart's sweeps; and of --quick.
@@ -54,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     results: dict[str, dict[str, Any]] = {}
-    with cluster.running(dashboard=False):
+    with ray_cluster.running(dashboard=False):
         for family in tasks.FAMILIES:
             if arguments.family in (family, "both"):
                 with tempfile.TemporaryDirectory(prefix="raylora-time-to-best-") as folder:

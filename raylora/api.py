@@ -143,9 +143,9 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     """
     from raylora.families.registry import named
     from raylora.tuning.results import store
-    from raylora.tuning.results.finish import export_trial
+    from raylora.tuning.results.export import export_trial
     from raylora.tuning.results.ranking import rank
-    from raylora.tuning.run import CONFIG
+    from raylora.tuning.run_folder import CONFIG
 
     folder = _run_folder(run)
     outcome = store.load(folder)

@@ -172,7 +172,7 @@ def _on_cluster(
 
 def _summary(result: SweepResult) -> str:
     from raylora.tuning.results.ranking import console_table
-    from raylora.tuning.results.report.html import headline
+    from raylora.tuning.results.report.explanation import headline
 
     lines = [console_table(result.ranking), "", headline(result.outcome, result.ranking)]
     if result.adapter_path:

@@ -28,7 +28,7 @@ CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CLUSTERS))
 #: Each layer may import itself and those before it.
 LAYERS = (
     ("errors",),
-    ("suggest", "files", "console", "paths", "rng", "gpus"),
+    ("suggest", "files", "console", "formatting", "paths", "rng", "gpus"),
     ("config",),
     ("cluster",),
     ("data", "lora"),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from raylora import suggest as nearby
+from raylora import suggest
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import LISTS, Domain
 from raylora.data.examples import Dataset
@@ -19,7 +19,7 @@ from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
-from raylora.tuning.devices import slots as cards
+from raylora.tuning.devices import slots
 from raylora.tuning.tune.initial_points import first_points
 
 log = logging.getLogger(__name__)
@@ -103,16 +103,18 @@ class Plan:
         if self.sweep.slots_per_device:
             return self.sweep.slots_per_device
         try:
-            return cards.slots(self.family, self.config, self.sweep, self.trials, self.dataset.train, accelerators)
+            return slots.slots_per_device(
+                self.family, self.config, self.sweep, self.trials, self.dataset.train, accelerators
+            )
         except UserError:
             raise
         except Exception as error:
             log.warning("memory is not known before the model is loaded: %s", error)
-            return min(cards.ON_CPU, self.trials)
+            return min(slots.ON_CPU, self.trials)
 
     def _memory(self) -> list[str]:
         try:
-            return cards.table(cards.fits(self.family, self.config, self.sweep, self.trials, self.dataset.train))
+            return slots.table(slots.fits(self.family, self.config, self.sweep, self.trials, self.dataset.train))
         except UserError:
             raise
         except Exception as error:  # models of any make: some cannot run without numbers
@@ -184,7 +186,7 @@ def _longest(config: TrainConfig, sweep: SweepConfig, train: int) -> int:
 
 def _check_room(config: TrainConfig) -> None:
     folder = Path(config.output_dir)
-    existing = next(place for place in (folder, *folder.parents) if nearby.exists(place))
+    existing = next(place for place in (folder, *folder.parents) if suggest.exists(place))
     free = shutil.disk_usage(existing).free
     if free < _LEAST_ROOM:
         raise UserError.one(
@@ -200,7 +202,7 @@ def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
     output = Path(os.path.realpath(config.output_dir))
     if fresh:
         held = [key for key in _INPUTS if (given := getattr(config, key)) and _lies_in(Path(given), output)]
-        if _lies_in(nearby.current_folder(), output):
+        if _lies_in(suggest.current_folder(), output):
             held.append("the current folder")
         if held:
             raise UserError.one(

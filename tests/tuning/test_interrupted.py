@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from raylora.config.dump import dump_config
-from raylora.training import checkpoint_format as checkpoint_files
-from raylora.tuning.tune import experiment_state as mend
+from raylora.training import checkpoint_format
+from raylora.tuning.tune import experiment_state
 from tests.tuning.runs import Event, config, events, is_alive, ray_processes, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     assert [row["status"] for row in result["trials"]] == ["finished"] * TRIALS
     for trial in json.loads((folder / "sweep.json").read_text())["trials"]:
         assert [entry["step"] for entry in trial["history"]] == list(range(2, STEPS + 1, 2)), trial["id"]
-        assert checkpoint_files.read_state(folder / trial["folder"])["step"] == STEPS
+        assert checkpoint_format.read_state(folder / trial["folder"])["step"] == STEPS
     for noise in ("WARNING", "Warning", "INFO", "study created", "Traceback"):
         assert noise not in stderr
 
@@ -139,7 +139,7 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
 def terminated(folder: Path, scratch: Path) -> set[str]:
     """The trials that had ended by the record that a resume goes on from: the kill may have cut the newest one off."""
     experiment = Path(shutil.copytree(folder / "tune", scratch))
-    mend.before_restore(experiment)
-    snapshot = max(experiment.glob(mend.STATE))
+    experiment_state.before_restore(experiment)
+    snapshot = max(experiment.glob(experiment_state.STATE))
     trials = [json.loads(trial) for trial, _ in json.loads(snapshot.read_text())["trial_data"]]
     return {trial["custom_trial_name"] for trial in trials if trial["status"] == "TERMINATED"}

@@ -15,7 +15,7 @@ from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
 from raylora.tuning import run as run_module
-from raylora.tuning import run_clock as times
+from raylora.tuning import run_clock, run_folder
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results.types import SweepOutcome
 from tests.families.loading import fingerprint
@@ -37,7 +37,7 @@ def settings(tmp_path: Path) -> TrainConfig:
 def prepare(settings: TrainConfig, resume: bool = False, sweep: dict[str, Any] | None = None) -> None:
     """What a run does with its folder before anything trains."""
     plan = make_plan(settings, SweepConfig(**sweep) if sweep else None, fresh=not resume)
-    run_module._prepare_folder(plan, Path(settings.output_dir), dump_config(settings), resume)
+    run_folder.prepare_folder(plan, Path(settings.output_dir), dump_config(settings), resume)
 
 
 def begin(settings: TrainConfig, **options: Any) -> Path:
@@ -75,7 +75,7 @@ def test_a_config_yaml_that_is_not_of_a_run_is_kept(settings: TrainConfig) -> No
     prepare(other)  # the one before never came to train
     assert (folder / "config.yaml").read_text() == dump_config(other)
     (folder / "inputs.json").unlink()
-    (folder / times.TIMES).write_text("[]")  # by which an older raylora's run is known
+    (folder / run_clock.TIMES).write_text("[]")  # by which an older raylora's run is known
     prepare(settings)
     assert (folder / "config.yaml").read_text() == dump_config(settings)
 
@@ -195,10 +195,10 @@ def test_nobody_else_writes_there_until_the_results_are_written(
         assert ended is outcome
         for name in ("run", "link"):
             other = plan.config.with_values({"output_dir": str(tmp_path / name)})
-            with pytest.raises(UserError, match="another raylora run is writing here"), run_module._alone(other):
+            with pytest.raises(UserError, match="another raylora run is writing here"), run_folder.alone(other):
                 pass
         return "finished"
 
     assert run_module.run_to_end(make_plan(settings, None), False, False, finish) == "finished"
-    with run_module._alone(settings):
+    with run_folder.alone(settings):
         pass

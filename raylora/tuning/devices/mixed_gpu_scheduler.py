@@ -19,7 +19,7 @@ from ray.tune.schedulers import ResourceChangingScheduler, TrialScheduler
 
 from raylora.tuning.devices.ray_cluster import Resources, card_of
 from raylora.tuning.devices.step_time_model import Move, Place, Running, StepTimes, View, best_move, first_place
-from raylora.tuning.tune.trainable import DEVICE_ID, NODE, PACK_ROWS, ROWS, STATUS, STEP, STEP_SECONDS, TOTAL_STEPS
+from raylora.tuning.tune.result_keys import DEVICE_ID, NODE, PACK_ROWS, ROWS, STATUS, STEP, STEP_SECONDS, TOTAL_STEPS
 
 #: Seconds of a move: a process starts, a checkpoint is read and perhaps a base model loaded.
 MOVE_SECONDS = 10.0

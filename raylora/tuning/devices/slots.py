@@ -164,7 +164,7 @@ def card_limit(name: str, config: TrainConfig) -> int:
     return min(total - reserve(total), given_limit(config) or total)
 
 
-def slots(
+def slots_per_device(
     family: Family,
     config: TrainConfig,
     sweep: SweepConfig,

@@ -6,9 +6,9 @@ import math
 from typing import TypeGuard
 
 from raylora.families.registry import named
+from raylora.formatting import duration, number
 from raylora.tuning.results.ranking import RankedTrial, Ranking
 from raylora.tuning.results.types import SweepOutcome
-from raylora.tuning.results.words import duration, number
 
 #: Below this many held-out examples a standard error is itself a guess.
 FEW_HELD_OUT = 16

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from raylora.formatting import estimate, number
 from raylora.tuning.results.types import Losses, SweepOutcome, TrialOutcome, Validation
-from raylora.tuning.results.words import estimate, number, status_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,7 +226,7 @@ def console_table(ranking: Ranking, width: int = 100) -> str:
                 *(number(values[key]) if key in values else "" for key in swept),
                 estimate(row.value, row.error) if row.place else "-",
                 str(row.trial.best.examples) if row.trial.best and row.place else "",
-                status_words(row.trial, row.reason),
+                row.trial.status_text(row.reason),
             ]
         )
     # The least useful columns go first when the line is too long: examples, then the last of the swept keys.

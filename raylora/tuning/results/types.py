@@ -6,10 +6,15 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raylora.formatting import number
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Losses = NDArray[np.float64]
 Status = Literal["finished", "stopped", "diverged", "failed", "interrupted"]
@@ -59,6 +64,26 @@ class TrialOutcome:
     reason: str = ""
     folder: Path | None = None
     seconds: float = 0.0
+
+    def status_text(self, reason: str) -> str:
+        """How the trial ended, with how far it came and why."""
+        seen = int(self.history[-1]["examples"]) if self.history else 0
+        words = {
+            "finished": "finished",
+            "stopped": f"stopped early at {seen:,} examples",
+            "diverged": f"diverged at {seen:,} examples" if seen else "diverged",
+            "failed": "failed",
+            "interrupted": f"interrupted at {seen:,} examples",
+        }[self.status]
+        return f"{words}: {reason}" if reason else words
+
+    def description(self) -> str:
+        """The trial's values, for the middle of a sentence: "rank 8 at learning rate 1.2e-3, batch_size 4"."""
+        text = f"rank {self.rank}"
+        if "learning_rate" in self.params:
+            text += f" at learning rate {number(self.params['learning_rate'])}"
+        others = sorted(key for key in self.params if key not in ("lora_rank", "learning_rate"))
+        return ", ".join([text, *(f"{key} {number(self.params[key])}" for key in others)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,3 +146,20 @@ class SweepOutcome:
         keys = dict.fromkeys(key for trial in self.trials for key in trial.params)
         first = [key for key in ("learning_rate", "lora_rank") if key in keys]
         return first + sorted(key for key in keys if key not in first)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """What base model and best adapter make of one prompt: pictures or answers.
+
+    Attributes:
+        prompt: the prompt.
+        base: by the base model alone.
+        best: by the base model with the best adapter, loaded from its exported file.
+        reference: what a person made: a held-out example, if the prompt is one's.
+    """
+
+    prompt: str
+    base: Image | str
+    best: Image | str
+    reference: Image | str | None = None

@@ -12,11 +12,11 @@ from ray.tune import Callback
 
 from raylora.console import say
 from raylora.errors import UserError
-from raylora.tuning import run_clock as times
-from raylora.tuning.results.words import number
-from raylora.tuning.tune import experiment_state as mend
-from raylora.tuning.tune.search_space import METRIC, TIME
-from raylora.tuning.tune.trainable import DEVICE, DIVERGED_VALUE, NAMESPACE, REASON, STATUS
+from raylora.formatting import number
+from raylora.tuning import run_clock
+from raylora.tuning.tune import experiment_state
+from raylora.tuning.tune.result_keys import DEVICE, DIVERGED_VALUE, METRIC, REASON, STATUS, TIME
+from raylora.tuning.tune.trainable import NAMESPACE
 
 #: Environment variable of the driver: name of the registry actor of the sweep that is running.
 REGISTRY = "RAYLORA_REGISTRY"
@@ -102,8 +102,8 @@ class Progress(Callback):  # type: ignore[misc]
             return
         storage = trials[0].storage
         experiment = Path(storage.experiment_fs_path)
-        mend.keep_reserve(Path(storage.experiment_driver_staging_path), experiment)
-        times.keep(experiment.parent)
+        experiment_state.keep_reserve(Path(storage.experiment_driver_staging_path), experiment)
+        run_clock.keep(experiment.parent)
         self._kept = time.monotonic()
 
     def _ended(self, trial: Any) -> None:

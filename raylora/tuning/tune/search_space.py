@@ -12,9 +12,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raylora.config.schema import SweepConfig
 from raylora.config.space import LISTS, Domain
-
-#: The metric that trials report, and what it is measured against.
-METRIC, TIME = "value", "examples"
+from raylora.tuning.tune.result_keys import METRIC, TIME
 
 
 def param_space(sweep: SweepConfig) -> dict[str, Any]:

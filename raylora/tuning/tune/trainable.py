@@ -16,18 +16,24 @@ from ray import tune
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import saying_what_failed
-from raylora.training import checkpoint_format as checkpoint_files
+from raylora.training import checkpoint_format
 from raylora.training.memory.host import machine_memory
 from raylora.tuning.devices.slots import cpu_trainers
-from raylora.tuning.tune.search_space import METRIC
+from raylora.tuning.tune.result_keys import (
+    DEVICE,
+    DEVICE_ID,
+    DIVERGED_VALUE,
+    METRIC,
+    NODE,
+    PACK_ROWS,
+    REASON,
+    ROWS,
+    STATUS,
+    STEP_SECONDS,
+    TOTAL_STEPS,
+)
 
 NAMESPACE = "raylora"
-#: What a diverged trial reports: worse than anything, and finite, since searchers and schedulers compute with it.
-DIVERGED_VALUE = 1e9
-#: Result keys beside the metrics: how the trial is, where it runs, and on what ("cuda" or "cpu").
-STATUS, REASON, NODE, DEVICE_ID, DEVICE = "trial_status", "trial_reason", "node", "device_id", "device"
-#: And what a step takes: steps done and in all, rows of the trial's batch and of the pack's, seconds of such a step.
-STEP, TOTAL_STEPS, ROWS, PACK_ROWS, STEP_SECONDS = "step", "total_steps", "rows", "pack_rows", "step_seconds"
 
 
 def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, experiment: Path, cpus: float) -> None:
@@ -96,10 +102,10 @@ def resume_from(folder: Path, config: TrainConfig) -> Path | None:
     """
     whole: list[tuple[int, Path]] = []
     for path in sorted(folder.glob("checkpoint_*")):
-        state = checkpoint_files.whole_state(path)
+        state = checkpoint_format.whole_state(path)
         if state is None:
             continue
-        if checkpoint_files.changed_keys(state, config):
+        if checkpoint_format.changed_keys(state, config):
             shutil.rmtree(path)
         else:
             whole.append((state["step"], path))

@@ -21,8 +21,7 @@ from ray.experimental.internal_kv import _internal_kv_put
 
 import raylora
 from raylora.errors import UserError
-from raylora.tuning.devices import mixed_gpu_scheduler as balancer
-from raylora.tuning.devices import ray_cluster as cluster
+from raylora.tuning.devices import mixed_gpu_scheduler, ray_cluster
 from raylora.tuning.devices.ray_cluster import Devices, NodeType
 from tests.tuning.runs import RAY_OPTIONS, config, events, wait_for
 from tests.tuning.test_run import alone, values_of
@@ -51,7 +50,7 @@ TYPES = (NodeType({"GPU": 1.0, "CPU": 8.0}, 3), NodeType({"GPU": 2.0}, 1), NodeT
         (Devices(({"CPU": 3.0},), (), True), "gpu", {"CPU": 0, "GPU": 0.3333}, 20),
     ],
 )
-def test_shares(devices: Devices, device: cluster.Device, share: dict[str, float], at_once: int) -> None:
+def test_shares(devices: Devices, device: ray_cluster.Device, share: dict[str, float], at_once: int) -> None:
     assert devices.share(3, device) == share
     assert devices.at_once(3, 20, device) == at_once
     assert devices.at_once(3, 1, device) == 1
@@ -102,11 +101,11 @@ def add_node(empty_cluster: Cluster, card: str, core: int) -> None:
 def test_an_empty_cluster_gets_demand_and_its_slow_node_does_not_hold_the_sweep_back(
     empty_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    devices = cluster.devices()
+    devices = ray_cluster.devices()
     assert [kind.most for kind in devices.types] == [1, 1, sys.maxsize]
     assert devices.grows
     assert devices.mixed()
-    monkeypatch.setattr(balancer, "MOVE_SECONDS", 0.1)  # beside trials of seconds
+    monkeypatch.setattr(mixed_gpu_scheduler, "MOVE_SECONDS", 0.1)  # beside trials of seconds
     space: Any = {"learning_rate": {"loguniform": [1e-4, 1e-2]}}
     sweep = {"space": space, "trials": 3, "slots_per_device": 4, "searcher": "random", "scheduler": "none"}
     folder = tmp_path / "run"

@@ -16,7 +16,7 @@ from raylora.data.examples import ChatExample, Example
 from raylora.families.causal_lm.family import CausalLMFamily
 from raylora.families.diffusion.checkpoint import CLIP_VOCABULARY, CONFIGS
 from raylora.training.memory.budget import GIB, Cost
-from raylora.tuning.devices import slots as cards
+from raylora.tuning.devices import slots
 from raylora.tuning.plan import make_plan
 from tests.families.causal_lm.tiny_lm import tiny_tokenizer
 from tests.families.loading import expected_cost
@@ -60,10 +60,10 @@ def chat(tokens: int) -> Example:
     return ChatExample(id="long", messages=(("user", "why?"), ("assistant", "because " * tokens)))
 
 
-def on_24_gib(cost: Cost, batch_size: int, most: int = cards.ON_CARD) -> cards.Fit:
-    limit = cards.card_limit("GeForce-RTX-4090", settings(Path("x")))
+def on_24_gib(cost: Cost, batch_size: int, most: int = slots.ON_CARD) -> slots.Fit:
+    limit = slots.card_limit("GeForce-RTX-4090", settings(Path("x")))
     assert 22 * GIB < limit < 24 * GIB
-    return cards.fit("RTX 4090", limit, cost, most, batch_size, True)
+    return slots.fit("RTX 4090", limit, cost, most, batch_size, True)
 
 
 def test_sd15_on_a_card_of_24_gib(tmp_path: Path) -> None:
@@ -101,33 +101,33 @@ def test_the_largest_trial_counts() -> None:
         "batch_size": Domain(kind="int", values=(1, 8)),
         "lora_targets": Domain(kind="choice", values=("all", "attention")),
     }
-    largest = cards.largest(config("causal_lm"), SweepConfig.model_validate({"space": space}))
+    largest = slots.largest(config("causal_lm"), SweepConfig.model_validate({"space": space}))
     assert (largest.lora_rank, largest.batch_size, largest.lora_targets) == (64, 8, "all")
 
 
 def test_slots_never_exceed_trials_or_memory() -> None:
     cost = Cost(base=1000 * MIB, trial=100 * MIB, fixed=0, row=100 * MIB)
 
-    def slots(limit: int, most: int, batch_size: int, on_card: bool = True) -> int:
-        return cards.fit("", limit * MIB, cost, most, batch_size, on_card).slots
+    def count(limit: int, most: int, batch_size: int, on_card: bool = True) -> int:
+        return slots.fit("", limit * MIB, cost, most, batch_size, on_card).slots
 
-    assert slots(20_000, most=8, batch_size=1) == 8
-    assert slots(1800, most=8, batch_size=1) == 4  # with 4 trials and 4 rows it is full
-    assert slots(1800, most=8, batch_size=4) == 1
-    assert slots(1050, most=8, batch_size=1) == 1  # it does not fit, which the trainer tells
-    assert slots(20_000, most=4, batch_size=100, on_card=False) == 4
-    assert slots(1300, most=8, batch_size=8, on_card=False) == 2
+    assert count(20_000, most=8, batch_size=1) == 8
+    assert count(1800, most=8, batch_size=1) == 4  # with 4 trials and 4 rows it is full
+    assert count(1800, most=8, batch_size=4) == 1
+    assert count(1050, most=8, batch_size=1) == 1  # it does not fit, which the trainer tells
+    assert count(20_000, most=4, batch_size=100, on_card=False) == 4
+    assert count(1300, most=8, batch_size=8, on_card=False) == 2
 
 
 def test_more_share_a_cpu_where_none_is_chosen_by_what_others_came_to() -> None:
     settings = config("causal_lm")
 
-    def slots(**values: object) -> int:
+    def count(**values: object) -> int:
         sweep = SweepConfig.model_validate({"space": {"lora_rank": {"grid": list(range(1, 17))}}, **values})
-        return cards.slots(CausalLMFamily(Path("x")), settings, sweep, 16, [], [])
+        return slots.slots_per_device(CausalLMFamily(Path("x")), settings, sweep, 16, [], [])
 
-    assert slots(searcher="grid", scheduler="none") == cards.ON_CPU_UNGUIDED
-    assert slots(searcher="grid", scheduler="asha") == cards.ON_CPU
+    assert count(searcher="grid", scheduler="none") == slots.ON_CPU_UNGUIDED
+    assert count(searcher="grid", scheduler="asha") == slots.ON_CPU
 
 
 def test_trainers_of_a_machine_use_all_cores_and_half_its_memory_for_base_models(tmp_path: Path) -> None:
@@ -136,14 +136,14 @@ def test_trainers_of_a_machine_use_all_cores_and_half_its_memory_for_base_models
         file.truncate(50 * MIB)  # 100 in float32
     settings = config("causal_lm").with_values({"base_model": str(tmp_path)})
 
-    def trainers(slots: int, cpus: int, memory: int) -> int:
-        return cards.cpu_trainers(settings, slots, cpus, memory * MIB)
+    def trainers(at_once: int, cpus: int, memory: int) -> int:
+        return slots.cpu_trainers(settings, at_once, cpus, memory * MIB)
 
     assert [trainers(4, cpus, 10_000) for cpus in (1, 2, 3, 4, 5, 6, 8, 9)] == [1, 2, 3, 4, 4, 3, 4, 4]
     assert [trainers(slots, 8, 10_000) for slots in (1, 2, 3, 8)] == [1, 2, 3, 8]
     assert [trainers(8, 8, memory) for memory in (0, 199, 400, 800)] == [1, 1, 2, 4]
     limited = settings.with_values({"memory_limit_gib": 8})
-    assert cards.cpu_trainers(limited, 4, 4, 10_000 * MIB) == 1
+    assert slots.cpu_trainers(limited, 4, 4, 10_000 * MIB) == 1
 
 
 @pytest.mark.parametrize("family", ["diffusion", "causal_lm"])
@@ -154,7 +154,7 @@ def test_a_plan_tells_what_each_card_takes(family: str) -> None:
     start = next(number for number, line in enumerate(lines) if line.startswith("memory"))
     assert lines[start].split("  ")[0] == "memory"
     assert lines[start].endswith("rows at once  slots")
-    assert [line.split("  ")[0] for line in lines[start + 1 : start + 3]] == list(cards.USUAL)
+    assert [line.split("  ")[0] for line in lines[start + 1 : start + 3]] == list(slots.USUAL)
     assert [line.split()[-1] for line in lines[start + 1 : start + 4]] == ["3", "3", "3"]
 
 

@@ -18,12 +18,14 @@ from raylora.errors import UserError
 from raylora.families.diffusion.family import DiffusionFamily
 from raylora.families.family import Prompt
 from raylora.training.trainer import Trainer
-from raylora.tuning.devices import ray_cluster as cluster
+from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results import finish as finish_module
+from raylora.tuning.results import samples as samples_module
 from raylora.tuning.results import store
-from raylora.tuning.results.finish import finish, make_samples, prompts, report_again, trainers_notes
-from raylora.tuning.run import EVENTS
+from raylora.tuning.results.finish import finish, report_again, trainers_notes
+from raylora.tuning.results.samples import make_samples, prompts
+from raylora.tuning.run_folder import EVENTS
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
 
@@ -66,8 +68,8 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
             asked.extend(given)
             return ["before"] * len(given), ["after"] * len(given)
 
-    monkeypatch.setattr(cluster, "running", lambda dashboard: contextlib.nullcontext())
-    monkeypatch.setattr(finish_module, "_task_options", lambda settings: {})
+    monkeypatch.setattr(ray_cluster, "running", lambda dashboard: contextlib.nullcontext())
+    monkeypatch.setattr(samples_module, "_task_options", lambda settings: {})
     monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda: Task()))
     monkeypatch.setattr(ray, "get", lambda given: given)
     wanted = [*prompts(plan(tmp_path))[:1], Prompt("a question")]
@@ -88,7 +90,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         return target
 
     monkeypatch.setattr(finish_module, "export_trial", export)
-    monkeypatch.setattr(finish_module, "trial_config", lambda trial: None)
+    monkeypatch.setattr(samples_module, "trial_config", lambda trial: None)
     return monkeypatch
 
 
@@ -108,7 +110,7 @@ def test_samples_that_cannot_be_made_do_not_cost_the_report(
     def fail(*_: Any) -> list[Any]:
         raise error
 
-    without_models.setattr(finish_module, "make_samples", fail)
+    without_models.setattr(samples_module, "make_samples", fail)
     folder = tmp_path / "my sweep"
     finish(plan(folder), dataclasses.replace(text_sweep(), adapter=None))
     page = (folder / "report.html").read_text()
@@ -123,7 +125,7 @@ def test_samples_that_cannot_be_made_do_not_cost_the_report(
 def test_a_report_after_the_adapter_has_gone_says_how_to_get_it_back(
     without_models: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    without_models.setattr(finish_module, "make_samples", lambda *_: [])
+    without_models.setattr(samples_module, "make_samples", lambda *_: [])
     folder = tmp_path / "my sweep"
     outcome, _ = finish(plan(folder), dataclasses.replace(text_sweep(), adapter=None))
     assert outcome.adapter == store.load(folder).adapter == folder / "adapter"
@@ -138,7 +140,7 @@ def test_a_report_after_the_adapter_has_gone_says_how_to_get_it_back(
 def test_what_trainers_noticed_reaches_the_person_and_the_report(
     without_models: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without_models.setattr(finish_module, "make_samples", lambda *_: [])
+    without_models.setattr(samples_module, "make_samples", lambda *_: [])
     events = [{"event": "loaded", "notes": ["chats cut"]}, {"event": "join"}, {"event": "loaded", "notes": []}]
     lines = [json.dumps(event) for event in [*events, events[0]]]
     (tmp_path / EVENTS).write_text("\n".join([*lines, "7", '{"event": "load', "\xff"]), encoding="latin-1")

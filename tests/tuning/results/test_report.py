@@ -24,9 +24,12 @@ from raylora.errors import UserError
 from raylora.families.causal_lm.export.usage import vllm_rank
 from raylora.tuning.results.hints import hints
 from raylora.tuning.results.ranking import Ranking, rank
-from raylora.tuning.results.report.figures import curves, key_charts, search_map
-from raylora.tuning.results.report.html import Sample, headline, render, usage, write_report
-from raylora.tuning.results.types import SweepOutcome, TrialOutcome
+from raylora.tuning.results.report.curves import curves, key_charts
+from raylora.tuning.results.report.explanation import headline
+from raylora.tuning.results.report.html import render, write_report
+from raylora.tuning.results.report.search_map import search_map
+from raylora.tuning.results.report.usage import usage
+from raylora.tuning.results.types import Sample, SweepOutcome, TrialOutcome
 from tests.tuning.results.synthetic import diffusion_objective, image_sweep, mean_loss, text_sweep, trial
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"

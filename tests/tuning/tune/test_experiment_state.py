@@ -10,8 +10,8 @@ import pytest
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.tuning.run import _alone
-from raylora.tuning.tune import experiment_state as mend
+from raylora.tuning.run_folder import alone
+from raylora.tuning.tune import experiment_state
 
 
 def folder(root: Path, *records: str) -> Path:
@@ -25,15 +25,15 @@ def folder(root: Path, *records: str) -> Path:
 
 
 def test_checkpoints_that_have_gone_are_there_for_tune_and_then_not(tmp_path: Path) -> None:
-    mend.before_restore(folder(tmp_path, "{}"))
+    experiment_state.before_restore(folder(tmp_path, "{}"))
     names = [f"checkpoint_{number:06d}" for number in range(5)]
     assert sorted(path.name for path in (tmp_path / "trial_00001").iterdir()) == names
-    mend.after_restore(tmp_path)
+    experiment_state.after_restore(tmp_path)
     assert sorted(path.name for path in (tmp_path / "trial_00001").iterdir()) == names[3:]
 
 
 def test_a_half_written_record_gives_way_to_the_one_before(tmp_path: Path) -> None:
-    mend.before_restore(folder(tmp_path, "{}", "{}", '{"trial_data": ['))
+    experiment_state.before_restore(folder(tmp_path, "{}", "{}", '{"trial_data": ['))
     assert len(list(tmp_path.glob("experiment_state*"))) == 2
 
 
@@ -48,19 +48,19 @@ def test_a_record_that_a_full_disk_broke_is_replaced_from_the_reserve(tmp_path: 
         folder.mkdir()
         for name, data in names.items():
             (folder / name).write_bytes(data)
-    mend.keep_reserve(staging, experiment)
+    experiment_state.keep_reserve(staging, experiment)
     newest = sorted(names)[3], sorted(names)[1]
     for broken in newest:
         (experiment / broken).write_bytes(names[broken][:-1])
-        mend.before_restore(experiment)
+        experiment_state.before_restore(experiment)
         assert {path.name: path.read_bytes() for path in experiment.glob("*.*") if path.is_file()} == names
-    mend.keep_reserve(tmp_path / "nothing yet", experiment)
-    assert (experiment / mend.RESERVE / newest[1]).exists()
+    experiment_state.keep_reserve(tmp_path / "nothing yet", experiment)
+    assert (experiment / experiment_state.RESERVE / newest[1]).exists()
 
 
 def test_without_any_record_the_person_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="half-written") as caught:
-        mend.before_restore(folder(tmp_path, "{"))
+        experiment_state.before_restore(folder(tmp_path, "{"))
     assert caught.value.problems[0].where == str(tmp_path)
 
 
@@ -69,17 +69,17 @@ def test_two_processes_do_not_share_an_output_folder(tmp_path: Path) -> None:
         train_data_dir="x", base_model="y", output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
     )
     code = (
-        "from raylora.config.schema import TrainConfig; from raylora.tuning.run import _alone\n"
-        f"with _alone(TrainConfig.model_validate_json({config.model_dump_json()!r})):\n"
+        "from raylora.config.schema import TrainConfig; from raylora.tuning.run_folder import alone\n"
+        f"with alone(TrainConfig.model_validate_json({config.model_dump_json()!r})):\n"
         "    print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another raylora run"), _alone(config):
+        with pytest.raises(UserError, match="another raylora run"), alone(config):
             pass
         other.kill()  # a lock goes with its process, however that ends
         other.wait()
-        with _alone(config):
+        with alone(config):
             pass

@@ -13,8 +13,9 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from raylora.config.schema import SweepConfig
-from raylora.tuning.tune import search_space as space
+from raylora.tuning.tune import search_space
 from raylora.tuning.tune.initial_points import first_points
+from raylora.tuning.tune.result_keys import METRIC
 from tests.tuning.tune.spaces import domains, inside, spaces
 
 SAMPLES = 300
@@ -31,7 +32,7 @@ SAMPLES = 300
 )
 def test_whole_numbers_reach_both_bounds(domain: dict[str, Any], drawn: set[int]) -> None:
     sweep = SweepConfig(space={"lora_rank": domain})  # type: ignore[dict-item]
-    tune_domain = space.param_space(sweep)["lora_rank"]
+    tune_domain = search_space.param_space(sweep)["lora_rank"]
     assert {tune_domain.sample() for _ in range(SAMPLES)} == drawn
 
 
@@ -39,7 +40,7 @@ def test_whole_numbers_reach_both_bounds(domain: dict[str, Any], drawn: set[int]
 @given(domain=domains)
 def test_fractions_stay_inside(domain: dict[str, Any]) -> None:
     sweep = SweepConfig(space={"learning_rate": domain})  # type: ignore[dict-item]
-    tune_domain = space.param_space(sweep)["learning_rate"]
+    tune_domain = search_space.param_space(sweep)["learning_rate"]
     assert all(inside(sweep, {"learning_rate": tune_domain.sample()}) for _ in range(20))
 
 
@@ -50,10 +51,10 @@ def test_optuna_takes_the_first_points_and_stays_inside(spread: dict[str, Any], 
     first = first_points(sweep, lambda _: None)
 
     def suggestions() -> list[dict[str, Any]]:
-        limiter = space.searcher(sweep, seed, trials, first)
+        limiter = search_space.searcher(sweep, seed, trials, first)
         assert type(limiter) is ConcurrencyLimiter
         assert type(limiter.searcher) is OptunaSearch
-        limiter.set_search_properties(None, None, space.param_space(sweep))
+        limiter.set_search_properties(None, None, search_space.param_space(sweep))
         return [limiter.suggest(str(i)) for i in range(trials)]
 
     drawn = suggestions()
@@ -64,23 +65,23 @@ def test_optuna_takes_the_first_points_and_stays_inside(spread: dict[str, Any], 
 
 def test_optuna_waits_while_enough_trials_are_running() -> None:
     sweep = SweepConfig(space={"lora_rank": [2, 4]})  # type: ignore[dict-item]
-    limiter = space.searcher(sweep, 0, 2, [])
+    limiter = search_space.searcher(sweep, 0, 2, [])
     assert isinstance(limiter, ConcurrencyLimiter)
-    limiter.set_search_properties(None, None, space.param_space(sweep))
+    limiter.set_search_properties(None, None, search_space.param_space(sweep))
     assert limiter.suggest("a")
     assert limiter.suggest("b")
     assert limiter.suggest("c") is None
-    limiter.on_trial_complete("a", {space.METRIC: 1.0})
+    limiter.on_trial_complete("a", {METRIC: 1.0})
     assert limiter.suggest("c")
 
 
 def drawn(sweep: SweepConfig, seed: int) -> list[dict[str, Any]]:
     """What Tune's own generator makes of a sweep that is not searched by Optuna."""
-    generator = space.searcher(sweep, seed, 4, [])
+    generator = search_space.searcher(sweep, seed, 4, [])
     assert type(generator) is BasicVariantGenerator
     samples = 1 if sweep.searcher == "grid" else sweep.trials
     generator.add_configurations(
-        [Experiment("sweep", lambda config: None, config=space.param_space(sweep), num_samples=samples)]
+        [Experiment("sweep", lambda config: None, config=search_space.param_space(sweep), num_samples=samples)]
     )
     found: list[dict[str, Any]] = []
     while not generator.is_finished():
@@ -128,9 +129,9 @@ def test_random_draws_follow_the_seed() -> None:
     ],
 )
 def test_asha_counts_examples(values: dict[str, Any], longest: int, every: int, grace: int, factor: int) -> None:
-    asha = space.scheduler(SweepConfig(**values), longest, every)
+    asha = search_space.scheduler(SweepConfig(**values), longest, every)
     assert type(asha) is AsyncHyperBandScheduler
-    assert asha._time_attr == space.TIME
+    assert asha._time_attr == search_space.TIME
     assert asha._max_t > longest  # a trial ends by itself
     milestones = [rung for rung, _ in asha._brackets[0]._rungs]
     assert min(milestones) == grace
@@ -138,4 +139,4 @@ def test_asha_counts_examples(values: dict[str, Any], longest: int, every: int, 
 
 
 def test_no_scheduler_lets_every_trial_run() -> None:
-    assert type(space.scheduler(SweepConfig(scheduler="none"), 100, 10)) is FIFOScheduler
+    assert type(search_space.scheduler(SweepConfig(scheduler="none"), 100, 10)) is FIFOScheduler

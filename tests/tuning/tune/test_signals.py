@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from raylora.tuning.tune import signals as interrupt
+from raylora.tuning.tune import signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -15,7 +15,7 @@ def test_the_first_signal_ends_tune_in_order_and_the_second_at_once(number: sign
     told: list[int] = []
     handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(each) for each in handled]
-    with interrupt.catching() as interrupted:
+    with signals.catching() as interrupted:
         signal.signal(signal.SIGUSR1, lambda got, frame: told.append(got))  # as Tune listens
         assert not interrupted
         os.kill(os.getpid(), number)
@@ -27,6 +27,6 @@ def test_the_first_signal_ends_tune_in_order_and_the_second_at_once(number: sign
 
 
 def test_before_tune_listens_a_signal_ends_at_once() -> None:
-    with interrupt.catching() as interrupted, pytest.raises(KeyboardInterrupt):
+    with signals.catching() as interrupted, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
     assert not interrupted

@@ -7,7 +7,6 @@ a caption cannot do more than be read.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import math
@@ -16,14 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylora.families.family import Snippet
 from raylora.families.registry import named
 from raylora.files import write_text_atomically
+from raylora.formatting import duration, estimate, measured, number, typographic
 from raylora.tuning.results.hints import hints
 from raylora.tuning.results.ranking import RankedTrial, Ranking
-from raylora.tuning.results.report.figures import curves, key_charts, search_map, value_span
-from raylora.tuning.results.types import SweepOutcome
-from raylora.tuning.results.words import description, duration, estimate, measured, number, status_words, typographic
+from raylora.tuning.results.report.curves import curves, key_charts
+from raylora.tuning.results.report.explanation import explanation, headline
+from raylora.tuning.results.report.layout import value_span
+from raylora.tuning.results.report.search_map import search_map
+from raylora.tuning.results.report.usage import usage
+from raylora.tuning.results.types import Sample, SweepOutcome
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,23 +33,6 @@ if TYPE_CHECKING:
 #: Larger samples are scaled down, smaller ones are enlarged by the browser without blur.
 _LARGEST_SAMPLE = 512
 _SMALL_SAMPLE = 192
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sample:
-    """What base model and best adapter make of one prompt: pictures or answers.
-
-    Attributes:
-        prompt: the prompt.
-        base: by the base model alone.
-        best: by the base model with the best adapter, loaded from its exported file.
-        reference: what a person made: a held-out example, if the prompt is one's.
-    """
-
-    prompt: str
-    base: Image | str
-    best: Image | str
-    reference: Image | str | None = None
 
 
 def write_report(path: Path, outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = ()) -> Path:
@@ -93,7 +78,7 @@ def render(outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = 
         title=f"{outcome.name}: LoRA {'sweep' if len(ranking.rows) > 1 else 'training'}",
         # A line must not end within "1.2e-3"; nobody copies numbers from a headline.
         headline=re.sub(r"(?<=\de)-(?=\d)", "\N{NON-BREAKING HYPHEN}", typographic(headline(outcome, ranking))),
-        explanation=typographic(_explanation(outcome, ranking)),
+        explanation=typographic(explanation(outcome, ranking)),
         tiles=_tiles(outcome, ranking),
         samples=[_sample(sample) for sample in samples],
         referenced=any(sample.reference is not None for sample in samples),
@@ -112,76 +97,6 @@ def render(outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = 
         plotly=_PlotlySource(get_plotlyjs()) if charts else "",
         json=_json,
     )
-
-
-def headline(outcome: SweepOutcome, ranking: Ranking) -> str:
-    """What came out, in plain words: who won, how good it is against the base model, and who is as good."""
-    best = ranking.best
-    if best is None:
-        statuses = {row.trial.status for row in ranking.rows}
-        how = statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "ended without a result"
-        return f"{_all(len(ranking.rows))} {how}." if ranking.rows else "No trial was run."
-    value = f"{outcome.objective_name} = {estimate(best.value, best.error)}"
-    side = "below" if ranking.gain > 0 else "not below"
-    against = {
-        "clearly better": "clearly better than the base model",
-        "better": "better than the base model, though by less than two standard errors",
-        "equal": "within one standard error of the base model: no better",
-        "worse": "worse than the base model",
-        "unknown": f"{side} the base model's, with no standard error to judge it by",
-    }[ranking.verdict]
-    if len(ranking.rows) == 1:
-        return f"{description(best.trial).capitalize()}: {value}, {against}."
-    text = f"{description(best.trial).capitalize()} won: {value}, {against}."
-    if ranking.ties:
-        others = len(ranking.ties)
-        text += f" {others} {'others are' if others > 1 else 'other is'} within one standard error; "
-        text += f"of these the lowest rank wins{_lower_value(ranking)}."
-    return text
-
-
-def usage(outcome: SweepOutcome, ranking: Ranking) -> list[Snippet]:
-    """How to use the exported adapter in the programs people have; empty without one."""
-    if outcome.adapter is None or ranking.best is None:
-        return []
-    name, rank = _file_name(outcome.name), ranking.best.trial.rank
-    return named(outcome.family).usage(name, outcome.base_model, outcome.adapter, rank)
-
-
-def _file_name(name: str) -> str:
-    """The sweep's name as a file or a model can be called."""
-    safe = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in name)
-    return safe.strip("-.") or "adapter"
-
-
-def _lower_value(ranking: Ranking) -> str:
-    lowest = ranking.lowest
-    if lowest is None or lowest is ranking.best:
-        return ""
-    return f" ({description(lowest.trial)} had the lowest value, {measured(lowest.value, lowest.error)})"
-
-
-def _explanation(outcome: SweepOutcome, ranking: Ranking) -> str:
-    """What the value means, in a unit people know."""
-    best = ranking.best
-    if best is None:
-        return ""
-    text = named(outcome.family).explain(best.value, outcome.base_value, _held_out(outcome))
-    if len(ranking.ranked) > 1:
-        text += (
-            " The standard error comes from resampling those examples. The best of many trials is always a little "
-            "flattered, as the same examples chose it."
-        )
-    return text
-
-
-def _held_out(outcome: SweepOutcome) -> str:
-    count = outcome.held_out_examples or len(outcome.base)
-    return f"{count:,} held-out examples" if count != 1 else "one held-out example"
-
-
-def _all(count: int) -> str:
-    return f"All {count} trials" if count > 1 else "The trial"
 
 
 def _base_text(outcome: SweepOutcome, ranking: Ranking) -> str:
@@ -236,7 +151,7 @@ def _table_row(outcome: SweepOutcome, ranking: Ranking, row: RankedTrial) -> dic
         else "",
         "examples": f"{row.trial.best.examples:,}" if row.place and row.trial.best else "",
         "time": duration(row.trial.seconds) if row.trial.seconds else "",
-        "status": status_words(row.trial, row.reason),
+        "status": row.trial.status_text(row.reason),
         "kind": row.trial.status,
         "best": row is ranking.best,
         "tie": row.tie,

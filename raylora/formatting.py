@@ -1,10 +1,8 @@
-"""Numbers and outcomes as people read them; shared by the terminal, the report and its charts."""
+"""Numbers as people read them; shared by the terminal, the report and its charts."""
 
 from __future__ import annotations
 
 import math
-
-from raylora.tuning.results.types import TrialOutcome
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -64,28 +62,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def status_words(trial: TrialOutcome, reason: str) -> str:
-    """How a trial ended, with how far it came and why."""
-    seen = int(trial.history[-1]["examples"]) if trial.history else 0
-    words = {
-        "finished": "finished",
-        "stopped": f"stopped early at {seen:,} examples",
-        "diverged": f"diverged at {seen:,} examples" if seen else "diverged",
-        "failed": "failed",
-        "interrupted": f"interrupted at {seen:,} examples",
-    }[trial.status]
-    return f"{words}: {reason}" if reason else words
-
-
-def description(trial: TrialOutcome) -> str:
-    """What is special about a trial, for the middle of a sentence: "rank 8 at learning rate 1.2e-3, batch_size 4"."""
-    text = f"rank {trial.rank}"
-    if "learning_rate" in trial.params:
-        text += f" at learning rate {number(trial.params['learning_rate'])}"
-    others = sorted(key for key in trial.params if key not in ("lora_rank", "learning_rate"))
-    return ", ".join([text, *(f"{key} {number(trial.params[key])}" for key in others)])
 
 
 def _decimals(error: float) -> int:

@@ -1,0 +1,89 @@
+"""Samples for the report: what base model and exported adapter make of the same prompts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from PIL import Image
+
+from raylora.config.schema import TrainConfig
+from raylora.console import say
+from raylora.errors import UserError
+from raylora.families.family import Prompt
+from raylora.families.resolve import resolve
+from raylora.tuning.devices import ray_cluster
+from raylora.tuning.plan import Plan
+from raylora.tuning.results.export import trial_config
+from raylora.tuning.results.ranking import Ranking
+from raylora.tuning.results.types import Sample, SweepOutcome
+
+
+def report_samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[Sample]:
+    """Samples for the report; none, and a word why, where they cannot be made: a report is worth more than they are."""
+    if ranking.best is None or outcome.adapter is None:
+        return []
+    wanted = prompts(plan)
+    if not wanted:
+        return []
+    say("making samples with the exported adapter")
+    try:
+        return make_samples(trial_config(ranking.best.trial), outcome.adapter, wanted)
+    except Exception as error:  # no memory left on the card, a prompt that the model cannot take, Ray itself, ...
+        again = f"raylora report {shlex.quote(str(outcome.adapter.parent))}"
+        say(f"the report has no samples: {_reason(error)} ({again} tries again)")
+        return []
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line; of an error in a task what was raised there, without Ray's account of where."""
+    cause = getattr(error, "cause", None) or error
+    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text}".removesuffix(": ")
+
+
+def prompts(plan: Plan) -> list[Prompt]:
+    """The prompts of the report: those of the configuration, or else the first held-out examples.
+
+    A prompt that is a held-out example's comes with what a person made of it, and a chat's with all that goes before
+    its answer.
+    """
+    own = plan.family.prompts(plan.dataset.held_out)
+    if plan.config.sample_prompts is None:
+        return own[: plan.family.sample_count]
+    known: dict[str, Path | str | None] = {}
+    for prompt in own:
+        known.setdefault(prompt.messages[-1][1] if prompt.messages else prompt.text, prompt.reference)
+    return [Prompt(text, known.get(text)) for text in plan.config.sample_prompts]
+
+
+def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> list[Sample]:
+    """Ask base model and exported adapter, where the devices are: in a Ray task that takes a share as a trial does."""
+    from raylora.data.images.folder import open_rgb
+
+    with ray_cluster.running(dashboard=False):
+        task = ray.remote(_generate).options(**_task_options(config))
+        base, best = ray.get(task.remote(config, adapter, wanted))
+    samples = []
+    for prompt, before, after in zip(wanted, base, best, strict=True):
+        reference: Image.Image | str | None = None
+        if isinstance(prompt.reference, Path):
+            reference = open_rgb(prompt.reference)
+        elif prompt.reference is not None:
+            reference = prompt.reference
+        samples.append(Sample(prompt.text, before, after, reference))
+    return samples
+
+
+def _task_options(config: TrainConfig) -> dict[str, Any]:
+    share = ray_cluster.devices().share(1, config.device)
+    return {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
+
+
+def _generate(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> tuple[list[Any], list[Any]]:
+    """Pictures or answers of the base model, and of the adapter; one process, since its imports cost seconds."""
+    family = resolve(config)
+    return family.generate(config, None, wanted), family.generate(config, adapter, wanted)

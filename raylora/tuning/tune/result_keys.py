@@ -1,0 +1,12 @@
+"""Keys of the results that a trial reports to Ray Tune: the trainable writes them, all others read them."""
+
+from __future__ import annotations
+
+#: The metric that trials report, and what it is measured against.
+METRIC, TIME = "value", "examples"
+#: What a diverged trial reports: worse than anything, and finite, since searchers and schedulers compute with it.
+DIVERGED_VALUE = 1e9
+#: Result keys beside the metrics: how the trial is, where it runs, and on what ("cuda" or "cpu").
+STATUS, REASON, NODE, DEVICE_ID, DEVICE = "trial_status", "trial_reason", "node", "device_id", "device"
+#: And what a step takes: steps done and in all, rows of the trial's batch and of the pack's, seconds of such a step.
+STEP, TOTAL_STEPS, ROWS, PACK_ROWS, STEP_SECONDS = "step", "total_steps", "rows", "pack_rows", "step_seconds"
