@@ -106,11 +106,11 @@ def test_a_log_is_taken_up_where_it_was_left(start: int) -> None:
 def test_a_connection_is_kept_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(UserError, match="raylora cluster up"):
-        connection.connection("cats")
+        connection.require("cats")
     kept = Connection("10.0.0.5", "f00d")
     connection.remember("cats", kept)
-    assert connection.connection("cats") == kept
-    path = connection.place("cats")
+    assert connection.require("cats") == kept
+    path = connection.path_of("cats")
     assert path.is_relative_to(tmp_path)
     assert [oct(place.stat().st_mode & 0o777) for place in (path, path.parent)] == ["0o600", "0o700"]
     path.write_text("{")

@@ -19,7 +19,7 @@ from raylora.cluster.nodes.placement import (
     obstacle,
     room,
 )
-from raylora.cluster.vsphere.inventory import Card, Host, Machine, PciDevice, View
+from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, View
 
 IDS = {"RTX 4090": 0x2684, "RTX 3090": 0x2204}
 
@@ -122,15 +122,15 @@ def test_hosts_that_cannot_be_used_are_left_out_with_the_reason() -> None:
         "off": (host("off", "RTX 4090", connection="disconnected"), "is disconnected"),
         "mending": (host("mending", "RTX 4090", maintenance=True), "is in maintenance mode"),
         "red": (host("red", "RTX 4090", red=True), "has a red alarm"),
-        "struck": (host("struck", "RTX 4090"), "refused: no card"),
+        "backed_off": (host("backed_off", "RTX 4090"), "refused: no card"),
     }
     seen = view([each for each, _ in reasons.values()])
-    struck = {"struck": "refused: no card"}
-    assert not choose(seen, reach(seen), SMALL, strikes=struck)
-    assert free_nodes(seen, reach(seen), SMALL, strikes=struck) == 0
+    backed_off = {"backed_off": "refused: no card"}
+    assert not choose(seen, reach(seen), SMALL, backed_off=backed_off)
+    assert free_nodes(seen, reach(seen), SMALL, backed_off=backed_off) == 0
     for each, reason in reasons.values():
-        assert obstacle(each, reach(seen), struck) == reason
-        assert f"{each.name} {reason} (1 RTX 4090)" in explain(seen, reach(seen), SMALL, strikes=struck)
+        assert obstacle(each, reach(seen), backed_off) == reason
+        assert f"{each.name} {reason} (1 RTX 4090)" in explain(seen, reach(seen), SMALL, backed_off=backed_off)
 
 
 def test_a_host_must_reach_datastore_and_network() -> None:

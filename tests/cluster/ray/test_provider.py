@@ -17,7 +17,7 @@ from ray.autoscaler.v2.instance_manager.node_provider import LaunchNodeError, No
 from ray.core.generated.instance_manager_pb2 import NodeKind
 
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import autoscaler_config
 from raylora.cluster.ray import provider as provider_module
 from raylora.cluster.ray.provider import VSphereNodeProvider
 from raylora.cluster.vsphere.session import VCenter
@@ -39,8 +39,8 @@ def adapter(sim: Simulator, tmp_path: Path) -> Iterator[NodeProviderAdapter]:
     with fleet(sim, tmp_path) as nodes:
         nodes.create_head({})
     (tmp_path / "token").write_text("t0ken\n")
-    wiring = ray_yaml.Wiring(str(path), "127.0.0.1:1", str(tmp_path / "token"), str(tmp_path / "ray.yaml"))
-    ray_yaml.write(load_cluster_config(path), wiring, {})
+    wiring = autoscaler_config.Wiring(str(path), "127.0.0.1:1", str(tmp_path / "token"), str(tmp_path / "ray.yaml"))
+    autoscaler_config.write(load_cluster_config(path), wiring, {})
     reader = FileConfigReader(wiring.ray_file, skip_content_hash=True)
     config = yaml.safe_load((tmp_path / "ray.yaml").read_text())
     provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
@@ -57,7 +57,7 @@ def provider_of(adapter: NodeProviderAdapter) -> VSphereNodeProvider:
 
 def until(adapter: NodeProviderAdapter, wanted: Callable[[], Any]) -> None:
     nodes = provider_of(adapter).nodes
-    assert nodes.inventory.wait(lambda _: wanted(), 20), nodes.list()
+    assert nodes.inventory.wait(lambda _: wanted(), 20), nodes.by_id()
 
 
 def limits(folder: Path) -> dict[str, int]:
