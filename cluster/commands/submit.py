@@ -124,11 +124,11 @@ def _client(to: Connection) -> JobSubmissionClient:
 def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -> str:
     """Submit a sweep; gives the name of the job that runs it: ours, or that of somebody who was a moment earlier.
 
-    A job is named by the second of its submission, so that a name does not come again when jobs were deleted: Ray would
-    write on in the log of the deleted one. Two people who submit in the same second meet in the name, which Ray gives
-    once; of others who did not see each other's job the one stays that reached the head first.
+    A job is named by the millisecond of its submission, so that a name does not come again when jobs were deleted: Ray
+    would write on in the log of the deleted one. Of people who did not see each other's job the one stays that reached
+    the head first; and a name is given only once.
     """
-    number = max(int(time.time()), _number(last, what.key) + 1 if last is not None else 0)
+    number = max(int(time.time() * 1000), _number(last, what.key) + 1 if last is not None else 0)
     name = f"{what.key}-{number}"
     try:
         client.submit_job(

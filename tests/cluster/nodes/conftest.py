@@ -24,7 +24,7 @@ def simulator() -> Iterator[Simulator]:
 def sim(simulator: Simulator) -> Iterator[Simulator]:
     """A simulator with nothing of ours, and the promise that nothing else was touched."""
     simulator.clear_faults()
-    simulator.set(task_ms=15)
+    simulator.set(task_ms=15, card_names="plain")
     for machine in ours(simulator) + ours(simulator, "dogs"):
         simulator.vm_state(machine["ref"], "destroy")
     for name in simulator.host_names:

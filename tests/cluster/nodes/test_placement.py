@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from raylora.cluster.nodes.placement import (
     obstacle,
     room,
 )
-from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, View
+from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, View, named_card
 
 IDS = {"RTX 4090": 0x2684, "RTX 3090": 0x2204}
 
@@ -102,6 +103,18 @@ def test_cards_that_the_host_says_are_bound_are_not_counted_again() -> None:
     named = (PciDevice(frozenset({(0x10DE, 0x2684)}), first.pci_id),)
     for devices in (wants("RTX 4090"), named):
         assert [c.pci_id for c in free_cards(here, [on("a", "h", devices)])] == ["0000:03:00.0"]
+
+
+@pytest.mark.parametrize("form", ["{}", "pciPassthru:{}", "PCIPASSTHRU:{}", "no name of a card"])
+def test_a_machine_that_runs_holds_its_card_whatever_it_calls_it(form: str) -> None:
+    here = host("h", "RTX 4090", "RTX 4090")
+    held = card("RTX 4090", 2)
+    running = on("a", "h", (PciDevice(frozenset({(0x10DE, 0x2684)}), form.format(held.pci_id)),))
+    assert len(free_cards(here, [running])) == 1
+    if "{}" in form:
+        assert held not in free_cards(here, [running])
+        assert named_card(here.cards, form.format(held.pci_id)) == held
+    assert named_card(here.cards, "00000:002:00.0") is None
 
 
 def test_machines_that_are_off_hold_nothing() -> None:
