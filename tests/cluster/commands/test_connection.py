@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from raylora.cluster.commands.connection import Connection
 from raylora.errors import UserError
 from tests.cluster.commands.head import TOKEN, serving
 from tests.cluster.sites import site
+from tests.cluster.vcsim import ROOT
 
 
 def test_a_connection_is_kept_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,4 +86,27 @@ def test_no_proxy_hears_the_token(
         assert set(head.tokens) == {f"Bearer {TOKEN}"}
         head.add(f"{order.key}-1", "RUNNING")
         submit.stop(site(), order)
+    assert asked == []
+
+
+ASK = """
+import sys
+from raylora.cluster.commands import connection
+connection.DASHBOARD_PORT = int(sys.argv[1])
+print(connection.Connection("127.0.0.1", sys.argv[2]).get("/api/version")["ray_version"])
+"""
+
+
+def test_a_process_that_is_born_with_a_proxy_uses_none(proxy: tuple[str, list[str]]) -> None:
+    """urllib reads the environment once a process: so this is asked of a new one."""
+    address, asked = proxy
+    unset = ("no_proxy", "NO_PROXY", "REQUEST_METHOD")  # in a CGI script http_proxy may come from a stranger
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    with serving() as head:
+        command = [sys.executable, "-c", ASK, str(head.port), TOKEN]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment | {"http_proxy": address}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert head.tokens == [f"Bearer {TOKEN}"]
     assert asked == []
