@@ -111,10 +111,10 @@ class World:
             ids = dogs.create("rtx3090", 2)
             cats.create(NODE_TYPE, 1)
             for nodes, count in ((dogs, 2), (cats, 1)):
-                _must(nodes.inventory.wait(lambda _, n=nodes, c=count: running(c)(n.list()) and not n.busy, 30))
+                _must(nodes.inventory.wait(lambda _, n=nodes, c=count: running(c)(n.by_id()) and not n.busy, 30))
             sim.vm_state(ids[0], "power_off")
             template = next(m.id for m in cats.inventory.view().machines.values() if m.name == sim.template)
-            (worker,) = cats.list().values()
+            (worker,) = cats.by_id().values()
             for source, name in ((worker.machine, "my-copy"), (template, f"cats-{NODE_TYPE}-0000000000")):
                 _clone(cats, source, name)
             _clone(cats, template, "cats-head")

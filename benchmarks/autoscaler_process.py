@@ -20,10 +20,9 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.nodes import inflight as workshop
-from raylora.cluster.nodes import manager as nodes
+from raylora.cluster.nodes import backoff, reconciler
 from raylora.cluster.nodes.manager import Node
-from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import autoscaler_config
 from raylora.cluster.ray.provider import VSphereNodeProvider
 
 log = logging.getLogger("raylora.autoscaler_process")
@@ -47,7 +46,7 @@ class Autoscaler(VSphereNodeProvider):
 
     def alive(self) -> list[Node]:
         """The workers that run or are being made."""
-        return [node for node in self.nodes.list().values() if node.state in ("making", "running")]
+        return [node for node in self.nodes.by_id().values() if node.state in ("making", "running")]
 
     def steer(self, wanted: int) -> None:
         """Ask for what is missing, remove what is too much, as Ray would at each of its rounds."""
@@ -62,22 +61,22 @@ class Autoscaler(VSphereNodeProvider):
 
     def settled(self, wanted: int) -> bool:
         """Whether exactly the wanted workers run and nothing is under way."""
-        listed = self.nodes.list().values()
+        listed = self.nodes.by_id().values()
         return len(listed) == wanted and all(node.state == "running" for node in listed) and not self.nodes.busy
 
 
 def shorten() -> None:
     """Shorten the time constants that would make a thousand faults take a day."""
-    workshop._STRIKE = STRIKE_SECONDS  # type: ignore[misc]
-    nodes._ROUND = ROUND_SECONDS  # type: ignore[misc]
+    backoff.FIRST = STRIKE_SECONDS  # type: ignore[misc]
+    reconciler._ROUND = ROUND_SECONDS  # type: ignore[misc]
 
 
 def wire(cluster_file: Path) -> None:
     """Write Ray's configuration beside a cluster's file. There is no Ray at the address in it."""
     folder = cluster_file.parent
     (folder / "token").write_text("token\n")
-    wiring = ray_yaml.Wiring(str(cluster_file), "127.0.0.1:1", str(folder / "token"), str(folder / "ray.yaml"))
-    ray_yaml.write(load_cluster_config(cluster_file), wiring, {})
+    wiring = autoscaler_config.Wiring(str(cluster_file), "127.0.0.1:1", str(folder / "token"), str(folder / "ray.yaml"))
+    autoscaler_config.write(load_cluster_config(cluster_file), wiring, {})
 
 
 def say(*words: Any) -> None:

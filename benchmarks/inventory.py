@@ -29,10 +29,11 @@ import measuring
 from pyVmomi import vim, vmodl
 from simulated import Simulator, inventory, vcsim
 
-from raylora.cluster.vsphere.inventory import _WATCHED, Inventory
+from raylora.cluster.vsphere.inventory import Inventory
+from raylora.cluster.vsphere.properties import WATCHED
 from raylora.cluster.vsphere.session import VCenter
 
-PATHS = list(_WATCHED[vim.VirtualMachine])
+PATHS = list(WATCHED[vim.VirtualMachine])
 HOSTS = [["RTX 4090", "RTX 4090"]] * 8
 COLLECTOR = vmodl.query.PropertyCollector
 

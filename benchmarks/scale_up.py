@@ -18,7 +18,7 @@ from pathlib import Path
 import measuring
 from simulated import Simulator, fleet, running, vcsim
 
-from raylora.cluster.nodes.manager import Nodes
+from raylora.cluster.nodes.manager import NodeManager
 
 MANY = 32
 TASK_MS = 200
@@ -59,7 +59,7 @@ def main() -> None:
     )
 
 
-def up(nodes: Nodes, sim: Simulator, count: int) -> tuple[float, int]:
+def up(nodes: NodeManager, sim: Simulator, count: int) -> tuple[float, int]:
     """Make so many workers and remove them; returns the seconds until they ran, and the API calls of that.
 
     Raises:
@@ -76,9 +76,9 @@ def up(nodes: Nodes, sim: Simulator, count: int) -> tuple[float, int]:
     return seconds, calls
 
 
-def _within_a_minute(nodes: Nodes, count: int) -> None:
-    if not nodes.inventory.wait(lambda _: running(count)(nodes.list()) and not nodes.busy, 60.0):
-        raise TimeoutError(f"there are not {count} workers after a minute: {nodes.list()}")
+def _within_a_minute(nodes: NodeManager, count: int) -> None:
+    if not nodes.inventory.wait(lambda _: running(count)(nodes.by_id()) and not nodes.busy, 60.0):
+        raise TimeoutError(f"there are not {count} workers after a minute: {nodes.by_id()}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a person's machine reaches a cluster: the head's address and the cluster's token, kept since `up`."""
+"""The way from a person's machine to a cluster: the head's address and the cluster's token, kept since `up`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from raylora.errors import UserError
 from raylora.files import write_text_atomically
 
 _TIMEOUT = 10.0  # seconds; the head answers in milliseconds
+
+
+#: No proxy, whatever the environment says: it would read the token, which is sent in clear text.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class NoAnswer(Exception):  # noqa: N818 - an event of the network
@@ -36,12 +40,12 @@ class Connection:
 
     @property
     def url(self) -> str:
-        """Where Ray's dashboard and its job server are."""
+        """The URL of Ray's dashboard and its job server."""
         return f"http://{self.address}:{DASHBOARD_PORT}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries."""
+        """The headers of every request."""
         return {"Authorization": f"Bearer {self.token}"}
 
     def get(self, path: str) -> Any:
@@ -52,7 +56,7 @@ class Connection:
         """
         request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310 - always http
+            with _DIRECT.open(request, timeout=_TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
@@ -63,7 +67,7 @@ class Connection:
             raise NoAnswer(str(getattr(reason, "strerror", None) or reason)) from error
 
 
-def place(cluster: str) -> Path:
+def path_of(cluster: str) -> Path:
     """The file in which a cluster's connection is kept: below `$XDG_CONFIG_HOME`, else `~/.config`."""
     root = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(root).expanduser() / "raylora" / "clusters" / f"{cluster}.json"
@@ -75,7 +79,7 @@ def remember(cluster: str, connection: Connection) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    path = place(cluster)
+    path = path_of(cluster)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)  # so that nobody sees the file before it has its own mode
     write_text_atomically(path, json.dumps(dataclasses.asdict(connection)) + "\n")
@@ -85,17 +89,17 @@ def remember(cluster: str, connection: Connection) -> None:
 def recall(cluster: str) -> Connection | None:
     """The connection that is kept, if there is one that can be read."""
     try:
-        return Connection(**json.loads(place(cluster).read_text()))
+        return Connection(**json.loads(path_of(cluster).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def forget(cluster: str) -> None:
     """Drop a connection: the cluster is no more."""
-    place(cluster).unlink(missing_ok=True)
+    path_of(cluster).unlink(missing_ok=True)
 
 
-def connection(cluster: str) -> Connection:
+def require(cluster: str) -> Connection:
     """The connection that is kept.
 
     Raises:
@@ -105,7 +109,7 @@ def connection(cluster: str) -> Connection:
     if found is None:
         raise UserError.one(
             f"this machine does not know how to reach the cluster {cluster}",
-            where=str(place(cluster)),
+            where=str(path_of(cluster)),
             hint="raylora cluster up CLUSTER.yaml starts it; for one that runs, copy this file from whoever started it",
         )
     return found

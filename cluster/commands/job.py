@@ -1,4 +1,4 @@
-"""What runs on the head for `raylora sweep --cluster`: the sweep itself, in a process of its own.
+"""The Ray job on the head behind `raylora sweep --cluster`: runs the sweep, in a process of its own.
 
 Standard error of the sweep goes to the job's log as it comes; standard output follows at the end, after a line that
 tells it apart, so that whoever follows the job can give each its own stream again.

@@ -1,4 +1,4 @@
-"""What would be made where, and all that is in the way: looked up, never changed."""
+"""`plan`: looks up what `up` would make where and all that is in the way; changes nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes import placement
 from raylora.cluster.nodes.clone_spec import is_full
-from raylora.cluster.nodes.manager import Nodes
+from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.vsphere import privileges, storage
-from raylora.cluster.vsphere.inventory import Inventory, View
-from raylora.cluster.vsphere.session import VCenter, fault_text
+from raylora.cluster.vsphere.inventory import Inventory
+from raylora.cluster.vsphere.session import VCenter, format_fault
 from raylora.cluster.vsphere.site import Site, find_site
+from raylora.cluster.vsphere.types import View
 from raylora.errors import Problem, RayloraError, UserError
 from raylora.gpus import card_name
 
@@ -26,7 +27,7 @@ _POLICIES = "StorageProfile.View"  # the right without which no storage policy c
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `raylora cluster up` would find.
+    """The plan of a cluster: what `raylora cluster up` would find.
 
     Attributes:
         title: the cluster and its vCenter.
@@ -72,7 +73,7 @@ def session(config: ClusterConfig) -> Iterator[Inventory]:
         try:
             yield inventory.start()
         except vmodl.MethodFault as error:
-            raise RayloraError(f"{config.vcenter.host}: {fault_text(error)}") from error
+            raise RayloraError(f"{config.vcenter.host}: {format_fault(error)}") from error
         finally:
             inventory.stop()
 
@@ -90,8 +91,8 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
     except UserError as error:
         raise UserError([*error.problems, *_rights_and_policies(vcenter, None, config)]) from error
     problems = _rights_and_policies(vcenter, site, config)
-    nodes = Nodes(vcenter, inventory, config)
-    own = nodes.list().values()
+    nodes = NodeManager(vcenter, inventory, config)
+    own = nodes.by_id().values()
     there = {name: sum(node.type == name for node in own) for name in (HEAD_TYPE, *config.workers)}
     free = {name: placement.free_nodes(view, site.reach, kind) for name, kind in config.workers.items()}
     more = {name: _more(kind, free[name], there[name]) for name, kind in config.workers.items()}

@@ -10,7 +10,7 @@ from raylora.cluster.commands.connection import NoAnswer
 from raylora.cluster.commands.plan import session
 from raylora.cluster.commands.table import duration, table
 from raylora.cluster.config import ClusterConfig
-from raylora.cluster.nodes.manager import Node, Nodes
+from raylora.cluster.nodes.manager import Node, NodeManager
 from raylora.cluster.ray.autoscaler_config import NODE_LABEL
 
 _JOINED = "joined"
@@ -26,8 +26,8 @@ def status(config: ClusterConfig) -> str:
     """
     ray, notes = _ray_nodes(config.name)
     with session(config) as inventory:
-        nodes = Nodes(inventory.vcenter, inventory, config)
-        found = sorted(nodes.list().values(), key=lambda node: (node.kind, node.type, node.id))
+        nodes = NodeManager(inventory.vcenter, inventory, config)
+        found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.type, node.id))
         reasons, copies, now = nodes.reasons(), nodes.copies(), inventory.vcenter.now()
     if not found:
         notes = []

@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylora import suggest as nearby
-from raylora.cluster.commands.connection import Connection, NoAnswer, connection
+from raylora import suggest
+from raylora.cluster.commands.connection import Connection, NoAnswer, require
 from raylora.cluster.commands.job import RESULTS, Order
 from raylora.cluster.config import ClusterConfig
+from raylora.cluster.ray.private_api import direct_job_client
 from raylora.config import yaml_text
 from raylora.config.fields import shown
 from raylora.console import say
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 _PATHS = ("train_data_dir", "metadata_path", "base_model", "base_model_config", "output_dir", "cache_dir")
 _OF_RAY = re.compile(r"^Running entrypoint for job |\bjob_manager\.py:\d+ -- ")  # what Ray adds to a job's log
+_RUNNING = ("PENDING", "RUNNING")  # states of a job that has not ended
 _PAUSE = 2.0  # seconds between two tries to reach the head again
 _PATIENCE = 300.0  # seconds; a head that vCenter starts again on another host is back by then
 
 
 def order(cluster: ClusterConfig, config: Path, overrides: Sequence[str], resume: bool, as_json: bool) -> Order:
-    """What is to be run, from a configuration file on this machine.
+    """The order for a sweep, from a configuration file on this machine.
 
     Relative paths count from the current folder if that lies on the shared folder, else from the shared folder.
 
@@ -58,7 +60,7 @@ def order(cluster: ClusterConfig, config: Path, overrides: Sequence[str], resume
             problems.append(Problem(f"{shown(value)} is a home folder, which nodes do not share", where, name, hint))
     if problems:
         raise UserError(problems)
-    here = nearby.current_folder()
+    here = suggest.current_folder()
     folder = here if here.is_relative_to(shared) else shared
     digest = hashlib.sha256("\0".join((text, *overrides, str(folder))).encode()).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", config.stem).strip("-")[:40] or "sweep"
@@ -74,19 +76,14 @@ def sweep(cluster: ClusterConfig, what: Order) -> int:
         UserError: this machine does not know the cluster.
         RayloraError: the head cannot be reached.
     """
-    to = connection(cluster.name)
+    to = require(cluster.name)
     client = _client(to)
     jobs = _attempts(client, what.key)
     last = jobs[-1] if jobs else None
     if last is None or last.status in ("FAILED", "STOPPED"):
         if last is not None:
-            say(f"{last.submission_id} {_how_it_ended(last)}; it is started again and goes on from its checkpoints")
-        name = f"{what.key}-{len(jobs) + 1}"
-        client.submit_job(
-            entrypoint=f"python -m raylora.cluster.commands.job {what.pack()}",
-            submission_id=name,
-            metadata={"raylora": shlex.join(["sweep", what.file, *what.overrides])},
-        )
+            say(f"{last.submission_id} {_format_end(last)}; it is started again and goes on from its checkpoints")
+        name = _submit(client, what, last)
         say(f"submitted as {name} to {to.url}; it goes on when this machine is closed")
     else:
         name = str(last.submission_id)
@@ -104,8 +101,8 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
     Raises:
         UserError: it does not run.
     """
-    client = _client(connection(cluster.name))
-    running = [job for job in _attempts(client, what.key) if job.status in ("PENDING", "RUNNING")]
+    client = _client(require(cluster.name))
+    running = [job for job in _attempts(client, what.key) if job.status in _RUNNING]
     if not running:
         raise UserError.one("this sweep does not run", where=cluster.name, key=what.file)
     client.stop_job(running[-1].submission_id)
@@ -113,8 +110,6 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
 
 
 def _client(to: Connection) -> JobSubmissionClient:
-    from ray.job_submission import JobSubmissionClient
-
     try:
         to.get("/api/version")  # Ray's client says much less clearly what is wrong
     except NoAnswer as error:
@@ -123,20 +118,48 @@ def _client(to: Connection) -> JobSubmissionClient:
             "    raylora cluster status CLUSTER.yaml says how it is; raylora cluster up CLUSTER.yaml finds its address"
         ) from error
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
-    return JobSubmissionClient(to.url, headers=to.headers)
+    return direct_job_client(to.url, to.headers)
+
+
+def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -> str:
+    """Submit a sweep; gives the name of the job that runs it: ours, or that of somebody who was a moment earlier.
+
+    A job is named by the millisecond of its submission, so that a name does not come again when jobs were deleted: Ray
+    would write on in the log of the deleted one. Of people who did not see each other's job the one stays that reached
+    the head first; and a name is given only once.
+    """
+    number = max(int(time.time() * 1000), _number(last, what.key) + 1 if last is not None else 0)
+    name = f"{what.key}-{number}"
+    try:
+        client.submit_job(
+            entrypoint=f"python -m raylora.cluster.commands.job {what.pack()}",
+            submission_id=name,
+            metadata={"raylora": shlex.join(["sweep", what.file, *what.overrides])},
+        )
+    except RuntimeError as error:
+        if "already exists" not in str(error):
+            raise
+    running = [job for job in _attempts(client, what.key) if job.status in _RUNNING]
+    first = min(running, key=lambda job: (job.start_time or 0, job.submission_id), default=None)
+    if first is None or first.submission_id == name:
+        return name
+    client.stop_job(name)
+    return str(first.submission_id)
 
 
 def _attempts(client: JobSubmissionClient, key: str) -> list[JobDetails]:
     """All jobs that ran a sweep, the newest last."""
-    pattern = re.compile(rf"{re.escape(key)}-(\d+)\Z")
-    found = {}
-    for job in client.list_jobs():
-        if match := pattern.match(job.submission_id or ""):
-            found[int(match[1])] = job
-    return [found[number] for number in sorted(found)]
+    jobs = [job for job in client.list_jobs() if _number(job, key) >= 0]
+    return sorted(jobs, key=lambda job: _number(job, key))
 
 
-def _how_it_ended(job: JobDetails) -> str:
+def _number(job: JobDetails, key: str) -> int:
+    """The number at the end of the name of a job that ran a sweep; -1 for any other job."""
+    match = re.fullmatch(rf"{re.escape(key)}-(\d+)", job.submission_id or "")
+    return int(match[1]) if match else -1
+
+
+def _format_end(job: JobDetails) -> str:
     if job.status == "STOPPED":
         return "was stopped"
     code = job.driver_exit_code
@@ -166,7 +189,7 @@ async def _follow(client: JobSubmissionClient, name: str) -> int:
     if job.driver_exit_code is not None:
         return int(job.driver_exit_code)
     if job.status != "SUCCEEDED":
-        raise RayloraError(f"{name} {_how_it_ended(job)}")
+        raise RayloraError(f"{name} {_format_end(job)}")
     return 0
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pyVmomi import vim, vmodl
+from pyVmomi import vim
 
 from raylora.cluster.commands import connection
 from raylora.cluster.commands.connection import Connection, NoAnswer
@@ -15,9 +15,10 @@ from raylora.cluster.commands.plan import make_plan, session
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig
 from raylora.cluster.nodes.identity import new_identity
-from raylora.cluster.nodes.manager import Node, Nodes
-from raylora.cluster.ray import user_data as userdata
-from raylora.cluster.vsphere.inventory import Inventory, retrieve
+from raylora.cluster.nodes.manager import Node, NodeManager
+from raylora.cluster.ray import user_data
+from raylora.cluster.vsphere.inventory import Inventory
+from raylora.cluster.vsphere.properties import read_properties
 from raylora.console import say
 from raylora.errors import RayloraError, UserError
 
@@ -41,14 +42,14 @@ def up(config: ClusterConfig) -> str:
 
 
 def _up(inventory: Inventory, config: ClusterConfig) -> str:
-    nodes = Nodes(inventory.vcenter, inventory, config)
+    nodes = NodeManager(inventory.vcenter, inventory, config)
     identity = new_identity(config.name, HEAD_TYPE, "head")
-    there = nodes.list().get(identity.node_id)
+    there = nodes.by_id().get(identity.node_id)
     known = connection.recall(config.name)
     if there is not None and there.state == "running" and known is None:
         raise UserError.one(
             f"the head {there.id} is there, and its token is not on this machine",
-            where=str(connection.place(config.name)),
+            where=str(connection.path_of(config.name)),
             hint="copy this file from whoever started the cluster; or take it down and up again",
         )
     token = known.token if known else secrets.token_hex(32)
@@ -56,29 +57,24 @@ def _up(inventory: Inventory, config: ClusterConfig) -> str:
     connection.remember(config.name, Connection(known.address if known else "", token))
     say(f"the head {identity.node_id} {'is there' if there else 'is made'}")
     try:
-        head = nodes.create_head(userdata.head(config, identity, token))
+        head = nodes.create_head(user_data.head(config, identity, token))
     finally:
         nodes.close()
-    if there is not None and _made_with(inventory, head) != userdata.digest(config):
+    if there is not None and _made_with(inventory, head) != user_data.digest(config):
         say("note: the head was made with another configuration; cluster down and up apply this one")
     address = _answering(inventory, config, head, token)
     return (
         f"the cluster {config.name} is up; Ray's dashboard is at {Connection(address, token).url}\n"
-        f"its token is in {connection.place(config.name)}"
+        f"its token is in {connection.path_of(config.name)}"
     )
 
 
 def _made_with(inventory: Inventory, head: Node) -> str:
     """The digest of the configuration that the head was made with."""
-    collector = vmodl.query.PropertyCollector
     machine = inventory.vcenter.object(vim.VirtualMachine, head.machine)
-    spec = collector.FilterSpec(
-        objectSet=[collector.ObjectSpec(obj=machine)],
-        propSet=[collector.PropertySpec(type=vim.VirtualMachine, pathSet=["config.extraConfig"])],
-    )
-    found = next(iter(retrieve(inventory.vcenter, spec).values()), {})
+    found = read_properties(inventory.vcenter, machine, "config.extraConfig")
     options = {option.key: option.value for option in found.get("config.extraConfig") or ()}
-    return str(options.get(userdata.DIGEST_KEY, ""))
+    return str(options.get(user_data.DIGEST_KEY, ""))
 
 
 def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: str) -> str:
@@ -102,7 +98,7 @@ def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: s
                 said = str(error)
                 if "token" in said:
                     raise RayloraError(
-                        f"the head at {address} does not take the token in {connection.place(config.name)}: it was "
+                        f"the head at {address} does not take the token in {connection.path_of(config.name)}: it was "
                         "started with another one\n    copy that file from whoever started it"
                     ) from error
             else:
@@ -125,8 +121,8 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
         RayloraError: something is left.
     """
     with session(config) as inventory:
-        nodes = Nodes(inventory.vcenter, inventory, config)
-        found = sorted(nodes.list().values(), key=lambda node: (node.kind, node.id))
+        nodes = NodeManager(inventory.vcenter, inventory, config)
+        found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.id))
         for machine in nodes.copies():
             say(f"{machine.name} is a copy of a node, not a node: it is left alone")
         if not found:
@@ -143,7 +139,7 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
             left = nodes.remove_all(_REMOVAL)
         finally:
             nodes.close()
-        there = nodes.list()
+        there = nodes.by_id()
     if left:
         lines = [f"{name}: {there[name].note}" if name in there else name for name in left]
         raise RayloraError("\n    ".join(["not removed yet:", *lines, "run the same command again"]))

@@ -1,4 +1,4 @@
-"""The machine of a node: everything that vSphere takes in one clone call, its owner's mark first of all."""
+"""The specification of a node's machine: all that vSphere takes in one clone call, its owner's mark first of all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pyVmomi import vim
 from raylora.cluster.config import HeadConfig, NodeType
 from raylora.cluster.nodes.identity import MARKER, Identity, marks
 from raylora.cluster.nodes.placement import devices_of
-from raylora.cluster.vsphere.inventory import Card, PciDevice
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
+from raylora.cluster.vsphere.types import Card, PciDevice
 
 _LINKED: Final = "createNewChildDiskBacking"
 _FULL: Final = "moveAllDiskBackingsAndDisallowSharing"
@@ -112,7 +112,7 @@ def is_full(section: NodeType | HeadConfig) -> bool:
 
 
 def annotation(identity: Identity) -> str:
-    """What people read in the vSphere client. It holds `MARKER`, by which copies of the machine are noticed."""
+    """The annotation, for people. It holds `MARKER`, by which copies of the machine are noticed."""
     return (
         f"{MARKER}: {identity.kind} {identity.node_id} of the cluster {identity.cluster}. Made and removed by its "
         "autoscaler: keep nothing here."
@@ -156,15 +156,22 @@ def signed_short(value: int) -> int:
 
 
 def missing_devices(has: Iterable[PciDevice], wants: Sequence[PciDevice]) -> list[PciDevice]:
-    """What of the wanted cards a machine that is off does not ask for yet."""
+    """The wanted cards that a machine that is off does not ask for yet."""
     left = list(has)
     missing = []
     for device in wants:
-        if device in left:
-            left.remove(device)
-        else:
+        there = next((other for other in left if _same(other, device)), None)
+        if there is None:
             missing.append(device)
+        else:
+            left.remove(there)
     return missing
+
+
+def _same(has: PciDevice, wanted: PciDevice) -> bool:
+    """Whether a device is the wanted one; vSphere may write the card's id in a longer form (see `named_card`)."""
+    alike = (has.allowed, has.vgpu) == (wanted.allowed, wanted.vgpu)
+    return alike and wanted.pci_id.lower() in has.pci_id.lower()
 
 
 def network_change(site: Site) -> Any:

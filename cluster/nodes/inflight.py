@@ -1,4 +1,8 @@
-"""What the makers and the enders of machines share: the session, the books of what is under way, and tasks."""
+"""The in-flight book: the launches and terminations that this process has under way, and the back-off after failures.
+
+The provisioner, the terminator and the reconciler share it. The book is memory alone: when the process dies, what it
+had under way is found again on vCenter by its mark.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +17,23 @@ from typing import Any, Final
 from pyVmomi import vmodl
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
-from raylora.cluster.nodes import placement
+from raylora.cluster.nodes.backoff import Backoff
 from raylora.cluster.nodes.identity import Identity
-from raylora.cluster.nodes.placement import Choice, Reservation
-from raylora.cluster.vsphere.faults import is_gone, words
-from raylora.cluster.vsphere.inventory import Inventory, Machine
+from raylora.cluster.nodes.placement import Choice, Reservation, devices_of
+from raylora.cluster.vsphere.faults import format_error, is_gone
+from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import AnswerLost, VCenter
 from raylora.cluster.vsphere.site import Site, find_site
+from raylora.cluster.vsphere.types import Machine, View
 from raylora.errors import RayloraError
 
 log = logging.getLogger(__name__)
 
-#: What may go wrong on the way to vCenter, and there; anything else is a mistake of ours.
+#: Errors that the way to vCenter, and vCenter itself, may cause; anything else is a mistake of ours.
 TROUBLE: Final = (RayloraError, vmodl.MethodFault, OSError)
 
 _LONGEST_TASK: Final = 1800.0  # seconds
 _SITE_AGE: Final = 60.0  # seconds after which names are looked up anew
-#: Seconds for which a host that refused a node, or a node type that failed, is left out; doubled each time that it does
-#: so again.
-_STRIKE: Final = 10.0
-_LONGEST_STRIKE: Final = 900.0
 
 
 class NotYet(RayloraError):  # noqa: N818 - an event
@@ -40,17 +41,19 @@ class NotYet(RayloraError):  # noqa: N818 - an event
 
 
 @dataclasses.dataclass
-class Making:
+class Launch:
     """A node that this process makes.
 
     Attributes:
         made: when that began, by vCenter's clock; stands in the machine's mark.
         deadline: when it is given up, by this process's monotonic clock.
         guest: what its guest is told, as extraConfig.
+        look: whether its machine may exist already, so that it is looked for before it is cloned.
         cancelled: set when nobody wants it any more.
         step: what is being done, for people.
-        machine: vCenter's id of it, as soon as it is known.
-        found: whether that was there before this making began.
+        machine: vCenter's id of its machine, as soon as that is known.
+        seen: its machine as it was last read.
+        found: whether that was there before this launch began.
     """
 
     identity: Identity
@@ -59,20 +62,21 @@ class Making:
     made: datetime.datetime
     deadline: float
     guest: Mapping[str, str]
+    look: bool = False
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
     step: str = "waiting its turn"
     machine: str = ""
+    seen: Machine | None = None
     found: bool = False
 
     @property
     def reservation(self) -> Reservation:
         """The cards that it is promised."""
-        devices = placement.devices_of(self.section, self.choice.cards)
-        return Reservation(self.identity.uuid, self.choice.host.id, devices)
+        return Reservation(self.identity.uuid, self.choice.host.id, devices_of(self.section, self.choice.cards))
 
 
 @dataclasses.dataclass
-class Ending:
+class Termination:
     """A node that this process removes.
 
     Attributes:
@@ -94,23 +98,17 @@ class Ending:
     fault: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Strike:
-    reason: str
-    until: float
-    length: float
+class InFlight:
+    """The book of one process.
 
-    @classmethod
-    def after(cls, before: _Strike | None, reason: str) -> _Strike:
-        """The next one: twice as long, unless the one before still lasts: what began before that tells nothing new."""
-        now, length = time.monotonic(), _STRIKE
-        if before is not None:
-            length = before.length if before.until > now else min(2 * before.length, _LONGEST_STRIKE)
-        return cls(reason, now + length, length)
-
-
-class Workshop:
-    """What is under way in this process. `lock` guards the tables."""
+    Attributes:
+        lock: guards `launches` and `terminations`. Ray's loop waits for it: whoever holds it asks vCenter nothing.
+        stopped: set when the process ends, so that nothing new is begun.
+        launches, terminations: by node id.
+        failures: node type to why the last launch of one failed.
+        host_backoff: hosts that refused a node, by host and node type.
+        type_backoff: node types of which a launch failed in a way that no other host mends.
+    """
 
     def __init__(self, vcenter: VCenter, inventory: Inventory, config: ClusterConfig) -> None:
         self.vcenter = vcenter
@@ -118,11 +116,11 @@ class Workshop:
         self.config = config
         self.lock = threading.RLock()
         self.stopped = threading.Event()
-        self.making: dict[str, Making] = {}
-        self.ending: dict[str, Ending] = {}
-        self.failures: dict[str, str] = {}  # node type to why the last one failed
-        self._strikes: dict[tuple[str, str], _Strike] = {}  # host and node type
-        self._rests: dict[str, _Strike] = {}  # node type
+        self.launches: dict[str, Launch] = {}
+        self.terminations: dict[str, Termination] = {}
+        self.failures: dict[str, str] = {}
+        self.host_backoff = Backoff[tuple[str, str]]()
+        self.type_backoff = Backoff[str]()
         self._site: tuple[float, Site] | None = None
         self._site_lock = threading.Lock()
 
@@ -130,11 +128,18 @@ class Workshop:
         """Whether a machine is this cluster's own."""
         return machine.owner is not None and machine.owner.belongs_to(self.config.name)
 
+    def own(self, view: View) -> list[Machine]:
+        """The machines that are this cluster's own."""
+        return [machine for machine in view.machines.values() if self.owns(machine)]
+
     def site(self) -> Site:
-        """Where everything is that the cluster's YAML file names, looked up anew from time to time.
+        """The things that the cluster's YAML file names, looked up on vCenter anew from time to time.
+
+        It may wait for a vCenter that does not answer: call it without holding `lock`.
 
         Raises:
             UserError: something is missing.
+            Else as `VCenter.read`.
         """
         with self._site_lock:
             if self._site is None or time.monotonic() - self._site[0] > _SITE_AGE:
@@ -147,43 +152,40 @@ class Workshop:
         with self._site_lock:
             self._site = None
 
-    def reservations(self, but: Making | None = None) -> list[Reservation]:
+    def reservations(self, but: Launch | None = None) -> list[Reservation]:
         """The cards promised to nodes that are being made."""
         with self.lock:
-            return [making.reservation for making in self.making.values() if making is not but]
+            return [launch.reservation for launch in self.launches.values() if launch is not but]
 
-    def strike(self, making: Making, error: BaseException) -> None:
-        """Leave a host out for nodes of this type for a while, since it refused one."""
-        key = (making.choice.host.id, making.identity.node_type)
-        with self.lock:
-            self._strikes[key] = _Strike.after(self._strikes.get(key), f"refused: {words(error)}")
+    def backs_off(self, node_type: str) -> bool:
+        """Whether a node type is left out now, on every host."""
+        return node_type in self.type_backoff.active()
 
-    def rest(self, node_type: str, reason: str) -> None:
-        """Leave a node type out for a while, on every host: making one failed in a way that no other host mends."""
-        with self.lock:
-            self._rests[node_type] = _Strike.after(self._rests.get(node_type), reason)
+    def hosts_backed_off(self, node_type: str) -> dict[str, str]:
+        """Ids of the hosts that are left out now for nodes of this type, with the reason."""
+        return {host: reason for (host, kind), reason in self.host_backoff.active().items() if kind == node_type}
 
-    def resting(self, node_type: str) -> bool:
-        """Whether a node type is left out now."""
-        with self.lock:
-            return node_type in self._rests and self._rests[node_type].until > time.monotonic()
+    def refused(self, launch: Launch, error: BaseException) -> None:
+        """A host has refused a node: nodes of this type back off from it."""
+        key = (launch.choice.host.id, launch.identity.node_type)
+        self.host_backoff.fail(key, f"refused: {format_error(error)}")
 
-    def forgive(self, making: Making) -> None:
+    def started(self, launch: Launch) -> None:
         """A node has started: its host and its type are as good as any again."""
+        node_type = launch.identity.node_type
+        self.host_backoff.reset((launch.choice.host.id, node_type))
+        self.type_backoff.reset(node_type)
         with self.lock:
-            self._strikes.pop((making.choice.host.id, making.identity.node_type), None)
-            self._rests.pop(making.identity.node_type, None)
-            self.failures.pop(making.identity.node_type, None)
+            self.failures.pop(node_type, None)
 
-    def struck(self, node_type: str) -> dict[str, str]:
-        """Hosts that are left out for nodes of this type, with the reason."""
-        now = time.monotonic()
+    def why_failed(self, node_type: str) -> str:
+        """Why nodes of a type failed lately, as far as this process knows; empty if none did."""
+        view = self.inventory.view()
         with self.lock:
-            return {
-                host: strike.reason
-                for (host, kind), strike in self._strikes.items()
-                if kind == node_type and strike.until > now
-            }
+            parts = [self.failures.get(node_type, "")]
+        for host, reason in self.hosts_backed_off(node_type).items():
+            parts.append(f"{view.hosts[host].name} {reason}" if host in view.hosts else reason)
+        return "; ".join(part for part in dict.fromkeys(parts) if part)
 
     def fresh(self, machine: str) -> Machine | None:
         """A machine as it is now; None if it is gone."""
@@ -214,4 +216,4 @@ class Workshop:
         try:
             self.vcenter.call(task, "CancelTask")
         except TROUBLE as error:
-            log.info("%s cannot be cancelled: %s", method, words(error))
+            log.info("%s cannot be cancelled: %s", method, format_error(error))

@@ -1,4 +1,4 @@
-"""Which host a node goes to: the cards of hosts, which of them are free, and why a host is left out.
+"""Placement: the host that a node goes to, the cards that are free there, and why a host is left out.
 
 Everything here is computed from a view of the inventory and from what this process has promised to nodes that are being
 made; nothing is asked and nothing is changed.
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from raylora.cluster.config import HeadConfig, NodeType
-from raylora.cluster.vsphere.inventory import Card, Host, Machine, PciDevice, View
+from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, View, named_card
 from raylora.gpus import CardModel, card_name
 
 MANY: Final = 10_000  #: nodes that fit where no card limits them
@@ -21,7 +21,7 @@ MANY: Final = 10_000  #: nodes that fit where no card limits them
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """Where nodes may be, as ids.
+    """The hosts that nodes may be on, and what those must reach, as ids.
 
     Attributes:
         hosts: those that may be used, whatever state they are in.
@@ -55,7 +55,7 @@ class Choice:
 
 
 def devices_of(section: NodeType | HeadConfig, cards: Sequence[Card] = ()) -> tuple[PciDevice, ...]:
-    """What a node of this kind asks for, on a host where it would get `cards`."""
+    """The PCI devices that a node of this kind asks for, on a host where it would get `cards`."""
     model = section.card if isinstance(section, NodeType) else None
     if model is None or not isinstance(section, NodeType):
         return ()
@@ -70,7 +70,9 @@ def free_cards(host: Host, machines: Iterable[Machine], reservations: Iterable[R
     """Cards of a host that no running machine holds and no node was promised; shared cards are left out.
 
     A card counts as taken when the host says that it is bound, when a running machine names it, and once for each card
-    that a running machine or a promise asks for without naming it: any one of the allowed models.
+    that a running machine or a promise asks for without naming it: any one of the allowed models. What names no card of
+    the host in a form that is known (see `named_card`) takes none by name: then the devices of running machines alone
+    count, and at worst a power-on is refused, after which the host backs off.
     """
     on = [machine for machine in machines if machine.on]
     running = {machine.instance_uuid for machine in on if machine.instance_uuid}
@@ -78,9 +80,10 @@ def free_cards(host: Host, machines: Iterable[Machine], reservations: Iterable[R
     taken = {*host.bound}
     unnamed: list[PciDevice] = []
     for devices, holder in [*((machine.devices, machine.id) for machine in on), *((d, "") for d in promised)]:
-        taken |= {device.pci_id for device in devices if device.pci_id}
-        waiting = [device for device in devices if device.allowed and not device.pci_id]
-        named = {device.pci_id for device in devices if device.pci_id}
+        cards = [named_card(host.cards, device.pci_id) if device.pci_id else None for device in devices]
+        named = {card.pci_id for card in cards if card is not None}
+        taken |= named
+        waiting = [device for device, card in zip(devices, cards, strict=True) if device.allowed and card is None]
         known = sum(1 for card, machine in host.bound.items() if holder and machine == holder and card not in named)
         unnamed += waiting[known:]
     free = [card for card in host.cards if not card.shared and card.pci_id not in taken]
@@ -134,11 +137,11 @@ def profile_gib(profile: str) -> int:
     return int(found[1]) if found else 0
 
 
-def obstacle(host: Host, reach: Reach, strikes: Mapping[str, str] | None = None) -> str:
+def obstacle(host: Host, reach: Reach, backed_off: Mapping[str, str] | None = None) -> str:
     """Why a host is not used now; empty if it is.
 
     Args:
-        strikes: id of a host to why it was lately refused there.
+        backed_off: id of a host to why a node was lately refused there.
     """
     if host.connection == "notResponding":
         return "does not respond"
@@ -152,7 +155,7 @@ def obstacle(host: Host, reach: Reach, strikes: Mapping[str, str] | None = None)
         return "does not reach the datastore"
     if reach.network and reach.network not in host.networks:
         return "does not reach the network"
-    return (strikes or {}).get(host.id, "")
+    return (backed_off or {}).get(host.id, "")
 
 
 def choose(
@@ -160,7 +163,7 @@ def choose(
     reach: Reach,
     section: NodeType | HeadConfig,
     reservations: Collection[Reservation] = (),
-    strikes: Mapping[str, str] | None = None,
+    backed_off: Mapping[str, str] | None = None,
 ) -> list[Choice]:
     """Hosts that a node of this kind can go to, the best first.
 
@@ -171,7 +174,7 @@ def choose(
     waiting = collections.Counter(reservation.host for reservation in reservations)
     ranked = []
     for host in view.hosts.values():
-        if host.id not in reach.hosts or obstacle(host, reach, strikes):
+        if host.id not in reach.hosts or obstacle(host, reach, backed_off):
             continue
         machines = view.by_host.get(host.id, ())
         fits = room(host, machines, section, reservations)
@@ -191,12 +194,12 @@ def free_nodes(
     reach: Reach,
     section: NodeType | HeadConfig,
     reservations: Collection[Reservation] = (),
-    strikes: Mapping[str, str] | None = None,
+    backed_off: Mapping[str, str] | None = None,
 ) -> int:
     """How many more nodes of this kind there can be now; at most `MANY`."""
     total = 0
     for host in view.hosts.values():
-        if host.id in reach.hosts and not obstacle(host, reach, strikes):
+        if host.id in reach.hosts and not obstacle(host, reach, backed_off):
             total += room(host, view.by_host.get(host.id, ()), section, reservations)
     return min(total, MANY)
 
@@ -206,13 +209,13 @@ def explain(
     reach: Reach,
     section: NodeType,
     reservations: Collection[Reservation] = (),
-    strikes: Mapping[str, str] | None = None,
+    backed_off: Mapping[str, str] | None = None,
 ) -> list[str]:
     """For each host that may be used one line: how many of its cards are free, or why it is left out."""
     lines = []
     for host in sorted((view.hosts[i] for i in reach.hosts if i in view.hosts), key=lambda host: host.name):
         model = section.card
-        reason = obstacle(host, reach, strikes)
+        reason = obstacle(host, reach, backed_off)
         if model is None:
             lines.append(f"{host.name} {reason or 'can be used'}")
             continue

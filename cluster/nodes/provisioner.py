@@ -1,6 +1,10 @@
-"""Making a machine: cloned, verified, powered on; from nothing, or from wherever an earlier try has left it.
+"""The provisioner: makes a node's machine, step by step, from nothing or from wherever an earlier try has left it.
 
-A maker gives up well before the time at which a reaper, of this process or of another, takes a machine for half-made.
+The steps are a list (`Provisioner.steps`). Each looks at what is there and does only what is left to do, so after any
+failure the whole list is gone through again.
+
+A launch is given up well before the time at which a reconciler, of this process or of another, takes its machine for
+half-made.
 """
 
 from __future__ import annotations
@@ -8,26 +12,27 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
 from raylora.cluster.config import HeadConfig, NodeType
-from raylora.cluster.nodes import clone_spec as machines
 from raylora.cluster.nodes import placement
+from raylora.cluster.nodes.clone_spec import add_device, clone_spec, instant_spec, missing_devices
 from raylora.cluster.nodes.identity import Identity
-from raylora.cluster.nodes.inflight import TROUBLE, Ending, Making, NotYet, Workshop
+from raylora.cluster.nodes.inflight import TROUBLE, InFlight, Launch, NotYet, Termination
 from raylora.cluster.nodes.placement import Choice
-from raylora.cluster.nodes.terminator import Ender, always
+from raylora.cluster.nodes.terminator import Terminator, always
 from raylora.cluster.vsphere import storage
-from raylora.cluster.vsphere.faults import Meaning, is_already, meaning, words
-from raylora.cluster.vsphere.inventory import Machine, View, retrieve
+from raylora.cluster.vsphere.faults import Meaning, format_error, is_already, meaning
+from raylora.cluster.vsphere.properties import read_properties
+from raylora.cluster.vsphere.types import Machine, View
 from raylora.errors import RayloraError, UserError
 
 log = logging.getLogger(__name__)
 
-_SHARE: Final = 0.75  # of create_minutes, after which a maker gives up; the reaper waits for all of it
+_SHARE: Final = 0.75  # of create_minutes, after which a launch is given up; the reconciler waits for all of it
 _TRIES: Final = 5  # of one machine, after faults that might pass
 _LONGEST_PAUSE: Final = 30.0  # seconds between two of them
 
@@ -37,82 +42,93 @@ class GaveUp(RayloraError):  # noqa: N818 - an event
 
 
 class NoOther(GaveUp):
-    """No other host can take it: those that refused it are left out already, so its type needs no rest."""
+    """No other host can take it: those that refused it back off already, so its type need not."""
 
 
-class Maker:
+class Provisioner:
     """Makes machines, each on the thread that calls `make`."""
 
-    def __init__(self, workshop: Workshop, ender: Ender) -> None:
-        self._shop = workshop
-        self._ender = ender
+    def __init__(self, inflight: InFlight, terminator: Terminator) -> None:
+        self._inflight = inflight
+        self._terminator = terminator
         self._profiles: dict[str, str] = {}
 
-    def book(
-        self, identity: Identity, section: NodeType | HeadConfig, choice: Choice, guest: Mapping[str, str]
-    ) -> Making:
-        """Enter a node to be made, so that its cards are promised to nobody else; the caller holds the lock."""
-        shop = self._shop
-        deadline = time.monotonic() + _SHARE * 60 * shop.config.create_minutes
-        now = shop.vcenter.now()
-        made = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as the mark has it: by this it is told again
-        making = Making(identity, section, choice, made, deadline, guest)
-        shop.making[identity.node_id] = making
-        return making
-
-    def make(self, making: Making, *, look: bool = False) -> None:
-        """Make a booked node to the end, or give it up; its entry is gone afterwards.
+    def enter(
+        self,
+        identity: Identity,
+        section: NodeType | HeadConfig,
+        choice: Choice,
+        guest: Mapping[str, str],
+        *,
+        look: bool = False,
+    ) -> Launch:
+        """Enter a launch into the book, so that its cards are promised to nobody else; the caller holds the lock.
 
         Args:
-            making: what was booked.
-            look: whether the machine may exist already.
+            identity: which node it is to be.
+            section: what kind of node.
+            choice: its host and cards.
+            guest: what its guest is told, as extraConfig.
+            look: whether its machine may exist already.
+        """
+        inflight = self._inflight
+        deadline = time.monotonic() + _SHARE * 60 * inflight.config.create_minutes
+        now = inflight.vcenter.now()
+        made = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as the mark has it: by this it is told again
+        launch = Launch(identity, section, choice, made, deadline, guest, look)
+        inflight.launches[identity.node_id] = launch
+        return launch
+
+    def make(self, launch: Launch) -> None:
+        """Make a node that was entered to the end, or give it up; its entry is gone afterwards.
 
         Raises: only what ends the process, such as KeyboardInterrupt.
         """
-        shop, name = self._shop, making.identity.node_id
+        inflight, name = self._inflight, launch.identity.node_id
         try:
-            self._make(making, look)
+            self._try(launch)
         except GaveUp as error:
             log.warning("%s is given up: %s", name, error)
-            self._abandon(making, str(error), rest=not isinstance(error, NoOther))
+            self._abandon(launch, str(error), back_off=not isinstance(error, NoOther))
         except Exception as error:
             log.exception("%s is given up", name)
-            self._abandon(making, f"an error in raylora: {error}")
+            self._abandon(launch, f"an error in raylora: {error}")
         except BaseException:  # a person at `cluster up`, who is to hear of nothing but that
-            self._abandon(making, "interrupted", rest=False)
+            self._abandon(launch, "interrupted", back_off=False)
             raise
         else:
-            log.info("%s is on at %s", name, making.choice.host.name)
-            shop.forgive(making)
-            with shop.lock:
-                shop.making.pop(name, None)
-                cancelled = making.cancelled.is_set()
+            log.info("%s is on at %s", name, launch.choice.host.name)
+            inflight.started(launch)
+            with inflight.lock:
+                inflight.launches.pop(name, None)
+                cancelled = launch.cancelled.is_set()
                 if cancelled:
-                    shop.ending.setdefault(name, Ending(making.identity, "terminated", always))
+                    inflight.terminations.setdefault(name, Termination(launch.identity, "terminated", always))
             if cancelled:
-                self._ender.go()
+                self._terminator.go()
         finally:
-            shop.inventory.touch()
+            inflight.inventory.touch()
 
-    def _make(self, making: Making, look: bool) -> None:
+    def _try(self, launch: Launch) -> None:
+        """Go through the steps until all are done; after a failure what is there is looked at anew."""
         tries, pause = 0, 0.2
         while True:
             try:
-                self._check(making)
-                self._advance(making, look)
+                self._check(launch)
+                self._advance(launch)
                 return
             except (*TROUBLE, UserError) as error:
                 what = self._meaning(error)
-                log.info("%s: %s: %s (%s)", making.identity.node_id, making.step, words(error), what.name)
-                look = True
+                log.info("%s: %s: %s (%s)", launch.identity.node_id, launch.step, format_error(error), what.name)
+                launch.look = True
                 if what is Meaning.ELSEWHERE:
-                    self._shop.strike(making, error)
-                    self._move(making, error)
+                    self._inflight.refused(launch, error)
+                    self._move(launch, error)
                     continue
                 tries += what is Meaning.AGAIN
                 if what is Meaning.FATAL or tries >= _TRIES:
-                    raise GaveUp(words(error)) from error
-                making.cancelled.wait(pause * random.uniform(0.5, 1.5))
+                    raise GaveUp(format_error(error)) from error
+                launch.cancelled.wait(pause * random.uniform(0.5, 1.5))
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _meaning(self, error: BaseException) -> Meaning:
@@ -120,196 +136,221 @@ class Maker:
             return Meaning.FATAL
         return Meaning.UNKNOWN if isinstance(error, NotYet) else meaning(error)
 
-    def _abandon(self, making: Making, reason: str, *, rest: bool = True) -> None:
+    def _abandon(self, launch: Launch, reason: str, *, back_off: bool = True) -> None:
         """Leave no machine to nobody; but a head stays, since it may be one that has run for long.
 
         Args:
-            making: what is given up.
+            launch: what is given up.
             reason: why, for people.
-            rest: whether its type is left out for a while: Ray would ask for the same again at its next loop.
+            back_off: whether its type is left out for a while: Ray would ask for the same again at its next loop.
         """
-        shop, identity = self._shop, making.identity
-        with shop.lock:
-            if not making.cancelled.is_set():
-                shop.failures[identity.node_type] = reason
-                if rest:
-                    shop.rest(identity.node_type, reason)
-            shop.making.pop(identity.node_id, None)
+        inflight, identity = self._inflight, launch.identity
+        with inflight.lock:
+            if not launch.cancelled.is_set():
+                inflight.failures[identity.node_type] = reason
+                if back_off:
+                    inflight.type_backoff.fail(identity.node_type, reason)
+            inflight.launches.pop(identity.node_id, None)
             if identity.kind == "worker":
-                shop.ending.setdefault(identity.node_id, Ending(identity, reason, always))
-        self._ender.go()
+                inflight.terminations.setdefault(identity.node_id, Termination(identity, reason, always))
+        self._terminator.go()
 
-    def _check(self, making: Making) -> None:
-        if self._shop.stopped.is_set():
+    def _check(self, launch: Launch) -> None:
+        if self._inflight.stopped.is_set():
             raise GaveUp("the process ends")
-        if making.cancelled.is_set():
+        if launch.cancelled.is_set():
             raise GaveUp("terminated while it was made")
-        if time.monotonic() > making.deadline:
-            minutes = _SHARE * self._shop.config.create_minutes
-            raise GaveUp(f"not made within {minutes:.0f} minutes, while {making.step}")
+        if time.monotonic() > launch.deadline:
+            minutes = _SHARE * self._inflight.config.create_minutes
+            raise GaveUp(f"not made within {minutes:.0f} minutes, while {launch.step}")
 
-    def _advance(self, making: Making, look: bool) -> None:
-        """Do what is left to do, as far as it goes; raises where it goes no further."""
-        shop, identity = self._shop, making.identity
-        found = self._ender.find(identity) if look else None
-        making.machine = found.id if found is not None else self._clone(making)
-        making.step = "verifying"
-        machine = shop.fresh(making.machine)
-        if machine is None:
-            raise NotYet("the machine has gone again")
-        if machine.owner is None:
-            raise NotYet("its mark cannot be read yet")
-        if not shop.owns(machine) or machine.owner.identity.node_id != identity.node_id:
-            raise GaveUp(f"the machine {machine.name} is not the one that was to be made")
-        making.found = machine.owner.made != making.made
-        if not machine.on:
-            self._settle(machine, making)
-            self._add_missing(machine, making)
-            self._check(making)
-            self._power_on(machine, making)
-        making.step = "starting"
-        if not shop.inventory.wait(lambda view: _is_on(view, machine.id), 30.0):
-            # The answer was that it is on: either the inventory lags, or somebody has put it off or removed it.
-            after = shop.fresh(machine.id)
-            if after is None or not after.on:
-                raise NotYet("it was put off again")
+    @property
+    def steps(self) -> tuple[tuple[str, Callable[[Launch], None]], ...]:
+        """The steps in which a node is made, each with the name that people read in `raylora cluster status`.
 
-    def _clone(self, making: Making) -> str:
+        A step returns when what it is for is true, whoever has brought it about; it raises where it goes no further.
+        """
+        return (
+            ("looking for it", self._find),  # an earlier call, whose answer was lost, may have made it
+            ("cloning", self._clone),  # off, on the chosen host, with its mark and its cards
+            ("verifying", self._verify),  # is this ours, and the very machine that was to be made?
+            ("adding cards", self._attach_cards),  # those that an instant clone or an earlier try lacks
+            ("powering on", self._power_on),
+            ("starting", self._await_power),  # the inventory must see it on: until then its cards are promised only
+        )
+
+    def _advance(self, launch: Launch) -> None:
+        for launch.step, step in self.steps:
+            step(launch)
+
+    def _find(self, launch: Launch) -> None:
+        found = self._terminator.find(launch.identity) if launch.look else None
+        launch.machine = found.id if found is not None else ""
+
+    def _clone(self, launch: Launch) -> None:
+        if not launch.machine:
+            launch.machine = self._cloned(launch)
+
+    def _cloned(self, launch: Launch) -> str:
         """Clone; returns vCenter's id of the machine, which may be one that an earlier, lost call has made."""
-        making.step = "cloning"
-        shop, section, identity = self._shop, making.section, making.identity
-        site = shop.site()
-        source = shop.vcenter.object(vim.VirtualMachine, site.template.id)
+        inflight, section, identity = self._inflight, launch.section, launch.identity
+        site = inflight.site()
+        source = inflight.vcenter.object(vim.VirtualMachine, site.template.id)
         try:
             if isinstance(section, NodeType) and section.clone == "instant":
-                instant = machines.instant_spec(shop.vcenter, site, identity, guest=making.guest, made=making.made)
-                result = shop.run(source, "InstantClone_Task", making.deadline, spec=instant)
+                instant = instant_spec(inflight.vcenter, site, identity, guest=launch.guest, made=launch.made)
+                result = inflight.run(source, "InstantClone_Task", launch.deadline, spec=instant)
             else:
-                spec = machines.clone_spec(
-                    shop.vcenter,
+                spec = clone_spec(
+                    inflight.vcenter,
                     site,
                     section,
                     identity,
-                    host=making.choice.host.id,
-                    cards=making.choice.cards,
-                    system_id=self._system_id(making),
+                    host=launch.choice.host.id,
+                    cards=launch.choice.cards,
+                    system_id=self._system_id(launch),
                     profile=self._profile(section),
-                    guest=making.guest,
-                    made=making.made,
+                    guest=launch.guest,
+                    made=launch.made,
                 )
-                folder = shop.vcenter.object(vim.Folder, site.folder)
-                result = shop.run(source, "CloneVM_Task", making.deadline, folder=folder, name=identity.name, spec=spec)
+                folder = inflight.vcenter.object(vim.Folder, site.folder)
+                result = inflight.run(
+                    source, "CloneVM_Task", launch.deadline, folder=folder, name=identity.name, spec=spec
+                )
             return str(result._GetMoId())
         except vim.fault.DuplicateName as error:
             return self._namesake(error, identity)
         except vmodl.fault.ManagedObjectNotFound:
-            shop.forget_site()  # template, host, folder, pool or datastore has been replaced
+            inflight.forget_site()  # template, host, folder, pool or datastore has been replaced
             raise
 
     def _namesake(self, error: Any, identity: Identity) -> str:
         """The machine that has the name: ours from an earlier, lost call, or somebody else's."""
         if error.object is None:
             raise NotYet("the name is taken, and vCenter does not say by whom") from error
-        owner = self._shop.fresh(str(error.object._GetMoId()))
+        owner = self._inflight.fresh(str(error.object._GetMoId()))
         if owner is None:
             raise NotYet("the machine of that name has gone again") from error
-        if owner.instance_uuid and not self._shop.owns(owner):
+        if owner.instance_uuid and not self._inflight.owns(owner):
             raise GaveUp(f"another machine has the name {identity.name}") from error
         return owner.id
 
-    def _settle(self, machine: Machine, making: Making) -> None:
+    def _verify(self, launch: Launch) -> None:
+        inflight, identity = self._inflight, launch.identity
+        machine = inflight.fresh(launch.machine)
+        if machine is None:
+            raise NotYet("the machine has gone again")
+        if machine.owner is None:
+            raise NotYet("its mark cannot be read yet")
+        if not inflight.owns(machine) or machine.owner.identity.node_id != identity.node_id:
+            raise GaveUp(f"the machine {machine.name} is not the one that was to be made")
+        launch.seen = machine
+        launch.found = machine.owner.made != launch.made
+        if not machine.on:
+            self._stay(machine, launch)
+
+    def _stay(self, machine: Machine, launch: Launch) -> None:
         """A machine that an earlier call made may lie on another host than was chosen since: it stays there."""
-        if machine.host and machine.host != making.choice.host.id:
-            host = self._shop.inventory.view().hosts.get(machine.host)
+        if machine.host and machine.host != launch.choice.host.id:
+            host = self._inflight.inventory.view().hosts.get(machine.host)
             if host is None:
                 raise NotYet("its host is not known yet")
-            with self._shop.lock:
-                making.choice = Choice(host, making.choice.cards)
+            with self._inflight.lock:
+                launch.choice = Choice(host, launch.choice.cards)
 
-    def _add_missing(self, machine: Machine, making: Making) -> None:
-        wanted = placement.devices_of(making.section, making.choice.cards)
-        missing = machines.missing_devices(machine.devices, wanted)
+    def _attach_cards(self, launch: Launch) -> None:
+        machine = launch.seen
+        if machine is None or machine.on:
+            return
+        wanted = placement.devices_of(launch.section, launch.choice.cards)
+        missing = missing_devices(machine.devices, wanted)
         if missing:
-            making.step = "adding cards"
-            system_id = self._system_id(making)
-            changes = [machines.add_device(device, index, system_id) for index, device in enumerate(missing)]
+            system_id = self._system_id(launch)
+            changes = [add_device(device, index, system_id) for index, device in enumerate(missing)]
             spec = vim.vm.ConfigSpec(deviceChange=changes)
-            target = self._shop.vcenter.object(vim.VirtualMachine, machine.id)
-            self._shop.run(target, "ReconfigVM_Task", making.deadline, spec=spec)
+            target = self._inflight.vcenter.object(vim.VirtualMachine, machine.id)
+            self._inflight.run(target, "ReconfigVM_Task", launch.deadline, spec=spec)
 
-    def _power_on(self, machine: Machine, making: Making) -> None:
-        making.step = "powering on"
-        target = self._shop.vcenter.object(vim.VirtualMachine, machine.id)
+    def _power_on(self, launch: Launch) -> None:
+        machine = launch.seen
+        if machine is None or machine.on:
+            return
+        self._check(launch)
+        target = self._inflight.vcenter.object(vim.VirtualMachine, machine.id)
         try:
-            self._shop.run(target, "PowerOnVM_Task", making.deadline)
+            self._inflight.run(target, "PowerOnVM_Task", launch.deadline)
         except vim.fault.InvalidPowerState as error:
             if not is_already(error, "poweredOn"):
                 raise
 
-    def _move(self, making: Making, error: BaseException) -> None:
+    def _await_power(self, launch: Launch) -> None:
+        inflight, machine = self._inflight, launch.machine
+        if not inflight.inventory.wait(lambda view: _is_on(view, machine), 30.0):
+            # The answer was that it is on: either the inventory lags, or somebody has put it off or removed it.
+            after = inflight.fresh(machine)
+            if after is None or not after.on:
+                raise NotYet("it was put off again")
+
+    def _move(self, launch: Launch, error: BaseException) -> None:
         """Choose another host, and take the machine that its host refused away.
 
         Raises:
             GaveUp: there is no other host, or the machine was there before: a head that is off may have run for long,
                 and its host may have room again.
         """
-        if making.found:
-            raise GaveUp(words(error)) from error
-        making.step = "moving to another host"
-        shop, refused = self._shop, making.choice.host.name
-        site = shop.site()
-        with shop.lock:
-            reservations, strikes = shop.reservations(but=making), shop.struck(making.identity.node_type)
-            choices = placement.choose(shop.inventory.view(), site.reach, making.section, reservations, strikes)
+        if launch.found:
+            raise GaveUp(format_error(error)) from error
+        launch.step = "moving to another host"
+        inflight, refused = self._inflight, launch.choice.host.name
+        site = inflight.site()
+        with inflight.lock:
+            reservations = inflight.reservations(but=launch)
+            backed_off = inflight.hosts_backed_off(launch.identity.node_type)
+            choices = placement.choose(inflight.inventory.view(), site.reach, launch.section, reservations, backed_off)
             if choices:
-                making.choice = choices[0]
-        self._take_away(making)
+                launch.choice = choices[0]
+        self._take_away(launch)
         if not choices:
-            raise NoOther(f"no other host can take it; {refused}: {words(error)}")
+            raise NoOther(f"no other host can take it; {refused}: {format_error(error)}")
 
-    def _take_away(self, making: Making) -> None:
-        """Remove the machine that this making has made, and no other of its name."""
+    def _take_away(self, launch: Launch) -> None:
+        """Remove the machine that this launch has made, and no other of its name."""
 
         def allowed(machine: Machine) -> bool:
-            return not machine.on and machine.owner is not None and machine.owner.made == making.made
+            return not machine.on and machine.owner is not None and machine.owner.made == launch.made
 
-        ending = Ending(making.identity, "its host refused it", allowed)
+        termination = Termination(launch.identity, "its host refused it", allowed)
         while True:
-            self._check(making)
+            self._check(launch)
             try:
-                self._ender.step(ending)
+                self._terminator.remove(termination)
                 return
             except TROUBLE as error:
-                log.info("%s: taking it away: %s", making.identity.node_id, words(error))
+                log.info("%s: taking it away: %s", launch.identity.node_id, format_error(error))
                 if meaning(error) is Meaning.FATAL:
-                    raise GaveUp(words(error)) from error
-                making.cancelled.wait(random.uniform(0.2, 1.0))
+                    raise GaveUp(format_error(error)) from error
+                launch.cancelled.wait(random.uniform(0.2, 1.0))
 
-    def _system_id(self, making: Making) -> str:
-        """What static passthrough calls the host; other modes do not ask."""
-        section, shop = making.section, self._shop
+    def _system_id(self, launch: Launch) -> str:
+        """The host's name for itself in static passthrough; empty in other modes, which do not ask for it."""
+        section, inflight = launch.section, self._inflight
         if not (isinstance(section, NodeType) and section.cards and section.passthrough == "static"):
             return ""
-        cluster = shop.inventory.view().places[shop.site().cluster]
+        cluster = inflight.inventory.view().entities[inflight.site().cluster]
         kind = vim.ClusterComputeResource if cluster.store == "ClusterComputeResource" else vim.ComputeResource
-        compute = shop.vcenter.object(kind, cluster.id)
-        collector = vmodl.query.PropertyCollector
-        spec = collector.FilterSpec(
-            objectSet=[collector.ObjectSpec(obj=compute)],
-            propSet=[collector.PropertySpec(type=vim.ComputeResource, pathSet=["environmentBrowser"])],
-        )
-        browser = next(iter(retrieve(shop.vcenter, spec).values()))["environmentBrowser"]
-        host = shop.vcenter.object(vim.HostSystem, making.choice.host.id)
-        target = shop.vcenter.read(browser, "QueryConfigTarget", host=host)
-        ids = {card.pci_id for card in making.choice.cards}
+        compute = inflight.vcenter.object(kind, cluster.id)
+        browser = read_properties(inflight.vcenter, compute, "environmentBrowser")["environmentBrowser"]
+        host = inflight.vcenter.object(vim.HostSystem, launch.choice.host.id)
+        target = inflight.vcenter.read(browser, "QueryConfigTarget", host=host)
+        ids = {card.pci_id for card in launch.choice.cards}
         return next((info.systemId for info in target.pciPassthrough or () if info.pciDevice.id in ids), "")
 
     def _profile(self, section: NodeType | HeadConfig) -> str:
-        name = self._shop.config.policy_of(section)
+        name = self._inflight.config.policy_of(section)
         if name is None:
             return ""
         if name not in self._profiles:
-            self._profiles[name] = storage.find_policy(self._shop.vcenter, name).id
+            self._profiles[name] = storage.find_policy(self._inflight.vcenter, name).id
         return self._profiles[name]
 
 

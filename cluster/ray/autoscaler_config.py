@@ -15,21 +15,20 @@ from typing import Any
 import yaml
 
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType, load_cluster_config
+from raylora.cluster.ray.private_api import put_cluster_config
 from raylora.files import write_text_atomically
 
 PROVIDER = "raylora.cluster.ray.provider.VSphereNodeProvider"
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 NODE_LABEL = "raylora.io/node"  #: our id of a node, so that Ray's view and vCenter's can be joined
 _GIB = 2**30
-_OBJECT_STORE_SHARE, _MEMORY_SHARE = (
-    0.05,
-    0.75,
-)  # trials pass paths and numbers, never tensors; the rest is the system's
+_MEMORY_SHARE = 0.75  # of a machine's memory; the system and the object store have the rest
+_OBJECT_STORE_SHARE = 0.05  # trials pass paths and numbers, never tensors
 
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
-    """What the autoscaler's process needs to know beside the cluster's YAML file.
+    """The settings of the autoscaler's process that are not in the cluster's YAML file.
 
     Attributes:
         cluster_file: the cluster's YAML file on the head.
@@ -50,7 +49,7 @@ class Wiring:
 
 
 def resources(section: NodeType | HeadConfig) -> dict[str, int]:
-    """What a node offers to Ray: stated here once, for the autoscaler's plans and for the node itself.
+    """The resources that a node offers to Ray, stated once: for the autoscaler's plans and for the node itself.
 
     The head offers no CPU, so that trials wait for a worker and never run beside the autoscaler. `memory` and
     `object_store_memory` are in bytes.
@@ -147,9 +146,12 @@ def write(config: ClusterConfig, wiring: Wiring, limits: Mapping[str, int]) -> b
 
 def autoscaler_environment(config: ClusterConfig) -> dict[str, str]:
     """Settings of Ray that exist as environment variables alone, for the head and its autoscaler."""
-    # A node is listed, and for Ray that is allocated, from its order on: it has the time of its making and of joining.
+    # Ray takes a node for allocated as soon as we list it, which is from its request on. So the time that Ray gives an
+    # allocated node to join must cover its making too.
     joined = config.create_minutes + config.join_minutes
-    batch = -(-config.concurrent // 8)  # Ray makes a thread for every batch: types do not wait for each other
+    # Ray has one launching thread a batch (of AUTOSCALER_MAX_LAUNCH_BATCH nodes of one type): with at least 8 batches
+    # in flight no type waits for another's.
+    batch = -(-config.concurrent // 8)
     return {
         "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(config.concurrent),
         "AUTOSCALER_MAX_LAUNCH_BATCH": str(batch),
@@ -169,27 +171,14 @@ def _seconds(minutes: float) -> int:
 
 
 def announce(config: ClusterConfig, head_address: str) -> None:
-    """Keep in Ray what this cluster may grow to, where sweeps look for it: an empty cluster shows no card.
-
-    Ray has the place and the message for it (`ReportClusterConfig`), and no Python function but this to fill it.
-    """
-    from ray._raylet import (  # type: ignore[attr-defined]
-        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,
-        GCS_AUTOSCALER_STATE_NAMESPACE,
-        GcsClient,
-    )
+    """Keep in Ray what this cluster may grow to, where sweeps look for it: an empty cluster shows no card."""
     from ray.core.generated.autoscaler_pb2 import ClusterConfig as Growth
 
     growth = Growth()
     for name, kind in config.workers.items():
         most = -1 if kind.max is None else kind.max  # -1: without a limit
         growth.node_group_configs.add(name=name, resources=resources(kind), min_count=kind.min, max_count=most)
-    GcsClient(address=head_address).internal_kv_put(
-        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode(),
-        growth.SerializeToString(),
-        True,
-        GCS_AUTOSCALER_STATE_NAMESPACE.encode(),
-    )
+    put_cluster_config(head_address, growth.SerializeToString())
 
 
 def main(cluster_file: str, head_address: str, token_file: str, ray_file: str) -> None:

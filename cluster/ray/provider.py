@@ -1,9 +1,9 @@
-"""Ray's node provider on a vCenter: what the autoscaler (v2, Ray 2.60) asks for, in the words of `Nodes`.
+"""Ray's node provider on a vCenter: translates what the autoscaler (v2, Ray 2.60) asks for into calls of `NodeManager`.
 
 Ray wraps it in its NodeProviderAdapter, which calls it from several threads and expects quick answers: machines are
-made and removed on threads of `Nodes`, and a node is listed from the moment it is asked for. Ray neither waits after a
-failed launch nor turns to another node type, so the number of nodes that a type may have follows the free cards: it is
-written into Ray's configuration, which Ray reads anew at every loop.
+made and removed on threads of `NodeManager`, and a node is listed from the moment it is asked for. Ray neither waits
+after a failed launch nor turns to another node type, so the number of nodes that a type may have follows the free
+cards: it is written into Ray's configuration, which Ray reads anew at every loop.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ray.autoscaler.tags import (
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.nodes.identity import Identity
 from raylora.cluster.nodes.inflight import TROUBLE
-from raylora.cluster.nodes.manager import Node, Nodes, NoRoom
-from raylora.cluster.ray import autoscaler_config as ray_yaml
-from raylora.cluster.ray import user_data as userdata
+from raylora.cluster.nodes.manager import Node, NodeManager, NoRoom
+from raylora.cluster.ray import autoscaler_config, user_data
 from raylora.cluster.ray.autoscaler_config import Wiring
-from raylora.cluster.vsphere.faults import words
+from raylora.cluster.ray.private_api import gcs_client
+from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
 from raylora.errors import UserError
@@ -42,7 +42,7 @@ from raylora.errors import UserError
 log = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.5  # seconds between two looks at the free cards, while there are changes
-_LONGEST_PAUSE: Final = 5.0  # and without any: strikes of hosts run out by the clock
+_LONGEST_PAUSE: Final = 5.0  # and without any: the back-off of hosts runs out by the clock
 
 
 class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
@@ -52,7 +52,7 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         """Log in, read the inventory, and write what the free cards allow into Ray's configuration.
 
         Args:
-            provider_config: the section `provider:` of Ray's configuration, as `ray_yaml.render` makes it.
+            provider_config: the section `provider:` of Ray's configuration, as `autoscaler_config.render` makes it.
             cluster_name: the cluster's name.
 
         Raises:
@@ -65,26 +65,26 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         vcenter = _connected(VCenter(self._config.vcenter))
         self._inventory = Inventory(vcenter, self._config.name).start()
         self._gcs: Any = None
-        self._nodes = Nodes(vcenter, self._inventory, self._config, self._user_data).start(self._joined)
+        self._nodes = NodeManager(vcenter, self._inventory, self._config, self._user_data).start(self._joined)
         self._written: Mapping[str, int] = {}
         self._write_limits()
         threading.Thread(target=self._follow_cards, name="raylora-limits", daemon=True).start()
 
     @property
-    def nodes(self) -> Nodes:
-        """What does the work."""
+    def nodes(self) -> NodeManager:
+        """The nodes that are made and removed at Ray's request."""
         return self._nodes
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         """Ids of the nodes that run or are being made; not those whose host is lost and that Ray wants gone."""
         return [
             node.id
-            for node in self._nodes.list().values()
+            for node in self._nodes.by_id().values()
             if node.counts and tag_filters.items() <= self._tags(node).items()
         ]
 
     def node_tags(self, node_id: str) -> dict[str, str]:
-        """What Ray wants to know of a node; empty for one that is not there."""
+        """Ray's tags of a node: name, kind, type, status, launch request; empty for one that is not there."""
         node = self._node(node_id)
         return self._tags(node) if node is not None else {}
 
@@ -121,15 +121,17 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         """Begin to make `count` nodes of the type in `tags`; returns their ids.
 
         Raises:
-            NodeLaunchException: fewer could be begun; those that were are listed nevertheless.
+            NodeLaunchException: fewer could be begun, whatever the reason; those that were are listed nevertheless.
         """
         try:
             ids = self._nodes.create(tags[TAG_RAY_USER_NODE_TYPE], count, tags.get(TAG_RAY_LAUNCH_REQUEST, ""))
         except NoRoom as error:
-            self._write_limits()
+            self._update_limits()
             raise NodeLaunchException("no free card", str(error), None) from error
         except UserError as error:
             raise NodeLaunchException("configuration", str(error), None) from error
+        except TROUBLE as error:
+            raise NodeLaunchException("vCenter", format_error(error), None) from error
         return {node_id: {} for node_id in ids}
 
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
@@ -151,7 +153,7 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         self._inventory.vcenter.close()
 
     def _node(self, node_id: str) -> Node | None:
-        return self._nodes.list().get(node_id)
+        return self._nodes.by_id().get(node_id)
 
     def _tags(self, node: Node) -> dict[str, str]:
         return {
@@ -163,16 +165,20 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         }
 
     def _user_data(self, identity: Identity) -> Mapping[str, str]:
-        token = Path(self._wiring.token_file).read_text(encoding="utf-8").strip()
-        return userdata.worker(self._config, identity, self._wiring.head_address, token)
+        path = self._wiring.token_file
+        try:
+            token = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError.one(f"the cluster's token cannot be read: {reason}", where=path) from error
+        return user_data.worker(self._config, identity, self._wiring.head_address, token)
 
     def _joined(self) -> Collection[str] | None:
         """Ids of the nodes that Ray knows, whether they live or not; None if Ray does not say."""
-        from ray._raylet import GcsClient  # type: ignore[attr-defined]
         from ray.autoscaler.v2.sdk import get_cluster_resource_state
 
         try:
-            self._gcs = self._gcs or GcsClient(address=self._wiring.head_address)
+            self._gcs = self._gcs or gcs_client(self._wiring.head_address)
             state = get_cluster_resource_state(self._gcs)
         except Exception as error:  # Ray's errors have no family of their own: RpcError, AuthenticationError, ...
             log.warning("Ray cannot be asked which nodes have joined: %s", error)
@@ -183,13 +189,20 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
     def _write_limits(self) -> None:
         limits = self._nodes.limits()
         try:
-            if ray_yaml.write(self._config, self._wiring, limits) and limits != self._written:
+            if autoscaler_config.write(self._config, self._wiring, limits) and limits != self._written:
                 reasons = self._nodes.reasons()
                 said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
                 log.info("nodes that there can be: %s. %s", dict(limits), said)
             self._written = limits
         except UserError as error:
             log.error("Ray is not told of the free cards: %s", error)
+
+    def _update_limits(self) -> None:
+        """Write the limits; while vCenter does not answer, the old ones stay."""
+        try:
+            self._write_limits()
+        except TROUBLE as error:
+            log.warning("the free cards are not followed: %s", format_error(error))
 
     def _follow_cards(self) -> None:
         seen = -1
@@ -198,9 +211,7 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
             self._inventory.wait(lambda view, seen=seen: view.version != seen, _LONGEST_PAUSE)  # type: ignore[misc]
             seen = self._inventory.view().version
             try:
-                self._write_limits()
-            except TROUBLE as error:
-                log.warning("the free cards are not followed: %s", words(error))
+                self._update_limits()
             except Exception:
                 log.exception("the free cards are not followed")
             time.sleep(max(0.0, _PAUSE - (time.monotonic() - started)))

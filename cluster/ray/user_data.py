@@ -1,4 +1,4 @@
-"""What a new machine is told at its first boot: cloud-init's user data, handed over in the machine's guestinfo.
+"""User data: what cloud-init tells a new machine at its first boot, handed over in the machine's guestinfo.
 
 The template has everything installed; user data only says which node of which cluster this is. It holds secrets (the
 cluster's token, on the head the vCenter password): cloud-init is told to blot it out of the guestinfo once it is read.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
-from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import autoscaler_config
 
 if TYPE_CHECKING:
     from raylora.cluster.nodes.identity import Identity
@@ -32,7 +32,6 @@ CLUSTER_FILE, PASSWORD_FILE, CA_FILE = (
     f"{FOLDER}/vcenter.password",
     f"{FOLDER}/vcenter-ca.pem",
 )
-STATE_KEY = "guestinfo.raylora.state"  #: what a node says of itself: starting, running, failed: why
 DIGEST_KEY = "guestinfo.raylora.config"  #: what configuration the head was made with
 
 # Users of the template: Ray and everything that trials run, and the autoscaler, which alone may read the password.
@@ -67,7 +66,7 @@ def head(config: ClusterConfig, identity: Identity, token: str) -> dict[str, str
     ]
     if vcenter.ca_file is not None:
         files.append(_file(CA_FILE, Path(vcenter.ca_file).read_text(), _AUTOSCALER))
-    settings = ray_yaml.autoscaler_environment(config)
+    settings = autoscaler_config.autoscaler_environment(config)
     keys = _guestinfo(identity, _cloud_config(config, identity, config.head, settings, files))
     return keys | {DIGEST_KEY: digest(config)}
 
@@ -88,7 +87,7 @@ def digest(config: ClusterConfig) -> str:
 
 
 def read_guestinfo(keys: Mapping[str, str], name: str) -> str:
-    """What `guestinfo.<name>` says, decoded; empty if it is not there or was blotted out."""
+    """The value of `guestinfo.<name>`, decoded; empty if it is not there or was blotted out."""
     text = keys.get(f"guestinfo.{name}", "").strip()
     if not text or text == "---":
         return ""
@@ -104,7 +103,7 @@ def _cloud_config(
     settings: Mapping[str, str],
     files: list[dict[str, str]],
 ) -> dict[str, Any]:
-    labels = ray_yaml.labels(section) | {ray_yaml.NODE_LABEL: identity.node_id}
+    labels = autoscaler_config.labels(section) | {autoscaler_config.NODE_LABEL: identity.node_id}
     environment = {
         "RAYLORA_KIND": identity.kind,
         "RAYLORA_SHARED_FOLDER": config.shared_folder,
@@ -112,7 +111,7 @@ def _cloud_config(
         "RAYLORA_CARDS": str(section.cards if isinstance(section, NodeType) else 0),
         "RAY_CLOUD_INSTANCE_ID": identity.node_id,
         "RAY_NODE_TYPE_NAME": identity.node_type,
-        "RAY_OVERRIDE_RESOURCES": json.dumps(ray_yaml.resources(section)),
+        "RAY_OVERRIDE_RESOURCES": json.dumps(autoscaler_config.resources(section)),
         "RAY_OVERRIDE_LABELS": json.dumps(labels),
         "RAY_enable_autoscaler_v2": "1",
         "RAY_AUTH_MODE": "token",

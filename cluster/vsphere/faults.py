@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
-from raylora.cluster.vsphere.session import AnswerLost, NotReached, fault_text
+from raylora.cluster.vsphere.session import AnswerLost, NotReached, format_fault
+from raylora.errors import RayloraError, UserError
 
 
 class Meaning(enum.Enum):
@@ -66,6 +67,10 @@ def is_gone(error: BaseException, managed: Any) -> bool:
     )
 
 
-def words(error: BaseException) -> str:
-    """A failure in one line."""
-    return fault_text(error) if isinstance(error, vmodl.MethodFault) else str(error) or type(error).__name__
+def format_error(error: BaseException) -> str:
+    """A failure in one line, for people; one that nobody expected names its type too."""
+    if isinstance(error, vmodl.MethodFault):
+        return format_fault(error)
+    if isinstance(error, RayloraError | UserError | OSError):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error}"

@@ -8,250 +8,47 @@ hold a card, and then for all such machines of an update in one call.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
-from raylora.cluster.nodes.identity import MARKER, NOTES_KEY, STATE_KEY, Ownership, ownership
+from raylora.cluster.nodes.identity import MARKER
 from raylora.cluster.vsphere.batching import Batched
-from raylora.cluster.vsphere.session import AnswerLost, VCenter, fault_text
+from raylora.cluster.vsphere.faults import format_error
+from raylora.cluster.vsphere.properties import (
+    DETAILS,
+    LEAVES,
+    TELLING,
+    WATCHED,
+    entity_of,
+    filter_spec,
+    host_of,
+    kind_of,
+    machine_of,
+    read_each,
+)
+from raylora.cluster.vsphere.session import AnswerLost, VCenter
+from raylora.cluster.vsphere.types import Entity, Host, Machine, TaskEnd, View
 
 log = logging.getLogger(__name__)
 
 _WAIT: Final = 20  # most seconds that vCenter holds a request for changes; below every proxy's limit
 _PAGE: Final = 1000  # objects in one answer
 
-_WATCHED: Final[Mapping[type[Any], tuple[str, ...]]] = {
-    vim.VirtualMachine: (
-        "name",
-        "config.instanceUuid",
-        "config.annotation",
-        "summary.config.memoryReservation",
-        "runtime.powerState",
-        "runtime.host",
-        "guest.ipAddress",
-    ),
-    vim.HostSystem: (
-        "name",
-        "parent",
-        "runtime.connectionState",
-        "runtime.inMaintenanceMode",
-        "overallStatus",
-        "hardware.pciDevice",
-        "config.pciPassthruInfo",
-        "config.assignableHardwareBinding",
-        "config.sharedPassthruGpuTypes",
-        "config.graphicsInfo",
-        "datastore",
-        "network",
-    ),
-    vim.Datastore: ("name", "summary.accessible", "summary.freeSpace", "summary.type"),
-    vim.Network: ("name",),
-    vim.ResourcePool: ("name", "parent", "owner"),
-    vim.ComputeResource: ("name", "parent", "resourcePool"),
-    vim.ClusterComputeResource: ("configurationEx",),
-    vim.Folder: ("name", "parent"),
-    vim.Datacenter: ("name", "parent", "vmFolder"),
-}
-_TASK: Final[tuple[str, ...]] = ("info.state", "info.error", "info.result")
-_DETAILS: Final[tuple[str, ...]] = (
-    "name",
-    "config.instanceUuid",
-    "config.uuid",
-    "config.template",
-    "config.extraConfig",
-    "config.hardware.device",
-    "runtime.powerState",
-    "runtime.host",
-    "runtime.connectionState",
-    "runtime.bootTime",
-)
 
+@dataclasses.dataclass
+class _Watch:
+    """The filter's collector, the session it was made in, and how far its changes were read."""
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class PciDevice:
-    """A card that a machine asks for.
-
-    Attributes:
-        allowed: (vendor, device) ids that it may be; empty for a vGPU.
-        pci_id: the one card it is, for static passthrough; the card it got, for a dynamic one that runs; else empty.
-        vgpu: the vGPU profile; empty for passthrough.
-    """
-
-    allowed: frozenset[tuple[int, int]] = frozenset()
-    pci_id: str = ""
-    vgpu: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Machine:
-    """A virtual machine, as the inventory knows it.
-
-    Attributes:
-        id: vCenter's id of it, `vm-42`.
-        power: poweredOn, poweredOff or suspended.
-        host: id of the host it is on.
-        connection: connected, or in which way vCenter has lost it (disconnected, inaccessible, orphaned, invalid);
-            this, `booted`, `devices` and `state` as they were when the machine was last looked into.
-        owner: whose mark it carries and whether that is valid; None without any mark of raylora.
-        devices: the cards it asks for; known for machines that might be ours or have memory reserved.
-        booted: when it was powered on, None while it is off.
-        state: what the node says of itself (guestinfo.raylora.state).
-        notes: what the autoscaler has left there for people (on the head).
-    """
-
-    id: str
-    name: str
-    instance_uuid: str
-    power: str
-    host: str
-    connection: str = "connected"
-    ip: str = ""
-    booted: datetime.datetime | None = None
-    owner: Ownership | None = None
-    devices: tuple[PciDevice, ...] = ()
-    state: str = ""
-    notes: str = ""
-
-    @property
-    def on(self) -> bool:
-        """Whether it holds what it asks for on its host: not off."""
-        return self.power != "poweredOff"
-
-    @property
-    def reachable(self) -> bool:
-        """Whether vCenter can do anything with it."""
-        return self.connection == "connected"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Card:
-    """A card in a host that machines may get.
-
-    Attributes:
-        pci_id: where it is, 0000:3b:00.0.
-        vendor, device: what it is.
-        shared: whether the host cuts vGPUs from it, and does not hand it through.
-        memory_gib: its memory, known for shared ones.
-    """
-
-    pci_id: str
-    vendor: int
-    device: int
-    shared: bool = False
-    memory_gib: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Host:
-    """A host.
-
-    Attributes:
-        cluster: id of its compute resource.
-        cards: those that can be handed to machines.
-        bound: PCI id of a card to the id of the machine that holds it, as far as the host says so.
-        vgpus: vGPU profiles that it offers.
-        datastores, networks: ids of what it can reach.
-    """
-
-    id: str
-    name: str
-    cluster: str = ""
-    connection: str = "connected"
-    maintenance: bool = False
-    red: bool = False
-    cards: tuple[Card, ...] = ()
-    bound: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    vgpus: frozenset[str] = frozenset()
-    datastores: frozenset[str] = frozenset()
-    networks: frozenset[str] = frozenset()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """A datastore, network, resource pool, compute resource, folder or datacenter.
-
-    Attributes:
-        kind: its vSphere type, such as Datastore.
-        parent: id of what it lies in; of a resource pool's root and of a datacenter's folders too.
-        root: the compute resource's resource pool, the datacenter's folder of machines; else empty.
-        owner: the resource pool's compute resource.
-        free: bytes that a datastore has left.
-        accessible: of a datastore.
-        store: VMFS, NFS, vsan, ... of a datastore; of other places their exact vSphere type.
-        ha: whether high availability is on for a cluster.
-        restarts: machines of a cluster that have a restart priority of their own for high availability.
-    """
-
-    id: str
-    kind: str
-    name: str
-    parent: str = ""
-    root: str = ""
-    owner: str = ""
-    free: int = 0
-    accessible: bool = True
-    store: str = ""
-    ha: bool = False
-    restarts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """The inventory at one moment; never changes."""
-
-    version: int
-    machines: Mapping[str, Machine]
-    hosts: Mapping[str, Host]
-    places: Mapping[str, Place]
-
-    @functools.cached_property
-    def by_node(self) -> Mapping[tuple[str, str], Machine]:
-        """Machines with a genuine mark, by the cluster and the node that it names."""
-        return {
-            (machine.owner.identity.cluster, machine.owner.identity.node_id): machine
-            for machine in self.machines.values()
-            if machine.owner is not None and machine.owner.genuine
-        }
-
-    @functools.cached_property
-    def by_host(self) -> Mapping[str, tuple[Machine, ...]]:
-        """Machines by the id of their host."""
-        found: dict[str, list[Machine]] = {}
-        for machine in self.machines.values():
-            found.setdefault(machine.host, []).append(machine)
-        return {host: tuple(machines) for host, machines in found.items()}
-
-    def of_kind(self, *kinds: str) -> list[Place]:
-        """Places of these vSphere types."""
-        return [place for place in self.places.values() if place.kind in kinds]
-
-    def path(self, identifier: str) -> str:
-        """Where a folder lies, below its datacenter's root folder, its own name last: `lab/raylora`."""
-        names: list[str] = []
-        place = self.places.get(identifier)
-        while place is not None and place.kind == "Folder":
-            parent = self.places.get(place.parent)
-            if parent is None or parent.kind == "Datacenter":
-                break
-            names.append(place.name)
-            place = parent
-        return "/".join(reversed(names))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TaskEnd:
-    """How a task ended: its result, or its fault."""
-
-    result: Any = None
-    fault: BaseException | None = None
+    logins: int
+    collector: Any
+    version: str = ""
 
 
 class Inventory:
@@ -265,7 +62,7 @@ class Inventory:
         self._raw: dict[tuple[str, str], dict[str, Any]] = {}
         self._machines: dict[str, Machine] = {}
         self._hosts: dict[str, Host] = {}
-        self._places: dict[str, Place] = {}
+        self._entities: dict[str, Entity] = {}
         self._details: dict[str, dict[str, Any]] = {}
         # Half of what a call may take: an answer without changes must not come too late.
         self._hold = min(_WAIT, int(vcenter.settings.timeout_seconds / 2))
@@ -310,7 +107,7 @@ class Inventory:
         """What is known now."""
         with self._lock:
             if self._view is None or self._view.version != self._version:
-                self._view = View(self._version, dict(self._machines), dict(self._hosts), dict(self._places))
+                self._view = View(self._version, dict(self._machines), dict(self._hosts), dict(self._entities))
             return self._view
 
     def wait(self, predicate: Callable[[View], Any], timeout: float) -> bool:
@@ -360,10 +157,10 @@ class Inventory:
         found = {}
         with self._lock:
             for identifier, details in known.items():
-                leaves = {path: value for path, value in details.items() if path in _LEAVES}
+                leaves = {path: value for path, value in details.items() if path in LEAVES}
                 raw = self._raw.get(("VirtualMachine", identifier))
                 if raw is None:  # not entered yet, or left since: the view must not get it back
-                    found[identifier] = _machine(identifier, leaves, details)
+                    found[identifier] = machine_of(identifier, leaves, details)
                     continue
                 raw.update(leaves)
                 self._details[identifier] = details
@@ -397,11 +194,11 @@ class Inventory:
             content.viewManager,
             "CreateContainerView",
             container=content.rootFolder,
-            type=[kind for kind in _WATCHED if kind is not vim.ClusterComputeResource],
+            type=[kind for kind in WATCHED if kind is not vim.ClusterComputeResource],
             recursive=True,
         )
         tasks = vcenter.read(content.viewManager, "CreateListView", obj=[])
-        vcenter.read(collector, "CreateFilter", spec=_filter_spec(everything, tasks), partialUpdates=False)
+        vcenter.read(collector, "CreateFilter", spec=filter_spec(everything, tasks), partialUpdates=False)
         watch = _Watch(logins, collector)
         with self._lock:
             self._list = tasks
@@ -446,7 +243,7 @@ class Inventory:
                     except Exception as second:
                         error = second
                 delay = min(max(2 * delay, 0.2), 60.0)
-                log.warning("the inventory cannot be followed, again in %.1f s: %s", delay, _words(error))
+                log.warning("the inventory cannot be followed, again in %.1f s: %s", delay, format_error(error))
                 self._discard()
                 self._stopped.wait(delay * random.uniform(0.5, 1.0))
 
@@ -457,7 +254,7 @@ class Inventory:
             try:
                 self.vcenter.call(watch.collector, "DestroyPropertyCollector")
             except Exception as error:
-                log.info("the old filter is left to its session: %s", _words(error))
+                log.info("the old filter is left to its session: %s", format_error(error))
 
     def _updates(self, watch: _Watch, seconds: int) -> Any:
         options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=seconds, maxObjectUpdates=_PAGE)
@@ -497,7 +294,7 @@ class Inventory:
         with self._lock:
             for filter_set in update.filterSet:
                 for change in filter_set.objectSet:
-                    kind = _kind(change.obj)
+                    kind = kind_of(change.obj)
                     identifier = change.obj._GetMoId()
                     told.add((kind, identifier))
                     if change.kind == "leave":
@@ -512,7 +309,7 @@ class Inventory:
                         paths.add(item.name)
                     if kind == "Task":
                         self._task_changed(identifier, raw)
-                    elif kind == "VirtualMachine" and paths & _TELLING:
+                    elif kind == "VirtualMachine" and paths & TELLING:
                         look.add(identifier)
             candidates = {identifier for identifier in look if self._candidate(identifier)}
         details = self._read_details(candidates) if candidates else {}
@@ -539,17 +336,9 @@ class Inventory:
         )
 
     def _read_details(self, machines: Collection[str]) -> dict[str, dict[str, Any]]:
-        spec = vmodl.query.PropertyCollector.FilterSpec(
-            objectSet=[
-                vmodl.query.PropertyCollector.ObjectSpec(obj=self.vcenter.object(vim.VirtualMachine, identifier))
-                for identifier in sorted(machines)
-            ],
-            propSet=[vmodl.query.PropertyCollector.PropertySpec(type=vim.VirtualMachine, pathSet=list(_DETAILS))],
-            reportMissingObjectsInResults=True,
-        )
-        return {
-            identifier: values for (_, identifier), values in retrieve(self.vcenter, spec).items() if "name" in values
-        }
+        targets = [self.vcenter.object(vim.VirtualMachine, identifier) for identifier in sorted(machines)]
+        found = read_each(self.vcenter, targets, DETAILS)
+        return {identifier: values for identifier, values in found.items() if "name" in values}
 
     def _task_changed(self, identifier: str, raw: Mapping[str, Any]) -> None:
         if identifier in self._tasks and raw.get("info.state") in ("success", "error"):
@@ -563,220 +352,20 @@ class Inventory:
         if raw is None or kind == "Task":
             return
         if kind == "VirtualMachine":
-            self._machines[identifier] = _machine(identifier, raw, self._details.get(identifier))
+            self._machines[identifier] = machine_of(identifier, raw, self._details.get(identifier))
         elif kind == "HostSystem":
-            self._hosts[identifier] = _host(identifier, raw)
+            self._hosts[identifier] = host_of(identifier, raw)
         else:
-            self._places[identifier] = _place(kind, identifier, raw)
+            self._entities[identifier] = entity_of(kind, identifier, raw)
 
     def _forget(self, kind: str, identifier: str) -> None:
         self._raw.pop((kind, identifier), None)
         if kind == "Task" and identifier in self._tasks and self._tasks[identifier] is None:
             fault = vmodl.fault.ManagedObjectNotFound(obj=self.vcenter.object(vim.Task, identifier))
             self._tasks[identifier] = TaskEnd(fault=fault)
-        for table in (self._machines, self._hosts, self._places, self._details):
+        for table in (self._machines, self._hosts, self._entities, self._details):
             table.pop(identifier, None)  # type: ignore[attr-defined]
 
     def _changed(self) -> None:
         self._version += 1
         self._lock.notify_all()
-
-
-@dataclasses.dataclass
-class _Watch:
-    """The filter's collector, the session it was made in, and how far its changes were read."""
-
-    logins: int
-    collector: Any
-    version: str = ""
-
-
-#: Properties of a machine by which it may have become, or ceased to be, worth looking into.
-_TELLING: Final = {
-    "name",
-    "config.instanceUuid",
-    "config.annotation",
-    "summary.config.memoryReservation",
-    "runtime.powerState",
-    "runtime.host",
-}
-_LEAVES: Final = {path for path in _DETAILS if path in _WATCHED[vim.VirtualMachine]}
-
-
-def _filter_spec(everything: Any, tasks: Any) -> Any:
-    collector = vmodl.query.PropertyCollector
-
-    def members(view: Any, kind: type[Any]) -> Any:
-        step = collector.TraversalSpec(name="members", path="view", skip=False, type=kind)
-        return collector.ObjectSpec(obj=view, skip=True, selectSet=[step])
-
-    watched = [*_WATCHED.items(), (vim.Task, _TASK)]
-    return collector.FilterSpec(
-        objectSet=[members(everything, vim.view.ContainerView), members(tasks, vim.view.ListView)],
-        propSet=[collector.PropertySpec(type=kind, pathSet=list(paths)) for kind, paths in watched],
-    )
-
-
-def retrieve(vcenter: VCenter, spec: Any) -> dict[tuple[str, str], dict[str, Any]]:
-    """Read properties: (type, id) to path to value. Answers that come in pages are put together.
-
-    Raises: as `VCenter.read`.
-    """
-    for _ in range(3):
-        logins = vcenter.logins
-        found, refused = _retrieve(vcenter, spec)
-        if not refused:
-            break
-        vcenter.renew(logins)  # the session ended: instead of a fault each property says that it may not be read
-    return found
-
-
-def _retrieve(vcenter: VCenter, spec: Any) -> tuple[dict[tuple[str, str], dict[str, Any]], bool]:
-    collector = vcenter.content.propertyCollector
-    options = vmodl.query.PropertyCollector.RetrieveOptions()
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    refused = False
-    page = vcenter.read(collector, "RetrievePropertiesEx", specSet=[spec], options=options)
-    while page is not None:
-        for item in page.objects:
-            values = {entry.name: entry.val for entry in item.propSet}
-            found[_kind(item.obj), item.obj._GetMoId()] = values
-            refused |= any(isinstance(entry.fault, vim.fault.NotAuthenticated) for entry in item.missingSet or ())
-        if not page.token:
-            break
-        page = vcenter.read(collector, "ContinueRetrievePropertiesEx", token=page.token)
-    return found, refused
-
-
-_KINDS: Final = ("VirtualMachine", "HostSystem", "Datastore", "ResourcePool", "Folder", "Datacenter", "Task")
-
-
-def _kind(managed: Any) -> str:
-    """The vSphere type of an object, of a subtype that of its family (a port group is a Network)."""
-    name: str = type(managed)._wsdlName
-    if name in _KINDS:
-        return name
-    if isinstance(managed, vim.ComputeResource):
-        return "ComputeResource"
-    if isinstance(managed, vim.Network):
-        return "Network"
-    for family in (vim.Folder, vim.ResourcePool):
-        if isinstance(managed, family):
-            return str(family._wsdlName)
-    return name
-
-
-def _moid(managed: Any) -> str:
-    return str(managed._GetMoId()) if managed is not None else ""
-
-
-def _machine(identifier: str, raw: Mapping[str, Any], details: Mapping[str, Any] | None) -> Machine:
-    seen = details or {}
-    extra = {item.key: str(item.value) for item in seen.get("config.extraConfig") or ()}
-    uuid = raw.get("config.instanceUuid") or ""
-    owner = ownership(extra, uuid, seen.get("config.uuid") or "")
-    if owner is not None and seen.get("config.template"):
-        owner = dataclasses.replace(owner, genuine=False)  # whoever made a template of our machine has taken it over
-    power = str(raw.get("runtime.powerState") or "poweredOff")
-    return Machine(
-        id=identifier,
-        name=raw.get("name") or "",
-        instance_uuid=uuid,
-        power=power,
-        host=_moid(raw.get("runtime.host")),
-        connection=str(seen.get("runtime.connectionState") or "connected"),
-        ip=raw.get("guest.ipAddress") or "",
-        booted=seen.get("runtime.bootTime") if power != "poweredOff" else None,
-        owner=owner,
-        devices=tuple(_devices(seen.get("config.hardware.device") or ())),
-        state=extra.get(STATE_KEY, ""),
-        notes=extra.get(NOTES_KEY, ""),
-    )
-
-
-def _devices(devices: Iterable[Any]) -> Iterable[PciDevice]:
-    passthrough = vim.vm.device.VirtualPCIPassthrough
-    for device in devices:
-        if not isinstance(device, passthrough):
-            continue
-        backing = device.backing
-        if isinstance(backing, passthrough.DynamicBackingInfo):
-            allowed = frozenset((a.vendorId & 0xFFFF, a.deviceId & 0xFFFF) for a in backing.allowedDevice or ())
-            yield PciDevice(allowed, getattr(backing, "assignedId", None) or "")
-        elif isinstance(backing, passthrough.VmiopBackingInfo):
-            yield PciDevice(vgpu=backing.vgpu or "")
-        elif isinstance(backing, passthrough.DeviceBackingInfo):
-            device_id = int(str(backing.deviceId or "0"), 16) & 0xFFFF
-            yield PciDevice(frozenset({((backing.vendorId or 0) & 0xFFFF, device_id)}), backing.id or "")
-
-
-def _host(identifier: str, raw: Mapping[str, Any]) -> Host:
-    active = {
-        info.id
-        for info in raw.get("config.pciPassthruInfo") or ()
-        if getattr(info, "passthruActive", False)  # the list also holds PciPassthruInfo's subtypes, such as SR-IOV
-    }
-    shared = {
-        info.pciId: (info.memorySizeInKB or 0) >> 20
-        for info in raw.get("config.graphicsInfo") or ()
-        if info.graphicsType == "sharedDirect" and info.pciId
-    }
-    cards = [
-        Card(
-            device.id,
-            device.vendorId & 0xFFFF,
-            device.deviceId & 0xFFFF,
-            device.id in shared,
-            shared.get(device.id, 0),
-        )
-        for device in raw.get("hardware.pciDevice") or ()
-        # The `.1` of a card is its audio: only function 0 is a display device (class 03xx).
-        if device.id in active | shared.keys() and device.id.endswith(".0") and _is_display(device)
-    ]
-    return Host(
-        id=identifier,
-        name=raw.get("name") or "",
-        cluster=_moid(raw.get("parent")),
-        connection=str(raw.get("runtime.connectionState") or "connected"),
-        maintenance=bool(raw.get("runtime.inMaintenanceMode")),
-        red=str(raw.get("overallStatus") or "") == "red",
-        cards=tuple(sorted(cards, key=lambda card: card.pci_id)),
-        bound={
-            binding.instanceId: _moid(binding.vm)
-            for binding in raw.get("config.assignableHardwareBinding") or ()
-            if binding.vm is not None
-        },
-        vgpus=frozenset(raw.get("config.sharedPassthruGpuTypes") or ()),
-        datastores=frozenset(map(_moid, raw.get("datastore") or ())),
-        networks=frozenset(map(_moid, raw.get("network") or ())),
-    )
-
-
-def _is_display(device: Any) -> bool:
-    return bool((device.classId & 0xFFFF) >> 8 in (0x03, 0x12))  # 12: accelerators without an output
-
-
-def _place(kind: str, identifier: str, raw: Mapping[str, Any]) -> Place:
-    configuration = raw.get("configurationEx")
-    das = getattr(configuration, "dasConfig", None)
-    root = raw.get("resourcePool") if kind == "ComputeResource" else raw.get("vmFolder")
-    return Place(
-        id=identifier,
-        kind=kind,
-        name=raw.get("name") or "",
-        parent=_moid(raw.get("parent")),
-        root=_moid(root),
-        owner=_moid(raw.get("owner")),
-        free=raw.get("summary.freeSpace") or 0,
-        accessible=bool(raw.get("summary.accessible", True)),
-        store=raw.get("summary.type") or raw.get("type") or "",
-        ha=bool(das is not None and das.enabled),
-        restarts={
-            _moid(entry.key): str(getattr(entry.dasSettings, "restartPriority", None) or "")
-            for entry in getattr(configuration, "dasVmConfig", None) or ()
-        },
-    )
-
-
-def _words(error: BaseException) -> str:
-    return fault_text(error) if isinstance(error, vmodl.MethodFault) else f"{type(error).__name__}: {error}"

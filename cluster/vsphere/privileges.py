@@ -1,4 +1,4 @@
-"""Which of the rights that privileges.yaml lists the service account lacks."""
+"""The rights that the service account lacks, of those that privileges.yaml lists."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
-from pyVmomi import vim, vmodl
+from pyVmomi import vim
 
 from raylora.cluster.config import ClusterConfig
-from raylora.cluster.vsphere.inventory import retrieve
+from raylora.cluster.vsphere.properties import read_properties
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
 from raylora.config import yaml_text
@@ -37,7 +37,7 @@ class Right:
 
 
 def rights() -> list[Right]:
-    """What privileges.yaml lists."""
+    """All rights that privileges.yaml lists."""
     entries = yaml_text.read(FILE).value["rights"]  # YAML 1.2: `on` is a word there, not true
     return [Right(**entry | {"calls": tuple(entry["calls"])}) for entry in entries]
 
@@ -52,19 +52,19 @@ def missing(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> list[
 
     Raises: as `VCenter.read`.
     """
-    places: dict[str, tuple[Any, str]] = {"vcenter": (vcenter.content.rootFolder, "the vCenter")}
+    entities: dict[str, tuple[Any, str]] = {"vcenter": (vcenter.content.rootFolder, "the vCenter")}
     if site is not None:
-        places |= _places(vcenter, site, config)
+        entities |= _entities(vcenter, site, config)
     unneeded = set()
     if not config.policy_of(config.head) and not any(map(config.policy_of, config.workers.values())):
         unneeded.add("StorageProfile.View")
     if site is None or not site.template.is_template:
         unneeded.add("VirtualMachine.Provisioning.DeployTemplate")
-    wanted = [right for right in rights() if right.on in places and right.privilege not in unneeded]
+    wanted = [right for right in rights() if right.on in entities and right.privilege not in unneeded]
     answer = vcenter.read(
         vcenter.content.authorizationManager,
         "HasUserPrivilegeOnEntities",
-        entities=[entity for entity, _ in places.values()],
+        entities=[entity for entity, _ in entities.values()],
         userName=_user(vcenter),
         privId=sorted({right.privilege for right in wanted}),
     )
@@ -72,14 +72,14 @@ def missing(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> list[
         (item.entity._GetMoId(), entry.privId) for item in answer for entry in item.privAvailability if entry.isGranted
     }
     return [
-        (right, places[right.on][1])
+        (right, entities[right.on][1])
         for right in wanted
-        if (places[right.on][0]._GetMoId(), right.privilege) not in granted
+        if (entities[right.on][0]._GetMoId(), right.privilege) not in granted
     ]
 
 
-def _places(vcenter: VCenter, site: Site, config: ClusterConfig) -> dict[str, tuple[Any, str]]:
-    """What rights are needed on beside the vCenter, and what people call it."""
+def _entities(vcenter: VCenter, site: Site, config: ClusterConfig) -> dict[str, tuple[Any, str]]:
+    """The objects on which rights are needed beside the vCenter, each with the name that people have for it."""
     return {
         "folder": (vcenter.object(vim.Folder, site.folder), f"the folder {config.folder or 'of virtual machines'}"),
         "template": (vcenter.object(vim.VirtualMachine, site.template.id), f"the template {site.template.name}"),
@@ -94,11 +94,5 @@ def _places(vcenter: VCenter, site: Site, config: ClusterConfig) -> dict[str, tu
 
 
 def _user(vcenter: VCenter) -> str:
-    """Who we are, as vCenter writes it: `VSPHERE.LOCAL\\ray` for ray@vsphere.local."""
-    collector = vmodl.query.PropertyCollector
-    spec = collector.FilterSpec(
-        objectSet=[collector.ObjectSpec(obj=vcenter.content.sessionManager)],
-        propSet=[collector.PropertySpec(type=vim.SessionManager, pathSet=["currentSession"])],
-    )
-    session = next(iter(retrieve(vcenter, spec).values()))["currentSession"]
-    return str(session.userName)
+    """Our user name as vCenter writes it: `VSPHERE.LOCAL\\ray` for ray@vsphere.local."""
+    return str(read_properties(vcenter, vcenter.content.sessionManager, "currentSession")["currentSession"].userName)

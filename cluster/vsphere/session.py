@@ -53,7 +53,7 @@ class _Stub(SoapAdapter.SoapStubAdapter):  # type: ignore[misc]
         except ssl.SSLCertVerificationError:
             raise  # no back-off mends a certificate
         except (OSError, HTTPException) as error:
-            raise NotReached(f"{self.host} cannot be reached: {_reason(error)}") from error
+            raise NotReached(f"{self.host} cannot be reached: {_format(error)}") from error
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803
         try:
@@ -61,7 +61,7 @@ class _Stub(SoapAdapter.SoapStubAdapter):  # type: ignore[misc]
         except ssl.SSLCertVerificationError:
             raise
         except (OSError, HTTPException, xml.parsers.expat.ExpatError, KeyError, ValueError, AttributeError) as error:
-            raise AnswerLost(f"{info.wsdlName}: no answer from {self.host}: {_reason(error)}") from error
+            raise AnswerLost(f"{info.wsdlName}: no answer from {self.host}: {_format(error)}") from error
 
 
 class VCenter:
@@ -248,7 +248,7 @@ class VCenter:
         except (NotReached, AnswerLost) as error:
             raise _no_vcenter(error, host) from error
         except (vmodl.MethodFault, AttributeError, TypeError, KeyError) as error:
-            raise UserError.one(f"what answers is not a vCenter: {_reason(error)}", where=host) from error
+            raise UserError.one(f"what answers is not a vCenter: {_format(error)}", where=host) from error
 
     def _new_stub(self, version: str, path: str = "/sdk", context: Mapping[str, str] | None = None) -> _Stub:
         return _Stub(
@@ -275,7 +275,7 @@ class VCenter:
             return ssl.create_default_context(cafile=settings.ca_file)
         except (OSError, ssl.SSLError) as error:
             raise UserError.one(
-                f"no certificates can be read: {_reason(error)}",
+                f"no certificates can be read: {_format(error)}",
                 where=str(settings.ca_file),
                 key="vcenter.ca_file",
                 hint="it must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)",
@@ -352,22 +352,22 @@ def _no_vcenter(error: RayloraError, host: str) -> UserError:
         return UserError.one("what answers does not speak TLS", where=host, key="vcenter.port", hint="usually 443")
     if isinstance(error, NotReached):
         hint = "is the vCenter up, and is there a way to it from this machine?"
-        return UserError.one(f"no connection: {_reason(cause or error)}", where=host, key="vcenter.host", hint=hint)
-    return UserError.one(f"it gives no proper answer: {_reason(cause or error)}", where=host, key="vcenter.host")
+        return UserError.one(f"no connection: {_format(cause or error)}", where=host, key="vcenter.host", hint=hint)
+    return UserError.one(f"it gives no proper answer: {_format(cause or error)}", where=host, key="vcenter.host")
 
 
-def _reason(error: BaseException) -> str:
-    """An exception in words, for a person."""
+def _format(error: BaseException) -> str:
+    """An exception of the network or of vCenter in one line, for people."""
     if isinstance(error, vmodl.MethodFault):
-        return fault_text(error)
+        return format_fault(error)
     if isinstance(error, TimeoutError):
         return "it took too long"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return printable(text, 200)
 
 
-def fault_text(fault: BaseException) -> str:
-    """A fault of vCenter in words: its type, its message, what it says in detail."""
+def format_fault(fault: BaseException) -> str:
+    """A fault of vCenter in one line: its type, its message, its details."""
     name = type(fault).__name__.rpartition(".")[2]
     messages: Sequence[Any] = getattr(fault, "faultMessage", None) or ()
     parts = [getattr(fault, "msg", None) or "", *(message.message or "" for message in messages)]

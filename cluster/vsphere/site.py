@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pyVmomi import vim, vmodl
+from pyVmomi import vim
 
 from raylora.cluster.config import ClusterConfig
 from raylora.cluster.nodes.placement import Reach
-from raylora.cluster.vsphere.inventory import Machine, Place, View, retrieve
+from raylora.cluster.vsphere.properties import read_each, read_properties
 from raylora.cluster.vsphere.session import VCenter
+from raylora.cluster.vsphere.types import Entity, Machine, View
 from raylora.errors import Problem, UserError
 from raylora.suggest import printable
 
@@ -109,43 +110,43 @@ class _Finder:
         hint = f"did you mean {printable(meant, 60)}? {there}" if meant else there
         self.problems.append(Problem(f"no {what} {printable(name, 80)!r}", self.config.vcenter.host, key, hint))
 
-    def one_of(self, key: str, what: str, name: str | None, places: list[Place]) -> Place | None:
-        """The place of that name, or the only one when no name is given."""
-        if name is None and len(places) == 1:
-            return places[0]
-        found = [place for place in places if place.name == name]
+    def one_of(self, key: str, what: str, name: str | None, entities: list[Entity]) -> Entity | None:
+        """The entity of that name, or the only one when no name is given."""
+        if name is None and len(entities) == 1:
+            return entities[0]
+        found = [entity for entity in entities if entity.name == name]
         if found:
             return found[0]
         if name is not None:
-            self.missing(key, what, name, (place.name for place in places))
-        elif places:
-            names = ", ".join(printable(place.name, 60) for place in places[:8])
-            message = f"there are {len(places)}, so this must be given"
+            self.missing(key, what, name, (entity.name for entity in entities))
+        elif entities:
+            names = ", ".join(printable(entity.name, 60) for entity in entities[:8])
+            message = f"there are {len(entities)}, so this must be given"
             self.problems.append(Problem(message, self.config.vcenter.host, key, f"one of {names}"))
         else:
             hint = "may the account see it? (privileges.yaml)"
             self.problems.append(Problem(f"no {what} can be seen", self.config.vcenter.host, key, hint))
         return None
 
-    def above(self, identifier: str) -> Iterator[Place]:
-        """A place and everything that it lies in."""
-        place = self.view.places.get(identifier)
-        while place is not None:
-            yield place
-            place = self.view.places.get(place.parent)
+    def above(self, identifier: str) -> Iterator[Entity]:
+        """An entity and everything that it lies in."""
+        entity = self.view.entities.get(identifier)
+        while entity is not None:
+            yield entity
+            entity = self.view.entities.get(entity.parent)
 
-    def datacenter(self) -> Place | None:
+    def datacenter(self) -> Entity | None:
         """The datacenter."""
         return self.one_of("datacenter", "datacenter", self.config.datacenter, self.view.of_kind("Datacenter"))
 
-    def cluster(self, datacenter: Place | None) -> Place | None:
+    def cluster(self, datacenter: Entity | None) -> Entity | None:
         """The compute resource in the datacenter."""
         if datacenter is None:
             return None
         inside = [p for p in self.view.of_kind("ComputeResource") if datacenter in self.above(p.id)]
         return self.one_of("compute_cluster", "cluster of hosts", self.config.compute_cluster, inside)
 
-    def hosts(self, cluster: Place | None) -> list[str]:
+    def hosts(self, cluster: Entity | None) -> list[str]:
         """Ids of the hosts that may be used."""
         if cluster is None:
             return []
@@ -159,20 +160,20 @@ class _Finder:
         wanted = self.config.hosts
         return [identifier for name, identifier in inside.items() if wanted is None or name in wanted]
 
-    def reached(self, key: str, name: str, kind: str, hosts: list[str]) -> Place | None:
+    def reached(self, key: str, name: str, kind: str, hosts: list[str]) -> Entity | None:
         """A datastore or network of that name which a host of ours reaches; none is told of without hosts."""
         if not hosts:
             return None
         sets = [getattr(self.view.hosts[host], f"{key}s") for host in hosts]
         reachable = frozenset[str]().union(*sets)
-        places = [place for place in self.view.of_kind(kind) if place.id in reachable]
-        found = [place for place in places if place.name == name]
+        entities = [entity for entity in self.view.of_kind(kind) if entity.id in reachable]
+        found = [entity for entity in entities if entity.name == name]
         if not found:
-            self.missing(key, key, name, (place.name for place in places))
+            self.missing(key, key, name, (entity.name for entity in entities))
             return None
-        return max(found, key=lambda place: sum(place.id in reached for reached in sets))
+        return max(found, key=lambda entity: sum(entity.id in reached for reached in sets))
 
-    def folder(self, datacenter: Place | None) -> str:
+    def folder(self, datacenter: Entity | None) -> str:
         """Id of the folder for machines."""
         if datacenter is None:
             return ""
@@ -180,30 +181,30 @@ class _Finder:
         if not wanted:
             return datacenter.root
         paths = {}
-        for place in self.view.of_kind("Folder"):
-            if place.id != datacenter.root and any(above.id == datacenter.root for above in self.above(place.id)):
-                paths[self.view.path(place.id)] = place.id
+        for entity in self.view.of_kind("Folder"):
+            if entity.id != datacenter.root and any(above.id == datacenter.root for above in self.above(entity.id)):
+                paths[self.view.path(entity.id)] = entity.id
         if wanted not in paths:
             self.missing("folder", "folder of virtual machines", wanted, paths)
         return paths.get(wanted, "")
 
-    def pool(self, cluster: Place | None) -> str:
+    def pool(self, cluster: Entity | None) -> str:
         """Id of the resource pool."""
         if cluster is None:
             return ""
         if self.config.resource_pool is None:
             return cluster.root
         pools = {
-            place.name: place.id
-            for place in self.view.of_kind("ResourcePool")
-            if place.owner == cluster.id and place.id != cluster.root
+            entity.name: entity.id
+            for entity in self.view.of_kind("ResourcePool")
+            if entity.owner == cluster.id and entity.id != cluster.root
         }
         name = self.config.resource_pool
         if name not in pools:
             self.missing("resource_pool", "resource pool", name, pools)
         return pools.get(name, "")
 
-    def template(self, datacenter: Place | None, vcenter: VCenter) -> Machine | None:
+    def template(self, datacenter: Entity | None, vcenter: VCenter) -> Machine | None:
         """The machine that is cloned."""
         if datacenter is None:
             return None
@@ -218,9 +219,9 @@ class _Finder:
         }
         found = [machine for machine in named if machine.id in paths and (not folder or paths[machine.id] == folder)]
         if len(found) > 1:
-            places = ", ".join(sorted(f"{path}/{name}".strip("/") for path in paths.values()))
+            entities = ", ".join(sorted(f"{path}/{name}".strip("/") for path in paths.values()))
             message = f"there are {len(found)} machines of this name"
-            self.problems.append(Problem(message, self.config.vcenter.host, "template", f"give the path: {places}"))
+            self.problems.append(Problem(message, self.config.vcenter.host, "template", f"give the path: {entities}"))
             return None
         if not found:
             # Of thousands of machines only those are worth naming that are similar, or are called a template.
@@ -237,25 +238,15 @@ class _Finder:
 
 
 def _parents(vcenter: VCenter, machines: Iterable[Machine]) -> dict[str, str]:
-    """Ids of the folders that machines lie in."""
-    collector = vmodl.query.PropertyCollector
-    spec = collector.FilterSpec(
-        objectSet=[collector.ObjectSpec(obj=vcenter.object(vim.VirtualMachine, machine.id)) for machine in machines],
-        propSet=[collector.PropertySpec(type=vim.VirtualMachine, pathSet=["parent"])],
-        reportMissingObjectsInResults=True,
-    )
-    found = retrieve(vcenter, spec)
-    return {identifier: raw["parent"]._GetMoId() for (_, identifier), raw in found.items() if raw.get("parent")}
+    """Id of each machine to the id of the folder that it lies in."""
+    found = read_each(vcenter, [vcenter.object(vim.VirtualMachine, machine.id) for machine in machines], ["parent"])
+    return {identifier: raw["parent"]._GetMoId() for identifier, raw in found.items() if raw.get("parent")}
 
 
 def _template(vcenter: VCenter, machine: Machine, config: ClusterConfig, finder: _Finder) -> Template | None:
     where = config.vcenter.host
-    spec = _spec(
-        vcenter.object(vim.VirtualMachine, machine.id),
-        vim.VirtualMachine,
-        ["snapshot", "config.hardware.device", "config.firmware", "config.template", "runtime.powerState"],
-    )
-    raw = next(iter(retrieve(vcenter, spec).values()), {})
+    paths = ("snapshot", "config.hardware.device", "config.firmware", "config.template", "runtime.powerState")
+    raw = read_properties(vcenter, vcenter.object(vim.VirtualMachine, machine.id), *paths)
     tree = raw.get("snapshot")
     if "config.hardware.device" not in raw:
         message = f"the template {printable(machine.name, 60)} cannot be read: it is being changed, or its host is lost"
@@ -299,34 +290,19 @@ def _snapshots(trees: Iterable[Any]) -> Iterator[tuple[str, Any]]:
         yield from _snapshots(tree.childSnapshotList or ())
 
 
-def _backing(vcenter: VCenter, network: Place) -> Any:
-    """What a network card is plugged into."""
+def _backing(vcenter: VCenter, network: Entity) -> Any:
+    """The backing of a network card on this network (`VirtualEthernetCard.*BackingInfo`)."""
     card = vim.vm.device.VirtualEthernetCard
     if network.store == "DistributedVirtualPortgroup":
         group = vcenter.object(vim.dvs.DistributedVirtualPortgroup, network.id)
-        paths = ["key", "config.distributedVirtualSwitch"]
-        raw = _only(retrieve(vcenter, _spec(group, vim.dvs.DistributedVirtualPortgroup, paths)))
-        switch = raw["config.distributedVirtualSwitch"]
-        uuid = _only(retrieve(vcenter, _spec(switch, vim.DistributedVirtualSwitch, ["uuid"])))["uuid"]
+        raw = read_properties(vcenter, group, "key", "config.distributedVirtualSwitch")
+        uuid = read_properties(vcenter, raw["config.distributedVirtualSwitch"], "uuid")["uuid"]
         port = vim.dvs.PortConnection(portgroupKey=raw["key"], switchUuid=uuid)
         return card.DistributedVirtualPortBackingInfo(port=port)
     if network.store == "OpaqueNetwork":
-        raw = _only(
-            retrieve(vcenter, _spec(vcenter.object(vim.OpaqueNetwork, network.id), vim.OpaqueNetwork, ["summary"]))
-        )
-        summary = raw["summary"]
+        opaque = vcenter.object(vim.OpaqueNetwork, network.id)
+        summary = read_properties(vcenter, opaque, "summary")["summary"]
         return card.OpaqueNetworkBackingInfo(
             opaqueNetworkId=summary.opaqueNetworkId, opaqueNetworkType=summary.opaqueNetworkType
         )
     return card.NetworkBackingInfo(deviceName=network.name, network=vcenter.object(vim.Network, network.id))
-
-
-def _spec(target: Any, kind: type[Any], paths: list[str]) -> Any:
-    collector = vmodl.query.PropertyCollector
-    return collector.FilterSpec(
-        objectSet=[collector.ObjectSpec(obj=target)], propSet=[collector.PropertySpec(type=kind, pathSet=paths)]
-    )
-
-
-def _only(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Mapping[str, Any]:
-    return next(iter(found.values()))

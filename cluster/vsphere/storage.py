@@ -8,9 +8,9 @@ from typing import Final
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes.clone_spec import is_full
-from raylora.cluster.vsphere.inventory import View
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
+from raylora.cluster.vsphere.types import View
 from raylora.errors import Problem, UserError
 from raylora.suggest import printable
 
@@ -124,7 +124,7 @@ def space_problems(view: View, site: Site, config: ClusterConfig, nodes: dict[st
         config: the cluster.
         nodes: how many nodes of which type; `head` for the head.
     """
-    store = view.places[site.datastore]
+    store = view.entities[site.datastore]
     name = printable(store.name, 60)
     if not store.accessible:
         return [Problem(f"the datastore {name} is not accessible", config.vcenter.host, "datastore")]

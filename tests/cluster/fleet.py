@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pyVmomi import vim
+
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.nodes.manager import Node, Nodes
+from raylora.cluster.nodes.manager import Node, NodeManager
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
 from tests.cluster import sites
@@ -16,12 +18,12 @@ from tests.cluster.vcsim import Simulator
 
 
 @contextlib.contextmanager
-def fleet(sim: Simulator, folder: Path, /, **changes: Any) -> Iterator[Nodes]:
+def fleet(sim: Simulator, folder: Path, /, **changes: Any) -> Iterator[NodeManager]:
     """A session, an inventory and nodes, ended when the block ends; `changes` replace keys of the YAML file."""
     config = load_cluster_config(sites.in_simulator(sim, folder, **changes))
     with VCenter(config.vcenter, patience=20.0) as vcenter:
         inventory = Inventory(vcenter, config.name).start()
-        nodes = Nodes(vcenter, inventory, config)
+        nodes = NodeManager(vcenter, inventory, config)
         try:
             yield nodes
         finally:
@@ -29,13 +31,13 @@ def fleet(sim: Simulator, folder: Path, /, **changes: Any) -> Iterator[Nodes]:
             inventory.stop()
 
 
-def until(nodes: Nodes, wanted: Callable[[dict[str, Node]], bool], seconds: float = 20.0) -> dict[str, Node]:
+def until(nodes: NodeManager, wanted: Callable[[dict[str, Node]], bool], seconds: float = 20.0) -> dict[str, Node]:
     """Wait until the list of nodes is as wanted, tending meanwhile; gives the list."""
     for _ in range(max(1, int(seconds / 0.2))):
-        if nodes.inventory.wait(lambda _: wanted(nodes.list()), 0.2):
-            return nodes.list()
-        nodes.tend()
-    raise AssertionError(f"not as wanted after {seconds} s: {list(nodes.list().values())}")
+        if nodes.inventory.wait(lambda _: wanted(nodes.by_id()), 0.2):
+            return nodes.by_id()
+        nodes.reconciler.reconcile()
+    raise AssertionError(f"not as wanted after {seconds} s: {list(nodes.by_id().values())}")
 
 
 def running(count: int) -> Callable[[dict[str, Node]], bool]:
@@ -43,7 +45,7 @@ def running(count: int) -> Callable[[dict[str, Node]], bool]:
     return lambda nodes: len(nodes) == count and all(node.state == "running" for node in nodes.values())
 
 
-def settled(nodes: Nodes, count: int, seconds: float = 20.0) -> list[str]:
+def settled(nodes: NodeManager, count: int, seconds: float = 20.0) -> list[str]:
     """Wait until so many nodes run and nothing is under way; gives their ids."""
     found = until(nodes, lambda found: running(count)(found) and not nodes.busy, seconds)
     return sorted(found)
@@ -57,3 +59,16 @@ def ours(sim: Simulator, cluster: str = "cats") -> list[dict[str, Any]]:
 def others(sim: Simulator, cluster: str = "cats") -> list[dict[str, Any]]:
     """All other machines."""
     return [machine for machine in sim.vms() if machine["extraConfig"].get("raylora.cluster") != cluster]
+
+
+def copied(nodes: NodeManager, node_id: str, name: str) -> str:
+    """A user clones a node in the vSphere client; gives vCenter's id of the copy."""
+    vcenter, site = nodes.vcenter, nodes.site()
+    source = vcenter.object(vim.VirtualMachine, nodes.by_id()[node_id].machine)
+    spec = vim.vm.CloneSpec(
+        location=vim.vm.RelocateSpec(pool=vcenter.object(vim.ResourcePool, site.pool)), powerOn=False, template=False
+    )
+    folder = vcenter.object(vim.Folder, site.folder)
+    end = nodes.inventory.task(vcenter.call(source, "CloneVM_Task", folder=folder, name=name, spec=spec), 10)
+    assert end is not None and end.fault is None, end
+    return str(end.result._GetMoId())

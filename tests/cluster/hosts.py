@@ -23,14 +23,14 @@ from typing import Any
 
 import pytest
 
-from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import autoscaler_config
 from tests.cluster.system import need
 from tests.cluster.vcsim import Simulator
 
 BRIDGE = "raylora-test"
 NETWORK = "198.18.77"  # reserved for tests of networks (RFC 2544), so that it collides with nobody's
 GATEWAY = f"{NETWORK}.1"  # this machine's address on the bridge: the simulator listens there
-TEMPLATE = Path(ray_yaml.__file__).parents[1] / "template"
+TEMPLATE = Path(autoscaler_config.__file__).parents[1] / "template"
 HERE = Path(__file__).parent
 #: Beside what the node's own environment file says.
 SETTINGS = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}

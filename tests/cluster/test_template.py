@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raylora.cluster.ray import autoscaler_config as ray_yaml
-from raylora.cluster.ray import user_data as userdata
+from raylora.cluster.nodes.identity import STATE_KEY
+from raylora.cluster.ray import autoscaler_config, user_data
 from tests.cluster.sites import identity, site
 from tests.cluster.system import need
 
-TEMPLATE = Path(ray_yaml.__file__).parents[1] / "template"
+TEMPLATE = Path(autoscaler_config.__file__).parents[1] / "template"
 SCRIPTS = ("raylora-node", "install.sh", "make-template.sh")
 UNITS = ("raylora-node.service", "raylora-autoscaler.service")
 START = "/usr/lib/raylora/raylora-node"
@@ -47,8 +47,8 @@ def test_what_is_installed_is_what_the_units_and_the_user_data_name() -> None:
         assert name in install
     assert set(re.findall(r"^User=(\w+)$", units, re.MULTILINE)) == {"ray", "raylora"}
     assert all(f" {user}\n" in install for user in ("ray", "raylora"))
-    assert userdata.NODE_FILE in units
-    assert userdata.CLUSTER_FILE in units
+    assert user_data.NODE_FILE in units
+    assert user_data.CLUSTER_FILE in units
 
 
 def start(folder: Path, monkeypatch: pytest.MonkeyPatch, cards: int, shared: Path) -> tuple[int, str, str]:
@@ -62,8 +62,8 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch, cards: int, shared: Pat
     (tools / "vmtoolsd").write_text(f'#!/bin/sh\necho "$2" >> {told}\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
-    keys = userdata.worker(site(shared_folder=str(shared)), identity("worker", "rtx4090"), "127.0.0.1:1", "t")
-    text = userdata.read_guestinfo(keys, "userdata")
+    keys = user_data.worker(site(shared_folder=str(shared)), identity("worker", "rtx4090"), "127.0.0.1:1", "t")
+    text = user_data.read_guestinfo(keys, "userdata")
     path = folder / "node.env"
     path.write_text(next(entry["content"] for entry in yaml.safe_load(text)["write_files"]))
     shell = 'set -a; . "$1"; exec timeout 1 bash "$2" ray'
@@ -80,7 +80,7 @@ def test_a_machine_without_its_cards_never_joins(tmp_path: Path, monkeypatch: py
     code, said, told = start(tmp_path, monkeypatch, cards=1, shared=tmp_path)
     assert code == 1
     assert said == "failed: the driver finds 1 of 2 cards\n"
-    assert told == f"info-set {userdata.STATE_KEY} failed: the driver finds 1 of 2 cards\n"
+    assert told == f"info-set {STATE_KEY} failed: the driver finds 1 of 2 cards\n"
 
 
 def test_a_machine_without_the_shared_folder_never_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,11 +193,15 @@ class Simulator:
         task_ms: int | None = None,
         page_size: int | None = None,
         free_gib: float | None = None,
+        card_names: Literal["", "plain", "prefixed", "decimal"] = "",
         vsan_health: str = "",
         vsan_text: str = "",
     ) -> None:
-        """Changes how long tasks take, objects a page, room on the datastore (-1: by its use), vSAN's colour."""
-        order = {"task_ms": task_ms, "page_size": page_size, "free_gib": free_gib}
+        """Changes how long tasks take, objects a page, room on the datastore (-1: by its use), vSAN's colour.
+
+        card_names: how bindings and devices name a card: 0000:3b:00.0, pciPassthru:0000:3b:00.0 or 00000:059:00.0.
+        """
+        order = {"task_ms": task_ms, "page_size": page_size, "free_gib": free_gib, "card_names": card_names}
         self._ask("set", {**order, "colour": vsan_health, "text": vsan_text})
 
     def events(self, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:

@@ -161,6 +161,7 @@ type order struct {
 	Text       string   `json:"text"`
 	TaskMs     *int     `json:"task_ms"`
 	PageSize   *int     `json:"page_size"`
+	CardNames  string   `json:"card_names"`
 	DownMs     int      `json:"down_ms"`
 	Finish     bool     `json:"finish"`
 	ID         int      `json:"id"`
@@ -350,6 +351,12 @@ func (w *world) orders(mux *http.ServeMux) {
 		}
 		if o.PageSize != nil {
 			w.config.PageSize = *o.PageSize
+		}
+		if o.CardNames != "" {
+			w.config.CardNames = o.CardNames
+			for _, self := range w.hostRefs {
+				w.showBindings(self)
+			}
 		}
 		if o.FreeGiB != nil {
 			w.freeLimit = int64(*o.FreeGiB * float64(gib))

@@ -118,7 +118,7 @@ func (w *world) bind(machine *simulator.VirtualMachine, wanted []*types.VirtualP
 				return w.noCard(machine, &types.InsufficientGraphicsResourcesFault{})
 			}
 			chosen := found
-			assign = append(assign, func() { backing.AssignedId = chosen.id })
+			assign = append(assign, func() { backing.AssignedId = w.cardName(chosen) })
 		case *types.VirtualPCIPassthroughDeviceBackingInfo:
 			for _, candidate := range w.cards[host] {
 				if candidate.active && candidate.id == strings.TrimPrefix(backing.Id, "pci:") && candidate.holder.Value == "" && !taken[candidate] {
@@ -210,13 +210,26 @@ func (w *world) showBindings(target ref) {
 	for i, c := range w.cards[target] {
 		if c.holder.Value != "" {
 			host.Config.AssignableHardwareBinding = append(host.Config.AssignableHardwareBinding,
-				types.HostAssignableHardwareBinding{InstanceId: c.id, Vm: c.holder})
+				types.HostAssignableHardwareBinding{InstanceId: w.cardName(c), Vm: c.holder})
 		}
 		if i < len(host.Config.GraphicsInfo) {
 			host.Config.GraphicsInfo[i].Vm = c.shares
 		}
 	}
 	w.touch(target)
+}
+
+// cardName is how vCenter names a card in bindings and in devices. No documentation says which form that is.
+func (w *world) cardName(c *card) string {
+	switch w.config.CardNames {
+	case "prefixed":
+		return "pciPassthru:" + c.id
+	case "decimal": // as a machine's .vmx file has it
+		var domain, bus, slot, function int
+		fmt.Sscanf(c.id, "%x:%x:%x.%x", &domain, &bus, &slot, &function)
+		return fmt.Sprintf("%05d:%03d:%02d.%d", domain, bus, slot, function)
+	}
+	return c.id
 }
 
 // hostSpec is one host of the inventory and its cards.

@@ -37,6 +37,7 @@ type settings struct {
 	CapacityGiB int64      `json:"capacity_gib"`
 	DiskGiB     int64      `json:"disk_gib"`
 	NoCardFault string     `json:"no_card_fault"`
+	CardNames   string     `json:"card_names"`
 	AutoIP      bool       `json:"auto_ip"`
 	BootMs      int        `json:"boot_ms"`
 	Folder      string     `json:"folder"`

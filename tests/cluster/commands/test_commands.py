@@ -17,8 +17,8 @@ from raylora.cli import _exit_code
 from raylora.cluster.commands import connection
 from raylora.cluster.commands.plan import session
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.nodes.manager import Nodes
-from raylora.cluster.ray import user_data as userdata
+from raylora.cluster.nodes.manager import NodeManager
+from raylora.cluster.ray import user_data
 from tests.cluster import vcsim
 from tests.cluster.sites import in_simulator
 from tests.cluster.vcsim import Simulator
@@ -173,10 +173,10 @@ def test_what_the_vcenter_refuses_is_not_our_mistake(
 def make_head_and_worker(path: Path) -> tuple[Any, str]:
     config = load_cluster_config(path)
     with session(config) as inventory:
-        nodes = Nodes(inventory.vcenter, inventory, config)
+        nodes = NodeManager(inventory.vcenter, inventory, config)
         head = nodes.create_head({})
         (worker,) = nodes.create("rtx4090", 1)
-        assert inventory.wait(lambda _: nodes.list()[worker].state == "running", 20)
+        assert inventory.wait(lambda _: nodes.by_id()[worker].state == "running", 20)
         nodes.close()
     return head, worker
 
@@ -261,8 +261,8 @@ def test_up_tells_of_a_changed_configuration(
     path = in_simulator(sim, tmp_path)
     config = load_cluster_config(path)
     with session(config) as inventory:
-        nodes = Nodes(inventory.vcenter, inventory, config)
-        nodes.create_head({userdata.DIGEST_KEY: userdata.digest(config)})
+        nodes = NodeManager(inventory.vcenter, inventory, config)
+        nodes.create_head({user_data.DIGEST_KEY: user_data.digest(config)})
         nodes.close()
     connection.remember("cats", connection.Connection("", "f00d"))
     assert _exit_code(["cluster", "up", str(path)]) == 0

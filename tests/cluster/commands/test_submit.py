@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from raylora.cluster.commands import connection, job, submit
 from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.errors import RayloraError, UserError
+from tests.cluster.commands.head import TOKEN, Head, serving
 from tests.cluster.sites import site
 
 
@@ -103,23 +104,6 @@ def test_a_log_is_taken_up_where_it_was_left(start: int) -> None:
     assert asyncio.run(rest()) == "abcdefgh"[start:]
 
 
-def test_a_connection_is_kept_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="raylora cluster up"):
-        connection.connection("cats")
-    kept = Connection("10.0.0.5", "f00d")
-    connection.remember("cats", kept)
-    assert connection.connection("cats") == kept
-    path = connection.place("cats")
-    assert path.is_relative_to(tmp_path)
-    assert [oct(place.stat().st_mode & 0o777) for place in (path, path.parent)] == ["0o600", "0o700"]
-    path.write_text("{")
-    assert connection.recall("cats") is None
-    connection.forget("cats")
-    connection.forget("cats")
-    assert not path.exists()
-
-
 def test_a_head_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     away = Connection("127.0.0.1", "f00d")
@@ -155,3 +139,58 @@ def test_a_sweep_that_was_lost_before_it_began_is_begun(
         (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
         assert job.run(order) == code
     assert called == [True, False, True], "what never began is begun, what is refused stays as it is"
+
+
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
+    """A head that this machine knows how to reach."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    with serving() as started:
+        monkeypatch.setattr(connection, "DASHBOARD_PORT", started.port)
+        connection.remember("cats", Connection("127.0.0.1", TOKEN))
+        yield started
+
+
+def test_the_name_of_a_deleted_job_does_not_come_again(head: Head, tmp_path: Path) -> None:
+    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    for _ in range(3):
+        assert submit.sweep(site(), order) == 0
+        head.end(head.names[-1], "FAILED", 1)
+        if len(head.names) == 2:
+            del head.jobs[head.names[0]]
+    for name in list(head.jobs):
+        del head.jobs[name]
+    assert submit.sweep(site(), order) == 0
+    assert len(set(head.names)) == len(head.names) == 4
+
+
+def test_of_two_people_at_once_one_submits_and_both_follow(
+    head: Head, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    head.before_submit = lambda name: head.add(name, "RUNNING")  # under the same name
+    assert submit.sweep(site(), order) == 0
+    (name,) = head.names
+    assert f"this is {name}" in capfd.readouterr().err
+
+
+def test_who_did_not_see_the_job_of_another_gives_way_to_it(
+    head: Head, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    rival = f"{order.key}-7"
+    head.before_submit = lambda name: head.add(rival, "RUNNING", start_time=1)
+    assert submit.sweep(site(), order) == 0
+    assert [head.jobs[name]["status"] for name in head.names] == ["SUCCEEDED", "STOPPED"]
+    assert f"this is {rival}" in capfd.readouterr().err
+
+
+def test_a_sweep_that_was_stopped_goes_on_under_a_new_name(head: Head, tmp_path: Path) -> None:
+    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    head.add(f"{order.key}-1", "RUNNING")
+    submit.stop(site(), order)
+    with pytest.raises(UserError, match="does not run"):
+        submit.stop(site(), order)
+    assert submit.sweep(site(), order) == 0
+    assert [head.jobs[name]["status"] for name in head.names] == ["STOPPED", "SUCCEEDED"]
+    assert submit.sweep(site(), order) == 0 and len(head.names) == 2, "one that has finished is only followed"

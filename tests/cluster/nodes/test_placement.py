@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from raylora.cluster.nodes.placement import (
     obstacle,
     room,
 )
-from raylora.cluster.vsphere.inventory import Card, Host, Machine, PciDevice, View
+from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, View, named_card
 
 IDS = {"RTX 4090": 0x2684, "RTX 3090": 0x2204}
 
@@ -104,6 +105,18 @@ def test_cards_that_the_host_says_are_bound_are_not_counted_again() -> None:
         assert [c.pci_id for c in free_cards(here, [on("a", "h", devices)])] == ["0000:03:00.0"]
 
 
+@pytest.mark.parametrize("form", ["{}", "pciPassthru:{}", "PCIPASSTHRU:{}", "no name of a card"])
+def test_a_machine_that_runs_holds_its_card_whatever_it_calls_it(form: str) -> None:
+    here = host("h", "RTX 4090", "RTX 4090")
+    held = card("RTX 4090", 2)
+    running = on("a", "h", (PciDevice(frozenset({(0x10DE, 0x2684)}), form.format(held.pci_id)),))
+    assert len(free_cards(here, [running])) == 1
+    if "{}" in form:
+        assert held not in free_cards(here, [running])
+        assert named_card(here.cards, form.format(held.pci_id)) == held
+    assert named_card(here.cards, "00000:002:00.0") is None
+
+
 def test_machines_that_are_off_hold_nothing() -> None:
     off = Machine("a", "a", "u", "poweredOff", "h", devices=wants("RTX 4090"))
     assert room(host("h", "RTX 4090"), [off], SMALL) == 1
@@ -122,15 +135,15 @@ def test_hosts_that_cannot_be_used_are_left_out_with_the_reason() -> None:
         "off": (host("off", "RTX 4090", connection="disconnected"), "is disconnected"),
         "mending": (host("mending", "RTX 4090", maintenance=True), "is in maintenance mode"),
         "red": (host("red", "RTX 4090", red=True), "has a red alarm"),
-        "struck": (host("struck", "RTX 4090"), "refused: no card"),
+        "backed_off": (host("backed_off", "RTX 4090"), "refused: no card"),
     }
     seen = view([each for each, _ in reasons.values()])
-    struck = {"struck": "refused: no card"}
-    assert not choose(seen, reach(seen), SMALL, strikes=struck)
-    assert free_nodes(seen, reach(seen), SMALL, strikes=struck) == 0
+    backed_off = {"backed_off": "refused: no card"}
+    assert not choose(seen, reach(seen), SMALL, backed_off=backed_off)
+    assert free_nodes(seen, reach(seen), SMALL, backed_off=backed_off) == 0
     for each, reason in reasons.values():
-        assert obstacle(each, reach(seen), struck) == reason
-        assert f"{each.name} {reason} (1 RTX 4090)" in explain(seen, reach(seen), SMALL, strikes=struck)
+        assert obstacle(each, reach(seen), backed_off) == reason
+        assert f"{each.name} {reason} (1 RTX 4090)" in explain(seen, reach(seen), SMALL, backed_off=backed_off)
 
 
 def test_a_host_must_reach_datastore_and_network() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raylora.cluster.ray import autoscaler_config as ray_yaml
+from raylora.cluster.ray import autoscaler_config
 from raylora.cluster.ray.autoscaler_config import Wiring
 from tests.cluster.sites import site
 
@@ -21,7 +21,7 @@ def test_ray_takes_it(tmp_path: Path) -> None:
     from ray.autoscaler.v2.instance_manager.config import FileConfigReader
 
     to = wiring(tmp_path)
-    assert ray_yaml.write(site(), to, {"rtx4090": 2})
+    assert autoscaler_config.write(site(), to, {"rtx4090": 2})
     values = yaml.safe_load(Path(to.ray_file).read_text())
     validate_config(values)
     validate_config(prepare_config(values))
@@ -47,29 +47,29 @@ def test_ray_takes_it(tmp_path: Path) -> None:
     ],
 )
 def test_limits_follow_the_cards(limits: dict[str, int], most: dict[str, int], least: dict[str, int]) -> None:
-    types = ray_yaml.render(site(), Wiring("c", "h:1", "t", "r"), limits)["available_node_types"]
+    types = autoscaler_config.render(site(), Wiring("c", "h:1", "t", "r"), limits)["available_node_types"]
     assert {name: types[name]["max_workers"] for name in most} == most
     assert {name: types[name]["min_workers"] for name in least} == least
 
 
 def test_it_is_written_only_when_something_changed(tmp_path: Path) -> None:
     to = wiring(tmp_path)
-    assert ray_yaml.write(site(), to, {"rtx4090": 2})
+    assert autoscaler_config.write(site(), to, {"rtx4090": 2})
     before = Path(to.ray_file).stat().st_ino
-    assert not ray_yaml.write(site(), to, {"rtx4090": 2})
+    assert not autoscaler_config.write(site(), to, {"rtx4090": 2})
     assert Path(to.ray_file).stat().st_ino == before
-    assert ray_yaml.write(site(), to, {"rtx4090": 1})
+    assert autoscaler_config.write(site(), to, {"rtx4090": 1})
     assert Path(to.ray_file).stat().st_ino != before, "replaced, never written in place"
     assert [path.name for path in tmp_path.iterdir()] == ["ray.yaml"]
 
 
 def test_a_node_that_is_being_made_has_its_time_to_join_left() -> None:
-    settings = ray_yaml.autoscaler_environment(site(create_minutes=30, join_minutes=15))
+    settings = autoscaler_config.autoscaler_environment(site(create_minutes=30, join_minutes=15))
     assert settings["RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"] == str(45 * 60)
 
 
 def test_a_lost_node_is_noticed_within_fifteen_seconds() -> None:
-    settings = ray_yaml.autoscaler_environment(site())
+    settings = autoscaler_config.autoscaler_environment(site())
     period, timeout, failures = (
         int(settings[f"RAY_health_check_{name}"]) for name in ("period_ms", "timeout_ms", "failure_threshold")
     )

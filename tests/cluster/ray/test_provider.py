@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.v2.instance_manager.config import FileConfigReader
 from ray.autoscaler.v2.instance_manager.node_provider import LaunchNodeError, NodeProviderAdapter
 from ray.core.generated.instance_manager_pb2 import NodeKind
 
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.ray import autoscaler_config as ray_yaml
-from raylora.cluster.ray import provider as provider_module
+from raylora.cluster.ray import autoscaler_config, provider
 from raylora.cluster.ray.provider import VSphereNodeProvider
 from raylora.cluster.vsphere.session import VCenter
 from tests.cluster import sites, vcsim
@@ -26,10 +26,25 @@ from tests.cluster.fleet import fleet, ours, settled
 from tests.cluster.vcsim import Simulator
 
 
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with vcsim.start(hosts=[["RTX 4090"] * 2, ["RTX 3090"]], task_ms=50) as started:
+        yield started
+
+
 @pytest.fixture
-def sim() -> Iterator[Simulator]:
-    with vcsim.start(hosts=[["RTX 4090"] * 2, ["RTX 3090"]], task_ms=50) as simulator:
-        yield simulator
+def sim(simulator: Simulator) -> Simulator:
+    """A simulator without faults and without anything of ours."""
+    simulator.clear_faults()
+    simulator.set(task_ms=50)
+    simulator.reset_calls()
+    for name in simulator.host_names:
+        simulator.host_state(name, "exit_maintenance")
+    while simulator.tasks():  # that the test before has left under way
+        time.sleep(0.02)
+    for machine in ours(simulator):
+        simulator.vm_state(machine["ref"], "destroy")
+    return simulator
 
 
 @pytest.fixture
@@ -39,25 +54,25 @@ def adapter(sim: Simulator, tmp_path: Path) -> Iterator[NodeProviderAdapter]:
     with fleet(sim, tmp_path) as nodes:
         nodes.create_head({})
     (tmp_path / "token").write_text("t0ken\n")
-    wiring = ray_yaml.Wiring(str(path), "127.0.0.1:1", str(tmp_path / "token"), str(tmp_path / "ray.yaml"))
-    ray_yaml.write(load_cluster_config(path), wiring, {})
+    wiring = autoscaler_config.Wiring(str(path), "127.0.0.1:1", str(tmp_path / "token"), str(tmp_path / "ray.yaml"))
+    autoscaler_config.write(load_cluster_config(path), wiring, {})
     reader = FileConfigReader(wiring.ray_file, skip_content_hash=True)
     config = yaml.safe_load((tmp_path / "ray.yaml").read_text())
-    provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
-    assert isinstance(provider, VSphereNodeProvider)
-    yield NodeProviderAdapter(provider, reader)
-    provider.close()
+    made = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
+    assert isinstance(made, VSphereNodeProvider)
+    yield NodeProviderAdapter(made, reader)
+    made.close()
 
 
 def provider_of(adapter: NodeProviderAdapter) -> VSphereNodeProvider:
-    provider = adapter.v1_provider
-    assert isinstance(provider, VSphereNodeProvider)
-    return provider
+    made = adapter.v1_provider
+    assert isinstance(made, VSphereNodeProvider)
+    return made
 
 
 def until(adapter: NodeProviderAdapter, wanted: Callable[[], Any]) -> None:
     nodes = provider_of(adapter).nodes
-    assert nodes.inventory.wait(lambda _: wanted(), 20), nodes.list()
+    assert nodes.inventory.wait(lambda _: wanted(), 20), nodes.by_id()
 
 
 def limits(folder: Path) -> dict[str, int]:
@@ -102,6 +117,43 @@ def test_a_launch_without_a_card_is_an_error_with_the_reason(sim: Simulator, ada
     assert "no free card" in str(error.__cause__) and "0 of 1 RTX 3090 free" in str(error.__cause__)
 
 
+def launch_error(adapter: NodeProviderAdapter) -> LaunchNodeError:
+    """The error of the next launch."""
+    adapter.launch({"rtx3090": 1}, "request-1")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for error in adapter.poll_errors():
+            assert isinstance(error, LaunchNodeError)
+            return error
+        time.sleep(0.05)
+    raise AssertionError("no error came")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_token_that_cannot_be_read_is_a_launch_error(
+    sim: Simulator, adapter: NodeProviderAdapter, tmp_path: Path, content: bytes | None
+) -> None:
+    token = tmp_path / "token"
+    token.unlink()
+    if content is not None:
+        token.write_bytes(content)
+    cause = launch_error(adapter).__cause__
+    assert isinstance(cause, NodeLaunchException) and cause.category == "configuration"
+    assert str(token) in cause.description and "token cannot be read" in cause.description
+    assert [machine["name"] for machine in ours(sim)] == ["cats-head"]
+
+
+def test_a_vcenter_that_does_not_answer_is_a_launch_error(sim: Simulator, adapter: NodeProviderAdapter) -> None:
+    nodes = provider_of(adapter).nodes
+    nodes.vcenter._patience = 0.5
+    nodes._inflight.forget_site()
+    sim.fault("RetrievePropertiesEx", kind="http_503", times=10_000)
+    cause = launch_error(adapter).__cause__
+    assert isinstance(cause, NodeLaunchException) and cause.category == "vCenter"
+    assert "no answer" in cause.description
+    assert list(adapter.get_non_terminated()) == ["cats-head"], "the loop goes on"
+
+
 def test_the_number_of_nodes_a_type_may_have_follows_the_cards(
     sim: Simulator, adapter: NodeProviderAdapter, tmp_path: Path
 ) -> None:
@@ -116,11 +168,11 @@ def test_the_number_of_nodes_a_type_may_have_follows_the_cards(
 
 
 def test_a_wrong_password_is_waited_with(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_module, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(provider, "_LONGEST_PAUSE", 0.05)
     config = load_cluster_config(sites.in_simulator(sim, tmp_path))
     (tmp_path / "vcenter.password").write_text("wrong")
     vcenter = VCenter(config.vcenter)
-    waiting = threading.Thread(target=provider_module._connected, args=(vcenter,))
+    waiting = threading.Thread(target=provider._connected, args=(vcenter,))
     waiting.start()
     waiting.join(0.5)
     assert waiting.is_alive() and sim.calls()["Login"] == 1
@@ -132,10 +184,10 @@ def test_a_wrong_password_is_waited_with(sim: Simulator, tmp_path: Path, monkeyp
 
 def test_asking_never_waits_for_a_machine(sim: Simulator, adapter: NodeProviderAdapter) -> None:
     sim.set(task_ms=60_000)
-    provider = provider_of(adapter)
-    ids = provider.create_node({}, {"ray-user-node-type": "rtx4090"}, 2)
-    assert set(ids) <= set(provider.non_terminated_nodes({"ray-user-node-type": "rtx4090"}))
-    assert not any(provider.is_running(node) for node in ids)
-    provider.terminate_nodes(list(ids))
-    assert provider.is_terminated("cats-rtx4090-unknown") and provider.node_tags("cats-rtx4090-unknown") == {}
+    made = provider_of(adapter)
+    ids = made.create_node({}, {"ray-user-node-type": "rtx4090"}, 2)
+    assert set(ids) <= set(made.non_terminated_nodes({"ray-user-node-type": "rtx4090"}))
+    assert not any(made.is_running(node) for node in ids)
+    made.terminate_nodes(list(ids))
+    assert made.is_terminated("cats-rtx4090-unknown") and made.node_tags("cats-rtx4090-unknown") == {}
     sim.set(task_ms=10)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from raylora.cluster.config import ClusterConfig, load_cluster_config
-from raylora.cluster.ray import user_data as userdata
+from raylora.cluster.ray import user_data
 from raylora.errors import UserError
 from tests.cluster.sites import PASSWORD, identity, site
 from tests.cluster.system import need
@@ -26,7 +26,7 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def document(keys: Mapping[str, str]) -> dict[str, Any]:
-    text = userdata.read_guestinfo(keys, "userdata")
+    text = user_data.read_guestinfo(keys, "userdata")
     assert text.startswith("#cloud-config\n")
     values: dict[str, Any] = yaml.safe_load(text)
     return values
@@ -39,15 +39,15 @@ def files(keys: Mapping[str, str]) -> dict[str, str]:
 def environment(keys: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The environment that a shell reads from a node's file, as systemd does."""
     path = folder / "node.env"
-    path.write_text(files(keys)[userdata.NODE_FILE])
+    path.write_text(files(keys)[user_data.NODE_FILE])
     shell = ["env", "-i", "sh", "-c", 'set -a; . "$1"; exec env -0', "sh", str(path)]
     said = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
     return dict(line.split("=", 1) for line in said.split("\0") if line)
 
 
 def every_kind(config: ClusterConfig) -> dict[str, dict[str, str]]:
-    made = {name: userdata.worker(config, identity("worker", name), "10.0.0.5:6379", TOKEN) for name in config.workers}
-    return made | {"head": userdata.head(config, identity("head", "head"), TOKEN)}
+    made = {name: user_data.worker(config, identity("worker", name), "10.0.0.5:6379", TOKEN) for name in config.workers}
+    return made | {"head": user_data.head(config, identity("head", "head"), TOKEN)}
 
 
 def test_cloud_init_takes_it(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_cloud_init_takes_it(tmp_path: Path) -> None:
     cloud_init = need("cloud-init")
     for name in ("rtx4090-0", "rtx4090-1", "head-1"):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(userdata.read_guestinfo(made[name], "userdata"))
+        path.write_text(user_data.read_guestinfo(made[name], "userdata"))
         done = subprocess.run([cloud_init, "schema", "--config-file", path], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Valid" in done.stdout + done.stderr
@@ -69,7 +69,7 @@ def test_cloud_init_takes_it(tmp_path: Path) -> None:
 
 def test_cloud_init_reads_the_guestinfo(tmp_path: Path) -> None:
     """Its own VMware data source decodes what stands in the guestinfo, and then blots the secrets out."""
-    keys = userdata.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    keys = user_data.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
     guestinfo = tmp_path / "guestinfo.json"
     guestinfo.write_text(json.dumps(keys))
     tool = tmp_path / "vmware-rpctool"  # the machine's side of the guestinfo, kept in a file
@@ -105,12 +105,12 @@ print(json.dumps([source.metadata, found["userdata"]]))
     assert metadata["local-hostname"] == "cats-rtx4090-5f3a"
     assert yaml.safe_load(text) == document(keys)
     after = json.loads(guestinfo.read_text())
-    assert TOKEN not in userdata.read_guestinfo(after, "userdata")
+    assert TOKEN not in user_data.read_guestinfo(after, "userdata")
     assert after["guestinfo.userdata"].strip() == "---"
 
 
 def test_a_worker_knows_who_it_is(tmp_path: Path) -> None:
-    keys = userdata.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    keys = user_data.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
     found = environment(keys, tmp_path)
     assert found["RAYLORA_KIND"] == "worker"
     assert found["RAYLORA_HEAD"] == "10.0.0.5:6379"
@@ -130,15 +130,17 @@ def test_ray_makes_the_same_of_a_node_as_of_its_type(tmp_path: Path, monkeypatch
     """What the autoscaler plans with is what the node offers, by Ray's own reading of both."""
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
-    from raylora.cluster.ray import autoscaler_config as ray_yaml
+    from raylora.cluster.ray import autoscaler_config
 
-    keys = userdata.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    keys = user_data.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
     for name, value in environment(keys, tmp_path).items():
         if name.startswith("RAY_OVERRIDE"):
             monkeypatch.setenv(name, value)
     node = ResourceAndLabelSpec().resolve(is_head=False, node_ip_address="10.0.0.9")
     offered = {name: value for name, value in node.to_resource_dict().items() if not name.startswith("node:")}
-    planned = ray_yaml.render(site(), ray_yaml.Wiring("c", "h:1", "t", "r"), {})["available_node_types"]["rtx4090"]
+    planned = autoscaler_config.render(site(), autoscaler_config.Wiring("c", "h:1", "t", "r"), {})[
+        "available_node_types"
+    ]["rtx4090"]
     assert offered == planned["resources"]
     assert planned["labels"].items() <= node.labels.items()
 
@@ -152,14 +154,14 @@ def test_the_head_has_what_the_autoscaler_needs_and_workers_do_not(
     config = site(vcenter=vcenter)
     keys = every_kind(config)
     found = files(keys["head"])
-    assert found[userdata.PASSWORD_FILE] == PASSWORD
-    assert found[userdata.CA_FILE] == ca_file.read_text()
+    assert found[user_data.PASSWORD_FILE] == PASSWORD
+    assert found[user_data.CA_FILE] == ca_file.read_text()
     cluster_file = tmp_path / "cluster.yaml"
-    cluster_file.write_text(found[userdata.CLUSTER_FILE])
-    with pytest.raises(UserError, match=userdata.PASSWORD_FILE):  # it lies on the head alone
+    cluster_file.write_text(found[user_data.CLUSTER_FILE])
+    with pytest.raises(UserError, match=user_data.PASSWORD_FILE):  # it lies on the head alone
         load_cluster_config(cluster_file)
     cluster_file.write_text(
-        cluster_file.read_text().replace(userdata.PASSWORD_FILE, str(ca_file)).replace(userdata.CA_FILE, str(ca_file))
+        cluster_file.read_text().replace(user_data.PASSWORD_FILE, str(ca_file)).replace(user_data.CA_FILE, str(ca_file))
     )
     there = load_cluster_config(cluster_file)
     assert there.workers == config.workers
@@ -171,10 +173,10 @@ def test_the_head_has_what_the_autoscaler_needs_and_workers_do_not(
 
 @pytest.mark.parametrize("value", ['/a"b', "/a b", "/a$HOME", "/a`id`", "/a\\b", "/a'b", "/a#b"])
 def test_any_folder_name_survives_the_environment_file(value: str, tmp_path: Path) -> None:
-    keys = userdata.worker(site(shared_folder=value), identity("worker", "plain"), "10.0.0.5:6379", TOKEN)
+    keys = user_data.worker(site(shared_folder=value), identity("worker", "plain"), "10.0.0.5:6379", TOKEN)
     assert environment(keys, tmp_path)["RAYLORA_SHARED_FOLDER"] == value
 
 
 def test_a_guestinfo_that_was_blotted_out_reads_as_nothing() -> None:
-    assert userdata.read_guestinfo({"guestinfo.userdata": "---"}, "userdata") == ""
-    assert userdata.read_guestinfo({}, "userdata") == ""
+    assert user_data.read_guestinfo({"guestinfo.userdata": "---"}, "userdata") == ""
+    assert user_data.read_guestinfo({}, "userdata") == ""

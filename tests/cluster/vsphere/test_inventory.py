@@ -12,8 +12,9 @@ from pyVmomi import vim
 
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.nodes.placement import free_cards
-from raylora.cluster.vsphere.inventory import Inventory, View
+from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
+from raylora.cluster.vsphere.types import View
 from tests.cluster import sites, vcsim
 from tests.cluster.vcsim import Simulator
 

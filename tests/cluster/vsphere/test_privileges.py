@@ -13,7 +13,7 @@ from raylora.config import yaml_text
 from tests.cluster.vcsim import ROOT
 
 PRIVILEGE = re.compile(r"[A-Z][A-Za-z]+(\.[A-Z][A-Za-z]+)+")
-PLACES = {"vcenter", "folder", "template", "pool", "datastore", "network", "cluster"}
+OBJECTS = {"vcenter", "folder", "template", "pool", "datastore", "network", "cluster"}
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def api_methods() -> frozenset[str]:
 def calls() -> set[str]:
     """API methods that the code names: as the word given to `VCenter.read` and `call`, or called outright."""
     found: set[str] = set()
-    for path in (ROOT / "cluster").glob("*.py"):
+    for path in (ROOT / "cluster").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
@@ -49,5 +49,5 @@ def test_rights_are_vsphere_s() -> None:
     found = rights()
     assert len({right.privilege for right in found}) == len(found)
     assert all(PRIVILEGE.fullmatch(right.privilege) for right in found)
-    assert {right.on for right in found} <= PLACES
+    assert {right.on for right in found} <= OBJECTS
     assert all(right.calls for right in found)

@@ -105,7 +105,7 @@ def test_a_full_datastore_is_told(sim: Simulator, tmp_path: Path) -> None:
         site = find_site(vcenter, inventory.view(), config)
         assert not storage.space_problems(inventory.view(), site, config, {"head": 1, "rtx4090": 2})
         sim.set(free_gib=105)
-        assert inventory.wait(lambda view: view.places[site.datastore].free < 106 * 2**30, 10)
+        assert inventory.wait(lambda view: view.entities[site.datastore].free < 106 * 2**30, 10)
         (problem,) = storage.space_problems(inventory.view(), site, config, {"head": 1, "rtx4090": 1})
         assert "105 GiB free, and 2 nodes need 110 GiB" in problem.message
         sim.set(free_gib=-1)

@@ -1,0 +1,70 @@
+"""The private parts of Ray that raylora needs, each with the reason; nothing else of the cluster's code imports any.
+
+Checked with Ray 2.60. Everything is imported inside the functions: `raylora cluster` starts without Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+
+def gcs_client(head_address: str) -> Any:
+    """A client of Ray's control store at `ip:port`; Ray has no public one for a process outside the cluster."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    return GcsClient(address=head_address)
+
+
+def put_cluster_config(head_address: str, message: bytes) -> None:
+    """Keep a serialized `ClusterConfig` in Ray, where its demand scheduler and sweeps look for what may still grow.
+
+    Ray has the place and the message for it (`ReportClusterConfig`), and no Python function but this to fill it.
+    """
+    from ray._raylet import (  # type: ignore[attr-defined]
+        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,
+        GCS_AUTOSCALER_STATE_NAMESPACE,
+    )
+
+    gcs_client(head_address).internal_kv_put(
+        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode(), message, True, GCS_AUTOSCALER_STATE_NAMESPACE.encode()
+    )
+
+
+def direct_job_client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:
+    """Ray's client of the job server at `url`, which goes there directly whatever proxy the environment names.
+
+    Ray's own sends its requests through `http_proxy`, and with them the cluster's token, in clear text. It has no
+    setting against that, so the method that all its requests go through is replaced. (Its log follower, on aiohttp,
+    uses no proxy.)
+    """
+    import requests
+    from ray.job_submission import JobSubmissionClient
+
+    class DirectJobClient(JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(
+            self,
+            method: str,
+            endpoint: str,
+            *,
+            data: bytes | None = None,
+            json_data: dict[str, Any] | None = None,
+            **kwargs: Any,
+        ) -> requests.Response:
+            with requests.Session() as session:
+                session.trust_env = False  # neither proxies nor ~/.netrc, which would replace the token
+                return session.request(
+                    method,
+                    self._address + endpoint,
+                    cookies=self._cookies,
+                    data=data,
+                    json=json_data,
+                    headers=self._headers,
+                    verify=self._verify,
+                    **kwargs,
+                )
+
+    return DirectJobClient(url, headers=dict(headers))
