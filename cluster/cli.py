@@ -30,10 +30,10 @@ def plan(cluster: Path, overrides: tuple[str, ...]) -> None:
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
-    from raylora.cluster.commands.plan import make_plan, session
+    from raylora.cluster.commands.plan import make_plan, open_inventory
 
     config = load_cluster_config(cluster, overrides)
-    with session(config) as inventory:
+    with open_inventory(config) as inventory:
         made = make_plan(inventory, config)
     click.echo(made.text())
     made.check()

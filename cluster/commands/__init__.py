@@ -1,1 +1,1 @@
-"""What `raylora cluster` does."""
+"""The commands of `raylora cluster`, and of `raylora sweep --cluster`."""

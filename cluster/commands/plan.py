@@ -61,8 +61,8 @@ class Plan:
 
 
 @contextlib.contextmanager
-def session(config: ClusterConfig) -> Iterator[Inventory]:
-    """A login and the inventory, for as long as a command runs.
+def open_inventory(config: ClusterConfig) -> Iterator[Inventory]:
+    """Log in and read the inventory, for as long as a command runs.
 
     Raises:
         UserError: what is wrong with address, certificate, user or password.

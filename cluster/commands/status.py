@@ -7,7 +7,7 @@ from typing import Any
 
 from raylora.cluster.commands import connection
 from raylora.cluster.commands.connection import NoAnswer
-from raylora.cluster.commands.plan import session
+from raylora.cluster.commands.plan import open_inventory
 from raylora.cluster.commands.table import duration, table
 from raylora.cluster.config import ClusterConfig
 from raylora.cluster.nodes.manager import Node, NodeManager
@@ -25,7 +25,7 @@ def status(config: ClusterConfig) -> str:
         RayloraError: it does not answer.
     """
     ray, notes = _ray_nodes(config.name)
-    with session(config) as inventory:
+    with open_inventory(config) as inventory:
         nodes = NodeManager(inventory.vcenter, inventory, config)
         found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.type, node.id))
         reasons, copies, now = nodes.reasons(), nodes.copies(), inventory.vcenter.now()

@@ -11,7 +11,7 @@ from pyVmomi import vim
 
 from raylora.cluster.commands import connection
 from raylora.cluster.commands.connection import Connection, NoAnswer
-from raylora.cluster.commands.plan import make_plan, session
+from raylora.cluster.commands.plan import make_plan, open_inventory
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig
 from raylora.cluster.nodes.identity import new_identity
@@ -33,7 +33,7 @@ def up(config: ClusterConfig) -> str:
         UserError: everything that is in the way, before anything is changed.
         RayloraError: the head does not answer in time, with what it says of itself.
     """
-    with session(config) as inventory:
+    with open_inventory(config) as inventory:
         plan = make_plan(inventory, config)
         plan.check()
         for note in plan.notes:
@@ -120,7 +120,7 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
     Raises:
         RayloraError: something is left.
     """
-    with session(config) as inventory:
+    with open_inventory(config) as inventory:
         nodes = NodeManager(inventory.vcenter, inventory, config)
         found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.id))
         for machine in nodes.copies():

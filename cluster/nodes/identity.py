@@ -1,4 +1,4 @@
-"""Whose a virtual machine is: the mark that every machine of ours carries from its first moment.
+"""Identity and ownership: the mark that every machine of ours carries from its first moment.
 
 The mark lies in the machine's extraConfig and is written by the very call that makes the machine. A clone that somebody
 else makes of our machine inherits the mark, but never the instanceUuid, which the mark repeats: so a copy is told from
@@ -25,7 +25,7 @@ _NAMESPACE: Final = uuid.UUID("6f2f0d0b-7f0c-5b0e-9c55-1f1f0a3d6c11")  # of rayl
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Identity:
-    """Which node a machine is to be; decided before anything is made.
+    """The identity of a node; decided before anything is made.
 
     Attributes:
         cluster: the cluster's name.

@@ -179,7 +179,7 @@ class InFlight:
             self.failures.pop(node_type, None)
 
     def why_failed(self, node_type: str) -> str:
-        """Why nodes of a type failed lately, as far as this process knows; empty if none did."""
+        """The reasons why nodes of a type failed lately, as far as this process knows; empty if none did."""
         view = self.inventory.view()
         with self.lock:
             parts = [self.failures.get(node_type, "")]

@@ -97,7 +97,7 @@ def free_cards(host: Host, machines: Iterable[Machine], reservations: Iterable[R
 def room(
     host: Host, machines: Collection[Machine], section: NodeType | HeadConfig, reservations: Iterable[Reservation] = ()
 ) -> int:
-    """How many more nodes of this kind the cards of a host allow."""
+    """The number of further nodes of this kind that the cards of a host allow."""
     model = section.card if isinstance(section, NodeType) else None
     if model is None or not isinstance(section, NodeType):
         return MANY
@@ -138,7 +138,7 @@ def profile_gib(profile: str) -> int:
 
 
 def obstacle(host: Host, reach: Reach, backed_off: Mapping[str, str] | None = None) -> str:
-    """Why a host is not used now; empty if it is.
+    """The reason why a host is not used now; empty if it is used.
 
     Args:
         backed_off: id of a host to why a node was lately refused there.
@@ -196,7 +196,7 @@ def free_nodes(
     reservations: Collection[Reservation] = (),
     backed_off: Mapping[str, str] | None = None,
 ) -> int:
-    """How many more nodes of this kind there can be now; at most `MANY`."""
+    """The number of further nodes of this kind that there can be now; at most `MANY`."""
     total = 0
     for host in view.hosts.values():
         if host.id in reach.hosts and not obstacle(host, reach, backed_off):

@@ -1,4 +1,4 @@
-"""What vCenter's faults mean for a machine that is being made or removed."""
+"""Faults of vCenter: their meaning for a machine that is being made or removed, and their text for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raylora.errors import RayloraError, UserError
 
 
 class Meaning(enum.Enum):
-    """What to do after a call or a task has failed."""
+    """The meaning of a failed call or task: what to do next."""
 
     UNKNOWN = "it may have been carried out: look, then try again for as long as there is time"
     AGAIN = "look what has become of it, and try again a few times"
@@ -45,7 +45,7 @@ _UNKNOWN: Final = (AnswerLost, NotReached, vim.fault.TaskInProgress, vim.fault.N
 
 
 def meaning(error: BaseException) -> Meaning:
-    """What a failure means; one that is not known is tried again, since the look that comes first does no harm."""
+    """The meaning of a failure; one that is not known is tried again, since the look that comes first does no harm."""
     if isinstance(error, _UNKNOWN):
         return Meaning.UNKNOWN
     if isinstance(error, _ELSEWHERE):

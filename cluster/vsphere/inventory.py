@@ -1,4 +1,4 @@
-"""What is on the vCenter: read once, then kept up to date by one thread that waits for changes.
+"""The inventory of a vCenter: read once, then kept up to date by one thread that waits for changes.
 
 One filter watches hosts, machines, datastores, networks, pools, folders and the tasks that run for us. Small properties
 are watched for everything; the large ones (extraConfig, devices) of a machine are read when it might be ours, or might
@@ -104,7 +104,7 @@ class Inventory:
             self._changed()
 
     def view(self) -> View:
-        """What is known now."""
+        """The inventory as it is known now."""
         with self._lock:
             if self._view is None or self._view.version != self._version:
                 self._view = View(self._version, dict(self._machines), dict(self._hosts), dict(self._entities))
@@ -182,7 +182,7 @@ class Inventory:
         identifier = found._GetMoId()
         return self.fresh([identifier]).get(identifier)
 
-    # What follows runs on the inventory's thread, or before it was started.
+    # All below runs on the inventory's thread, or before it was started.
 
     def _begin(self) -> _Watch:
         """Make view, list and filter in the present session, and read everything."""

@@ -1,4 +1,4 @@
-"""Which properties of vSphere's objects are watched or read, how they are read, and what is made of them."""
+"""Properties of vSphere's objects: those that are watched, how they are read, and the types that are made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The things that a cluster's YAML file names, found on the vCenter; what is missing is told all at once."""
+"""The site: everything that a cluster's YAML file names, found on the vCenter; all that is missing is told at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from raylora.suggest import printable
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """What machines are cloned from.
+    """The machine or template that nodes are cloned from.
 
     Attributes:
         id, name: the machine.
@@ -48,7 +48,7 @@ class Site:
         reach: hosts, and what they must reach.
         datacenter, cluster, folder, pool, datastore: ids; `cluster` is the compute resource.
         network_backing: what a network card is connected to (a `VirtualDevice.BackingInfo`).
-        template: what machines are cloned from.
+        template: the machine that nodes are cloned from.
     """
 
     reach: Reach
@@ -224,7 +224,7 @@ class _Finder:
             self.problems.append(Problem(message, self.config.vcenter.host, "template", f"give the path: {entities}"))
             return None
         if not found:
-            # Of thousands of machines only those are worth naming that are similar, or are called a template.
+            # There may be thousands of machines: only similar names are told, and those of templates.
             names = [machine.name for machine in self.view.machines.values()]
             close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
             self.missing(

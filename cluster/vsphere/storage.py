@@ -1,4 +1,4 @@
-"""Where disks lie: storage policies, room, and the health of vSAN."""
+"""Storage: the policies by which disks are kept, and the room on the datastore."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def needed_gib(site: Site, section: NodeType | HeadConfig) -> float:
 
 
 def space_problems(view: View, site: Site, config: ClusterConfig, nodes: dict[str, int]) -> list[Problem]:
-    """Why the datastore cannot take these nodes: not accessible, or too full.
+    """The problems of the datastore with these nodes: not accessible, or too full.
 
     Args:
         view: the inventory.

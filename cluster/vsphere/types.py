@@ -1,6 +1,6 @@
-"""What the inventory knows: machines, hosts, cards, everything else by name, and the view of it all at one moment.
+"""The immutable types of the inventory: machines, hosts, cards, other entities, and the view of all at one moment.
 
-All of it is immutable, so that a view can be handed to any thread and computed with at leisure.
+They never change, so that a view can be handed to any thread and computed with at leisure.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskEnd:
-    """How a task ended: its result, or its fault."""
+    """The end of a task: its result, or its fault."""
 
     result: Any = None
     fault: BaseException | None = None

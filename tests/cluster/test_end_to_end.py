@@ -26,7 +26,7 @@ from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.cluster.ray.autoscaler_config import NODE_LABEL
 from raylora.config.load import load_config
 from raylora.config.schema import TrainConfig
-from raylora.training import checkpoint_format as checkpoint_files
+from raylora.training import checkpoint_format
 from raylora.training.trainer import Trainer
 from tests.cluster import hosts, vcsim
 from tests.cluster.hosts import Machines
@@ -93,7 +93,7 @@ class Story:
 
 def reports(checkpoint: Path) -> list[dict[str, float]]:
     """All that a trial reported until it was saved, but for how long it took."""
-    history = checkpoint_files.read_state(checkpoint)["history"]
+    history = checkpoint_format.read_state(checkpoint)["history"]
     return [{key: value for key, value in report.items() if key != "seconds"} for report in history]
 
 

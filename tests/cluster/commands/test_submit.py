@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -60,28 +59,6 @@ def test_the_same_sweep_has_the_same_name(tmp_path: Path) -> None:
     assert key() != submit.order(site(), config(tmp_path), [], resume=False, as_json=False).key
 
 
-def test_an_order_arrives_as_it_was_sent(tmp_path: Path) -> None:
-    order = submit.order(site(), config(tmp_path), ["sample_prompts=['a \"b\" $c', d]"], resume=True, as_json=True)
-    word = order.pack()
-    assert job.Order.unpack(word) == order
-    assert set(word) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="), "a word for a shell"
-
-
-def test_a_sweep_that_is_refused_says_so_and_may_be_sent_again(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster = site(shared_folder=str(tmp_path / "shared"))
-    (tmp_path / "shared").mkdir()
-    monkeypatch.chdir(tmp_path)
-    order = submit.order(cluster, config(tmp_path), [], resume=False, as_json=False)
-    assert job.run(order) == 2
-    said = capfd.readouterr()
-    assert 'train_data_dir: "style" does not exist' in said.err
-    assert str(tmp_path / "shared/style") in said.err, "relative paths count from the shared folder"
-    assert json.loads((tmp_path / "shared/jobs" / order.key / "state.json").read_text()) == {"code": 2}
-    assert (tmp_path / "shared/jobs" / order.key / "my style.yaml").read_text() == order.text
-
-
 def test_a_log_becomes_two_streams_again(capfd: pytest.CaptureFixture[str]) -> None:
     log = f"progress\n50%\nmore\n{job.RESULTS}\ntrial 1\nbest ünd\n"
     streams = submit._Streams()
@@ -114,31 +91,6 @@ def test_a_head_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
     with pytest.raises(RayloraError, match="cannot be reached: .*refused\n.*cluster status"):
         submit.sweep(site(), order)
-
-
-def test_a_sweep_that_was_lost_before_it_began_is_begun(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    monkeypatch.chdir(tmp_path)
-    order = submit.order(site(shared_folder=str(shared)), config(tmp_path), [], resume=False, as_json=False)
-    (shared / "jobs" / order.key).mkdir(parents=True)
-    (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
-    assert job.run(order) == 2
-    assert 'base_model: "models/sd15" does not exist' in capfd.readouterr().err, "it goes on, and is refused"
-    codes = [3, 0, 2]
-    called: list[bool] = []
-
-    def sweep(order: job.Order, config: Path, resume: bool) -> int:
-        called.append(resume)
-        return codes[len(called) - 1]
-
-    monkeypatch.setattr(job, "_sweep", sweep)
-    for code in (0, 2):
-        (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
-        assert job.run(order) == code
-    assert called == [True, False, True], "what never began is begun, what is refused stays as it is"
 
 
 @pytest.fixture

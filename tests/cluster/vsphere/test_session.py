@@ -13,17 +13,10 @@ import pytest
 from pyVmomi import vim
 
 from raylora.cluster.config import VCenterSettings
-from raylora.cluster.vsphere import session as vcenter_module
+from raylora.cluster.vsphere import session
 from raylora.cluster.vsphere.session import AnswerLost, NotReached, VCenter, newest_version
 from raylora.errors import UserError
-from tests.cluster import vcsim
 from tests.cluster.vcsim import Simulator
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[Simulator]:
-    with vcsim.start(vms=1) as simulator:
-        yield simulator
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +30,7 @@ def settings(sim: Simulator, **changes: Any) -> VCenterSettings:
 
 
 @pytest.fixture
-def session(sim: Simulator) -> Iterator[VCenter]:
+def vcenter(sim: Simulator) -> Iterator[VCenter]:
     sim.clear_faults()
     with VCenter(settings(sim), patience=20.0) as vcenter:
         sim.reset_calls()
@@ -88,35 +81,35 @@ def test_what_answers_must_speak_tls(sim: Simulator) -> None:
 
 
 @pytest.mark.parametrize("kind", ["http_503", "drop_before", "drop_after"])
-def test_a_read_is_repeated_until_it_is_answered(sim: Simulator, session: VCenter, kind: Any) -> None:
+def test_a_read_is_repeated_until_it_is_answered(sim: Simulator, vcenter: VCenter, kind: Any) -> None:
     sim.fault("FindByUuid", kind=kind, times=2)
-    found = session.read(session.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
+    found = vcenter.read(vcenter.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
     assert found is None
     assert sim.calls()["FindByUuid"] == 3
 
 
 @pytest.mark.parametrize("kind", ["http_503", "drop_before", "drop_after"])
-def test_a_change_is_never_repeated_blindly(sim: Simulator, session: VCenter, kind: Any) -> None:
+def test_a_change_is_never_repeated_blindly(sim: Simulator, vcenter: VCenter, kind: Any) -> None:
     sim.fault("CreateFolder", kind=kind)
     name = f"folder-{kind}"
     with pytest.raises(AnswerLost):
-        session.call(session.content.rootFolder, "CreateFolder", name=name)
+        vcenter.call(vcenter.content.rootFolder, "CreateFolder", name=name)
     assert sim.calls()["CreateFolder"] == 1
 
 
-def test_a_session_that_ended_is_begun_anew(sim: Simulator, session: VCenter) -> None:
+def test_a_session_that_ended_is_begun_anew(sim: Simulator, vcenter: VCenter) -> None:
     sim.end_sessions()
-    logins = session.logins
-    session.call(session.content.rootFolder, "CreateFolder", name="after-the-end")
-    assert session.logins == logins + 1
+    logins = vcenter.logins
+    vcenter.call(vcenter.content.rootFolder, "CreateFolder", name="after-the-end")
+    assert vcenter.logins == logins + 1
     assert sim.calls()["CreateFolder"] == 2  # the first was refused: nobody was logged in
 
 
 def test_a_refused_password_is_not_tried_again_at_once(
-    sim: Simulator, session: VCenter, monkeypatch: pytest.MonkeyPatch
+    sim: Simulator, vcenter: VCenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read() -> None:
-        session.read(session.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
+        vcenter.read(vcenter.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
 
     sim.end_sessions()
     monkeypatch.setenv("PW", "wrong")
@@ -124,15 +117,15 @@ def test_a_refused_password_is_not_tried_again_at_once(
         with pytest.raises(vim.fault.InvalidLogin):
             read()
     assert sim.calls()["Login"] == 1, "a vCenter locks an account after a few"
-    assert session.refused
-    monkeypatch.setattr(vcenter_module, "_REFUSED", 0.0)
+    assert vcenter.refused
+    monkeypatch.setattr(session, "_REFUSED", 0.0)
     with pytest.raises(vim.fault.InvalidLogin):
         read()
     assert sim.calls()["Login"] == 2
-    monkeypatch.setattr(vcenter_module, "_REFUSED", 300.0)
+    monkeypatch.setattr(session, "_REFUSED", 300.0)
     monkeypatch.setenv("PW", "s3cret!")
     read()
-    assert sim.calls()["Login"] == 3 and not session.refused
+    assert sim.calls()["Login"] == 3 and not vcenter.refused
 
 
 def test_who_has_no_right_on_the_vcenter_is_told_so(sim: Simulator) -> None:
@@ -140,14 +133,14 @@ def test_who_has_no_right_on_the_vcenter_is_told_so(sim: Simulator) -> None:
     assert f"vcenter.user: {sim.user} has no right on this vCenter" in refused(settings(sim))
 
 
-def test_the_clock_is_vcenters(session: VCenter) -> None:
-    clock = session.read(vim.ServiceInstance("ServiceInstance", session.content.rootFolder._stub), "CurrentTime")
-    assert abs((session.now() - clock).total_seconds()) < 2
+def test_the_clock_is_vcenters(vcenter: VCenter) -> None:
+    clock = vcenter.read(vim.ServiceInstance("ServiceInstance", vcenter.content.rootFolder._stub), "CurrentTime")
+    assert abs((vcenter.now() - clock).total_seconds()) < 2
 
 
-def test_a_restart_is_waited_for(sim: Simulator, session: VCenter) -> None:
+def test_a_restart_is_waited_for(sim: Simulator, vcenter: VCenter) -> None:
     sim.restart(down_ms=300)
-    session.read(session.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
+    vcenter.read(vcenter.content.searchIndex, "FindByUuid", uuid="none", vmSearch=True, instanceUuid=True)
 
 
 def test_a_closed_session_stays_closed(sim: Simulator) -> None:

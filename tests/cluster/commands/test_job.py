@@ -1,0 +1,64 @@
+"""The job on the head runs the sweep that was ordered, and goes on with one that was lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raylora.cluster.commands import job, submit
+from tests.cluster.sites import site
+
+
+def config(folder: Path, text: str = "train_data_dir: style\nbase_model: models/sd15\n") -> Path:
+    path = folder / "my style.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_an_order_arrives_as_it_was_sent(tmp_path: Path) -> None:
+    order = submit.order(site(), config(tmp_path), ["sample_prompts=['a \"b\" $c', d]"], resume=True, as_json=True)
+    word = order.pack()
+    assert job.Order.unpack(word) == order
+    assert set(word) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="), "a word for a shell"
+
+
+def test_a_sweep_that_is_refused_says_so_and_may_be_sent_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = site(shared_folder=str(tmp_path / "shared"))
+    (tmp_path / "shared").mkdir()
+    monkeypatch.chdir(tmp_path)
+    order = submit.order(cluster, config(tmp_path), [], resume=False, as_json=False)
+    assert job.run(order) == 2
+    said = capfd.readouterr()
+    assert 'train_data_dir: "style" does not exist' in said.err
+    assert str(tmp_path / "shared/style") in said.err, "relative paths count from the shared folder"
+    assert json.loads((tmp_path / "shared/jobs" / order.key / "state.json").read_text()) == {"code": 2}
+    assert (tmp_path / "shared/jobs" / order.key / "my style.yaml").read_text() == order.text
+
+
+def test_a_sweep_that_was_lost_before_it_began_is_begun(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.chdir(tmp_path)
+    order = submit.order(site(shared_folder=str(shared)), config(tmp_path), [], resume=False, as_json=False)
+    (shared / "jobs" / order.key).mkdir(parents=True)
+    (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
+    assert job.run(order) == 2
+    assert 'base_model: "models/sd15" does not exist' in capfd.readouterr().err, "it goes on, and is refused"
+    codes = [3, 0, 2]
+    called: list[bool] = []
+
+    def sweep(order: job.Order, config: Path, resume: bool) -> int:
+        called.append(resume)
+        return codes[len(called) - 1]
+
+    monkeypatch.setattr(job, "_sweep", sweep)
+    for code in (0, 2):
+        (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
+        assert job.run(order) == code
+    assert called == [True, False, True], "what never began is begun, what is refused stays as it is"

@@ -1,0 +1,115 @@
+"""`raylora cluster up` and `down` on a simulated vCenter: what they say, and what they leave alone.
+
+A head that Ray runs on is in test_end_to_end.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raylora.cli import _exit_code
+from raylora.cluster.commands import connection
+from raylora.cluster.commands.plan import open_inventory
+from raylora.cluster.config import load_cluster_config
+from raylora.cluster.nodes.manager import NodeManager
+from raylora.cluster.ray import user_data
+from tests.cluster.sites import in_simulator
+from tests.cluster.vcsim import Simulator
+
+
+def make_head_and_worker(path: Path) -> tuple[Any, str]:
+    config = load_cluster_config(path)
+    with open_inventory(config) as inventory:
+        nodes = NodeManager(inventory.vcenter, inventory, config)
+        head = nodes.create_head({})
+        (worker,) = nodes.create("rtx4090", 1)
+        assert inventory.wait(lambda _: nodes.by_id()[worker].state == "running", 20)
+        nodes.close()
+    return head, worker
+
+
+def test_down_says_what_keeps_it_and_removes_the_rest(
+    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_simulator(sim, tmp_path)
+    head, worker = make_head_and_worker(path)
+    sim.host_state(head.host, "fail")
+    monkeypatch.setattr("raylora.cluster.commands.up_down._REMOVAL", 6.0)
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 1
+    said = capsys.readouterr().err
+    assert "\n    cats-head: the cluster is taken down; not yet: its host cannot be reached\n" in said
+    names = {machine["name"] for machine in sim.vms()}
+    assert head.id in names and worker not in names
+    sim.host_state(head.host, "reconnect")
+    monkeypatch.setattr("raylora.cluster.commands.up_down._REMOVAL", 20.0)
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+
+
+def test_down_removes_what_is_ours_and_nothing_else(
+    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_simulator(sim, tmp_path)
+    foreign = {machine["name"]: machine for machine in sim.vms()}
+    head, worker = make_head_and_worker(path)
+    connection.remember("cats", connection.Connection("", "f00d"))
+
+    assert _exit_code(["cluster", "status", str(path)]) == 0
+    said = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in said.splitlines() if line.startswith("cats-")}
+    assert rows[worker][2:4] == ["esx-01.lab", "1"]
+    assert {"running", "not"} <= set(rows[worker])
+    assert "Ray was not asked" in said
+
+    monkeypatch.setattr("click.confirm", lambda *_, **__: False)
+    assert _exit_code(["cluster", "down", str(path)]) == 0
+    assert "nothing was changed" in capsys.readouterr().err
+    assert {head.id, worker} < {machine["name"] for machine in sim.vms()}
+    assert connection.recall("cats")
+
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert "2 removed" in capsys.readouterr().err
+    assert {machine["name"]: machine for machine in sim.vms()} == foreign
+    assert connection.recall("cats") is None
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert "no machine of the cluster cats" in capsys.readouterr().err
+
+
+def test_up_gives_up_with_the_words_of_the_head(
+    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = in_simulator(sim, tmp_path, join_minutes=0.05)
+    assert _exit_code(["cluster", "up", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "the head cats-head does not answer after 0.05 minutes: it has no address yet" in said
+    kept = connection.recall("cats")
+    assert kept is not None and len(kept.token) == 64, "whenever it dies, the token is not lost"
+    token = json.dumps(sim.vm("cats-head")["extraConfig"])
+    assert kept.token not in token, "packed"
+    connection.forget("cats")
+    assert _exit_code(["cluster", "up", str(path)]) == 2
+    assert "its token is not on this machine" in capsys.readouterr().err
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+
+
+def test_up_tells_of_a_changed_configuration(
+    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raylora.cluster.commands.up_down._answering", lambda *_: "10.0.0.5")  # no Ray runs on this one
+    path = in_simulator(sim, tmp_path)
+    config = load_cluster_config(path)
+    with open_inventory(config) as inventory:
+        nodes = NodeManager(inventory.vcenter, inventory, config)
+        nodes.create_head({user_data.DIGEST_KEY: user_data.digest(config)})
+        nodes.close()
+    connection.remember("cats", connection.Connection("", "f00d"))
+    assert _exit_code(["cluster", "up", str(path)]) == 0
+    said = capsys.readouterr()
+    assert "http://10.0.0.5:8265" in said.out
+    assert "configuration" not in said.err
+    assert _exit_code(["cluster", "up", str(path), "idle_minutes=7"]) == 0
+    assert "the head was made with another configuration" in capsys.readouterr().err
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
