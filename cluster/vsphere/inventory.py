@@ -361,7 +361,8 @@ class Inventory:
     def _forget(self, kind: str, identifier: str) -> None:
         self._raw.pop((kind, identifier), None)
         if kind == "Task" and identifier in self._tasks and self._tasks[identifier] is None:
-            fault = vmodl.fault.ManagedObjectNotFound(obj=self.vcenter.object(vim.Task, identifier))
+            # Without a session: asking for one would wait for a login while this lock is held.
+            fault = vmodl.fault.ManagedObjectNotFound(obj=vim.Task(identifier))
             self._tasks[identifier] = TaskEnd(fault=fault)
         for table in (self._machines, self._hosts, self._entities, self._details):
             table.pop(identifier, None)  # type: ignore[attr-defined]

@@ -31,6 +31,7 @@ class Head:
         self.names: list[str] = []  # of all that were ever taken in
         self.tokens: list[str] = []
         self.before_submit: Callable[[str], None] = lambda name: None
+        self.nodes: list[dict[str, Any]] = []  # as Ray's state API lists them
         self.port = 0
 
     def add(self, name: str, status: str = "PENDING", start_time: int | None = None) -> None:
@@ -59,6 +60,9 @@ class Head:
 
     async def _list(self, _: web.Request) -> web.Response:
         return web.json_response(list(self.jobs.values()))
+
+    async def _nodes(self, _: web.Request) -> web.Response:
+        return web.json_response({"result": True, "data": {"result": {"result": self.nodes}}})
 
     async def _submit(self, request: web.Request) -> web.Response:
         name = (await request.json())["submission_id"]
@@ -99,6 +103,7 @@ class Head:
                 web.get("/api/version", self._version),
                 web.get("/api/jobs/", self._list),
                 web.post("/api/jobs/", self._submit),
+                web.get("/api/v0/nodes", self._nodes),
                 web.get("/api/jobs/{name}", self._info),
                 web.post("/api/jobs/{name}/stop", self._stop),
                 web.get("/api/jobs/{name}/logs", self._logs),

@@ -28,6 +28,19 @@ def test_a_failed_call_makes_neither_more_nor_fewer(sim: Simulator, tmp_path: Pa
         assert len(ours(sim)) == 2
 
 
+@pytest.mark.parametrize(("method", "step"), [("CloneVM_Task", "cloning"), ("PowerOnVM_Task", "powering on")])
+def test_people_read_at_which_step_a_node_is(sim: Simulator, tmp_path: Path, method: str, step: str) -> None:
+    with fleet(sim, tmp_path) as nodes:
+        assert step in [name for name, _ in nodes._provisioner.steps]
+        held = sim.fault(method, kind="hang_before")
+        after = max((event["seq"] for event in sim.events()), default=0)
+        (node,) = nodes.create("rtx4090", 1)
+        sim.wait_event("fault", after)
+        assert (nodes.by_id()[node].state, nodes.by_id()[node].note) == ("making", step)
+        sim.release(held)
+        settled(nodes, 1)
+
+
 @pytest.mark.parametrize("fault", ["InsufficientResourcesFault", "GenericVmConfigFault", "NoCompatibleHost"])
 def test_a_host_without_the_card_leads_to_the_next(sim: Simulator, tmp_path: Path, fault: str) -> None:
     with fleet(sim, tmp_path) as nodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pyVmomi import vim
 
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.nodes.placement import free_cards
+from raylora.cluster.vsphere.faults import is_gone
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.types import View
@@ -133,6 +135,23 @@ def test_tasks_are_followed_to_their_end(sim: Simulator, inventory: Inventory) -
     sim.set(task_ms=20)
     end = inventory.task(task, 15)
     assert end is not None and end.fault is not None, "a task that vCenter forgot has ended"
+
+
+def test_a_login_that_takes_long_keeps_nobody_from_the_view(inventory: Inventory) -> None:
+    """In an outage some thread tries for minutes to log in again, and Ray's loop goes on looking."""
+    inventory._tasks["task-gone"] = None
+
+    def forget() -> None:
+        with inventory._lock:
+            inventory._forget("Task", "task-gone")
+
+    with inventory.vcenter._login_lock:
+        forgetting = threading.Thread(target=forget, daemon=True)
+        forgetting.start()
+        forgetting.join(5)
+        assert not forgetting.is_alive() and inventory.view().machines
+    end = inventory._tasks.pop("task-gone")
+    assert end is not None and is_gone(end.fault or ValueError(), vim.Task("task-gone"))
 
 
 def test_a_fresh_look_tells_of_a_machine_that_is_gone(sim: Simulator, inventory: Inventory) -> None:
