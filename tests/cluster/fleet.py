@@ -32,7 +32,7 @@ def fleet(sim: Simulator, folder: Path, /, **changes: Any) -> Iterator[NodeManag
 
 
 def until(nodes: NodeManager, wanted: Callable[[dict[str, Node]], bool], seconds: float = 20.0) -> dict[str, Node]:
-    """Wait until the list of nodes is as wanted, tending meanwhile; gives the list."""
+    """Wait until the nodes are as wanted, reconciling meanwhile; gives them."""
     for _ in range(max(1, int(seconds / 0.2))):
         if nodes.inventory.wait(lambda _: wanted(nodes.by_id()), 0.2):
             return nodes.by_id()
