@@ -136,7 +136,7 @@ def site(running: Simulator) -> Iterator[Site]:
     yield connect(running)
     running.clear_faults()
     running.deny()
-    running.set(task_ms=20, page_size=0, free_gib=-1, vsan_health="green")
+    running.set(task_ms=20, page_size=0, free_gib=-1, vsan_health="green", card_names="plain")
     for name in running.host_names:
         running.host_state(name, "reconnect")
         running.host_state(name, "exit_maintenance")
@@ -253,6 +253,21 @@ def test_one_name_and_one_instance_uuid(site: Site) -> None:
     other = site.clone("other", instanceUuid=uuid)
     assert other.config.instanceUuid not in ("", uuid)
     assert site.content.searchIndex.FindByUuid(None, uuid, True, True).name == "same"
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("plain", "0000:21:00.0"), ("prefixed", "pciPassthru:0000:21:00.0"), ("decimal", "00000:033:00.0")],
+)
+def test_cards_are_named_in_the_form_that_a_test_wants(site: Site, form: Any, name: str) -> None:
+    site.sim.set(card_names=form)
+    machine = site.clone("named", devices=(dynamic("RTX 4090"),))
+    done(machine.PowerOnVM_Task())
+    (binding,) = site.host(0).config.assignableHardwareBinding
+    assert (binding.instanceId, binding.vm) == (name, machine)
+    backings = [device.backing for device in machine.config.hardware.device]
+    assert [backing.assignedId for backing in backings if hasattr(backing, "assignedId")] == [name]
+    done(machine.PowerOffVM_Task())
 
 
 def test_cards_are_counted_when_machines_start(site: Site) -> None:
