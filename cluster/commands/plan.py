@@ -11,7 +11,6 @@ from pyVmomi import vmodl
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes import placement
-from raylora.cluster.nodes.clone_spec import is_full
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.vsphere import privileges, storage
 from raylora.cluster.vsphere.inventory import Inventory
@@ -189,7 +188,7 @@ def _size(section: HeadConfig | NodeType) -> str:
 
 
 def _storage(section: HeadConfig | NodeType, config: ClusterConfig) -> str:
-    clone = section.clone if isinstance(section, NodeType) else "full" if is_full(section) else "linked"
+    clone = section.clone if isinstance(section, NodeType) else "full" if storage.is_full(section) else "linked"
     policy = config.policy_of(section)
     return f"{clone} clone on {config.datastore}{f', policy {policy}' if policy else ''}"
 

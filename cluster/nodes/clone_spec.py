@@ -13,6 +13,7 @@ from raylora.cluster.nodes.identity import MARKER, Identity, marks
 from raylora.cluster.nodes.placement import devices_of
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
+from raylora.cluster.vsphere.storage import is_full
 from raylora.cluster.vsphere.types import Card, PciDevice
 
 _LINKED: Final = "createNewChildDiskBacking"
@@ -104,11 +105,6 @@ def instant_spec(
             datastore=vcenter.object(vim.Datastore, site.datastore),
         ),
     )
-
-
-def is_full(section: NodeType | HeadConfig) -> bool:
-    """Whether a node of this kind is a full copy of the template."""
-    return section.clone == "full" if isinstance(section, NodeType) else section.disk_gib is not None
 
 
 def annotation(identity: Identity) -> str:

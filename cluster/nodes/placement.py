@@ -13,24 +13,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from raylora.cluster.config import HeadConfig, NodeType
-from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, View, named_card
+from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, Reach, View, named_card
 from raylora.gpus import CardModel, card_name
 
 MANY: Final = 10_000  #: nodes that fit where no card limits them
-
-
-@dataclasses.dataclass(frozen=True)
-class Reach:
-    """The hosts that nodes may be on, and what those must reach, as ids.
-
-    Attributes:
-        hosts: those that may be used, whatever state they are in.
-        datastore, network: what a host must reach; empty if that is not asked for.
-    """
-
-    hosts: frozenset[str]
-    datastore: str = ""
-    network: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

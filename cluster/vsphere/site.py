@@ -10,10 +10,9 @@ from typing import Any
 from pyVmomi import vim
 
 from raylora.cluster.config import ClusterConfig
-from raylora.cluster.nodes.placement import Reach
 from raylora.cluster.vsphere.properties import read_each, read_properties
 from raylora.cluster.vsphere.session import VCenter
-from raylora.cluster.vsphere.types import Entity, Machine, View
+from raylora.cluster.vsphere.types import Entity, Machine, Reach, View
 from raylora.errors import Problem, UserError
 from raylora.suggest import printable
 

@@ -7,7 +7,6 @@ import difflib
 from typing import Final
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
-from raylora.cluster.nodes.clone_spec import is_full
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
 from raylora.cluster.vsphere.types import View
@@ -106,6 +105,11 @@ def policy_problems(vcenter: VCenter, config: ClusterConfig) -> list[Problem]:
             hint = "choose a policy with FTT=1" + ("" if key == "head" else ", or say scratch: true for these workers")
             problems.append(Problem(message, config.vcenter.host, where, hint))
     return list(dict.fromkeys(problems))
+
+
+def is_full(section: NodeType | HeadConfig) -> bool:
+    """Whether a node of this kind is a full copy of the template."""
+    return section.clone == "full" if isinstance(section, NodeType) else section.disk_gib is not None
 
 
 def needed_gib(site: Site, section: NodeType | HeadConfig) -> float:

@@ -154,6 +154,20 @@ class Entity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reach:
+    """The hosts that nodes may be on, and what those must reach, as ids.
+
+    Attributes:
+        hosts: those that may be used, whatever state they are in.
+        datastore, network: what a host must reach; empty if that is not asked for.
+    """
+
+    hosts: frozenset[str]
+    datastore: str = ""
+    network: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class View:
     """The inventory at one moment; never changes."""
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from raylora.cluster.config import HeadConfig, NodeType
 from raylora.cluster.nodes.placement import (
-    Reach,
     Reservation,
     choose,
     devices_of,
@@ -20,7 +19,7 @@ from raylora.cluster.nodes.placement import (
     obstacle,
     room,
 )
-from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, View, named_card
+from raylora.cluster.vsphere.types import Card, Host, Machine, PciDevice, Reach, View, named_card
 
 IDS = {"RTX 4090": 0x2684, "RTX 3090": 0x2204}
 
