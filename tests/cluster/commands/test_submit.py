@@ -1,4 +1,4 @@
-"""What is sent to the head, and what becomes of the log that comes back; the rest is in test_end_to_end.py."""
+"""Submission of a sweep to the head, and the log that comes back; the rest is in test_end_to_end.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What failed is left out for longer each time that it fails again."""
+"""Back-off: a key that failed is left out for longer each time that it fails again."""
 
 from __future__ import annotations
 

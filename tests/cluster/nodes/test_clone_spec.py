@@ -1,4 +1,4 @@
-"""What a clone is told: its owner's mark, its cards, its memory, where it lies."""
+"""The clone specification: the owner's mark, cards, memory, pool, network and disk."""
 
 from __future__ import annotations
 

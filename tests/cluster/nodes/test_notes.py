@@ -1,4 +1,4 @@
-"""Why nodes fail reaches people through the head."""
+"""The reasons why nodes fail reach people through the head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody will use is reaped, and nothing else; and the round goes on whatever fails."""
+"""Machines that nobody will use are reaped, and no others; the rounds go on whatever fails."""
 
 from __future__ import annotations
 

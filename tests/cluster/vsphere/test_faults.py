@@ -1,4 +1,4 @@
-"""What is done after a fault follows from its type, and people read it in one line."""
+"""The meaning of a fault follows from its type, and people read it in one line."""
 
 from __future__ import annotations
 
