@@ -1,12 +1,13 @@
 # make demo   makes the environment and runs both quickstart sweeps
-# make test   makes what is missing and runs all tests
+# make check  ruff, mypy, doctests and the tests that start no cluster, in two minutes: run it before every commit
+# make test   makes what is missing and runs all tests, those of make check first
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MODEL := models/SmolLM2-135M-Instruct
 
-.PHONY: setup demo test lint format types clean
+.PHONY: setup demo check unit test lint format types clean
 
 setup: $(INSTALLED) $(MODEL)
 
@@ -27,10 +28,18 @@ demo: setup
 	$(BIN)/raylora sweep configs/quickstart/style.yaml
 	$(BIN)/raylora sweep configs/quickstart/chat.yaml
 
-# Two at once: half of the time goes by waiting for clusters and simulators. A file's tests share what they set up.
-test: setup
+# Two at once, since many tests wait for processes. A file's tests share what they set up, so they stay together.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup
+	@$(MAKE) --no-print-directory --jobs --output-sync lint types unit
+
+unit: setup
+	$(PYTEST) -m "not system and not slow" --doctest-modules raylora tests
+
+test: check
 	$(BIN)/python -m tests.cluster.system
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "system or slow" tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

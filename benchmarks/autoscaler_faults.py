@@ -35,10 +35,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import measuring
-from autoscaler_process import NODE_TYPE, ROUND_SECONDS, STRIKE_SECONDS, Autoscaler, wire
+from common import measuring
+from common.autoscaler_process import NODE_TYPE, ROUND_SECONDS, STRIKE_SECONDS, Autoscaler, wire
+from common.simulated import Simulator, fleet, running, sites, vcsim
 from pyVmomi import vim
-from simulated import Simulator, fleet, running, sites, vcsim
 
 from raylora.errors import RayloraError
 
@@ -163,7 +163,7 @@ class Victims:
     def __init__(self, world: World, folder: Path, log: Path | None) -> None:
         """Start the process that forks; the log of all goes to the end of a file."""
         self._world, self._folder = world, folder
-        script = Path(__file__).with_name("autoscaler_process.py")
+        script = Path(__file__).parent / "common/autoscaler_process.py"
         self._log = (log or folder / "log").open("a")
         self._parent = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0

@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import measuring
+from common import measuring
+from common.simulated import Simulator, inventory, vcsim
 from pyVmomi import vim, vmodl
-from simulated import Simulator, inventory, vcsim
 
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.properties import WATCHED

@@ -26,12 +26,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import measuring
 import numpy as np
-import tasks
 import torch
+from common import measuring, tasks
+from common.work import Work, row
 from safetensors.torch import load_file
-from work import Work, row
 
 from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig

@@ -14,8 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import measuring
-import tasks
+from common import measuring, tasks
 
 from raylora.families.resolve import resolve
 from raylora.training.encoded_dataset import prepare

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import measuring
-from simulated import Simulator, fleet, running, vcsim
+from common import measuring
+from common.simulated import Simulator, fleet, running, vcsim
 
 from raylora.cluster.nodes.manager import NodeManager
 

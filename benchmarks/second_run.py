@@ -17,8 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import measuring
-import tasks
+from common import measuring, tasks
 
 from raylora.config.schema import TrainConfig
 from raylora.families.resolve import resolve

@@ -13,10 +13,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import measuring
-import tasks
 import torch
-from work import Row, Work, counted, row
+from common import measuring, tasks
+from common.work import Row, Work, counted, row
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel

@@ -20,9 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import measuring
 import numpy as np
-import tasks
+from common import measuring, tasks
 
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.families.registry import named

@@ -1,9 +1,15 @@
-"""What all tests share."""
+"""Settings of all tests, and which of them the fast check leaves out: those that need more than this process."""
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # One process may not take both cores from the trainers that tests start, and results must not depend on the machine.
@@ -11,7 +17,67 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# A machine that decides over a landing draws the same examples each time; everyone else explores.
-settings.register_profile("repeatable", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("repeatable")
+# A machine that decides over a landing draws the same examples each time; everyone else explores. No example has a
+# deadline: a core that others use too makes any of them late.
+settings.register_profile("exploring", deadline=None)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable" if os.environ.get("CI") else "exploring")
+
+ROOT = Path(__file__).parents[1]
+#: A module that imports one of these, itself or through a helper below tests/, starts Ray, the vCenter simulator, or a
+#: program of the system. `from ray.tune import ...` does not count: a class of Ray's is no cluster.
+STARTERS = (
+    "ray",
+    "ray.cluster_utils.Cluster",
+    "tests.tuning.runs.RAY_OPTIONS",
+    "tests.tuning.runs.ray_processes",
+    "tests.cluster.system",
+)
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """Full names of everything that a file of the tests imports, modules and what is taken from them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            if node.module.startswith("tests."):
+                names.add(node.module)
+    return frozenset(names)
+
+
+@functools.cache
+def starts_something(path: Path) -> bool:
+    """Whether a test module, or a helper that it imports, is one that the fast check leaves out."""
+    names = imported(path)
+    helpers = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("tests.")}
+    return not names.isdisjoint(STARTERS) or any(starts_something(helper) for helper in helpers if helper.is_file())
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave helpers alone, of which some are programs for other machines: doctests are asked for of the product."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the fast check leaves out; CONTRIBUTING.md says the rule."""
+    for item in items:
+        if ROOT / "tests" not in item.path.parents:
+            continue
+        if starts_something(item.path):
+            item.add_marker("system")
+        # Where a test trains a model of each family, the fast check takes the language model, whose step is shorter.
+        call = getattr(item, "callspec", None)
+        if call is not None and "diffusion" in call.params.values() and ROOT / "tests/training" in item.path.parents:
+            item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def no_cluster_in_the_fast_check(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that starts Ray in this process without being marked fails."""
+    yield
+    if request.node.get_closest_marker("system") is None and (ray := sys.modules.get("ray")) is not None:
+        assert not ray.is_initialized(), "this test starts Ray: its module has to be marked, see CONTRIBUTING.md"

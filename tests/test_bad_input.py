@@ -457,6 +457,7 @@ def test_a_current_folder_that_is_gone(home: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["config"], ["plan", "config.yaml"], ["--help"]])
 def test_nobody_reads_the_output(home: Path, arguments: list[str]) -> None:
     write_config(home)
@@ -469,6 +470,7 @@ def test_nobody_reads_the_output(home: Path, arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(home: Path, closed: str) -> None:
     write_config(home)
@@ -481,6 +483,7 @@ def test_closed_streams(home: Path, closed: str) -> None:
         assert "failed" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_output_does_not_fit(home: Path) -> None:
     write_config(home)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -509,6 +512,7 @@ def test_a_configuration_made_in_python(home: Path) -> None:
 # --- everything else
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("RAYLORA_MUTATIONS", "300")), deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.system  # runs whole commands in processes of their own
 ROOT = Path(__file__).resolve().parents[1]
 #: The families that a benchmark is run for: each family passes through what the benchmarks share.
 RUNS = {

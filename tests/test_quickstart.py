@@ -20,6 +20,7 @@ from raylora.config.schema import TrainConfig
 from raylora.training.checkpoint_format import read_state
 from raylora.tuning.results import store
 
+pytestmark = pytest.mark.system  # runs whole commands in processes of their own
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {
     "style": ["max_steps=16", "sweep.trials=2", "sample_prompts=[red heart]"],

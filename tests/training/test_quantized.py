@@ -35,6 +35,7 @@ def four_bits(dtype: torch.dtype = torch.float32) -> Lab:
     return Lab(settings, base, prepare(base, dataset(settings), cache), cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_equals_alone_equals_peft_over_the_same_four_bits(dtype: torch.dtype) -> None:
     # Unpacked weights are numbers of the model's precision and the same in every pass, so what is left is rounding: in

@@ -309,6 +309,7 @@ for attempt in range(12):
 """
 
 
+@pytest.mark.slow
 def test_killed_while_saving_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
     # It forks a child that saves in a loop, kills it with SIGKILL after a random time, and does so again.
     subprocess.run([sys.executable, "-c", SAVER, str(tmp_path)], cwd=Path(__file__).parents[2], check=True, timeout=90)

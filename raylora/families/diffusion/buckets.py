@@ -61,7 +61,7 @@ def choose(size: tuple[int, int], sizes: list[tuple[int, int]]) -> tuple[int, in
     """The bucket whose shape is nearest to `size` (width, height); of equals the larger.
 
     >>> choose((640, 480), buckets(64, 16))
-    (64, 64)
+    (80, 48)
     """
     wanted = math.log(size[0] / size[1])
     return min(

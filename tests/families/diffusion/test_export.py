@@ -60,6 +60,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"sd15": tiny_sd(root / "sd", channels=(32,) * 4, layers=2), "sdxl": tiny_sdxl(root / "xl", layers=2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 @pytest.mark.parametrize(
     ("targets", "rank", "alpha", "rslora"),

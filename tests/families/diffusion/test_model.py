@@ -370,6 +370,7 @@ def test_odd_values_in_a_configuration_end_in_a_clear_error_or_in_nothing(
                 assert all(problem.where and problem.hint for problem in error.problems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "single/sd15.safetensors"])
 def test_generate_shows_the_adapter_and_repeats_itself(name: str, root: Path, tmp_path: Path) -> None:
     settings = config(root, name, lora_rank=2, lora_alpha=32.0, lora_targets="all")
@@ -396,6 +397,7 @@ def test_generate_shows_the_adapter_and_repeats_itself(name: str, root: Path, tm
         assert (before != after).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(root: Path) -> None:
     code = f"""
 import torch

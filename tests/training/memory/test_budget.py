@@ -314,6 +314,7 @@ print(pack.max_rows)
 """
 
 
+@pytest.mark.slow
 def test_a_hard_limit_of_the_system_splits_the_pack() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", _UNDER_A_LIMIT],

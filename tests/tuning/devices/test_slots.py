@@ -76,6 +76,7 @@ def test_sd15_on_a_card_of_24_gib(tmp_path: Path) -> None:
     assert (on_24_gib(cost, 4).slots, on_24_gib(cost, 1).slots, on_24_gib(cost, 1, most=3).slots) == (6, 8, 3)
 
 
+@pytest.mark.slow
 def test_sdxl_with_checkpointing_on_a_card_of_24_gib(tmp_path: Path) -> None:
     model = hollow_sd(tmp_path / "sdxl", "sdxl")
     cost = expected_cost(settings(model, gradient_checkpointing=True), [], torch.bfloat16)
@@ -86,6 +87,7 @@ def test_sdxl_with_checkpointing_on_a_card_of_24_gib(tmp_path: Path) -> None:
     assert (fit.rows, fit.slots) == (24, 6)
 
 
+@pytest.mark.slow
 def test_7b_in_four_bits_on_a_card_of_24_gib(tmp_path: Path) -> None:
     model = hollow_llama(tmp_path / "llama")
     cost = expected_cost(settings(model, quantize="4bit", max_length=512), [chat(1000)], torch.bfloat16)

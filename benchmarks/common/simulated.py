@@ -11,7 +11,7 @@ from raylora.cluster.config import ClusterConfig, load_cluster_config
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.cluster import sites, vcsim  # noqa: E402 - they lie beside the package, not in it

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Gemm
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.measuring import Gemm
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel, Tensors
 from raylora.families.causal_lm.model import CausalLM

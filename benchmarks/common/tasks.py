@@ -15,7 +15,7 @@ from raylora.families.resolve import read_dataset, resolve
 
 Family = Literal["llm", "images"]
 FAMILIES: tuple[Family, ...] = ("llm", "images")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 _FILES = {"llm": "configs/quickstart/chat.yaml", "images": "configs/quickstart/style.yaml"}
 RANKS = (4, 8, 16, 32)

@@ -1,0 +1,32 @@
+"""How large files and folders may be, and that ruff is content with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.house.tree import ROOT, name_of, tracked
+
+
+def test_no_file_is_larger_than_10_megabytes() -> None:
+    assert [path for path in tracked() if path.stat().st_size > 10_000_000] == []
+
+
+def test_no_folder_has_more_than_12_files() -> None:
+    folders = Counter(
+        path.parent
+        for path in tracked()
+        if path.relative_to(ROOT).parts[0] in ("raylora", "cluster", "tests", "benchmarks")
+        and path.name not in ("__init__.py", "__main__.py", "py.typed")
+    )
+    del folders[ROOT / "tests/vcsim"]  # one Go package, which has to be one folder
+    assert {name_of(folder): count for folder, count in folders.items() if count > 12} == {}
+
+
+@pytest.mark.parametrize("arguments", [["check", "."], ["format", "--check", "."]])
+def test_ruff(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "ruff", *arguments], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout
