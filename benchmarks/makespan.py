@@ -42,8 +42,7 @@ from raylora.training.member import batch_indices
 from raylora.training.pack import Pack
 from raylora.tuning.devices.trainer_pool import ON_CPU
 from raylora.tuning.results import store
-from raylora.tuning.results.finish import BEST
-from raylora.tuning.run_folder import EVENTS
+from raylora.tuning.run_folder import RunFolder
 
 PRECISIONS = {"llm": ("float32", "bfloat16", "mixed"), "images": ("float32", "mixed")}
 HERE = Path(__file__).resolve().parent
@@ -118,9 +117,10 @@ class Comparison:
         started = time.time()
         _call([sys.executable, "-m", "raylora", "sweep", str(file), "--json", "--no-dashboard"], place / "log")
         ended = time.time()
-        outcome = store.load(place / "output")
-        done = (place / "output" / BEST).stat().st_mtime  # written when trials are ranked and the best is exported
-        lines = [json.loads(line) for line in (place / "output" / EVENTS).read_text().splitlines()]
+        folder = RunFolder(place / "output")
+        outcome = store.load(folder)
+        done = folder.best_config.stat().st_mtime  # written when trials are ranked and the best is exported
+        lines = [json.loads(line) for line in folder.events.read_text().splitlines()]
         self._pack_size = max(event["pack"] or 1 for event in lines)
         self._trainers = len({event["trainer"] for event in lines if event["event"] == "report"})
         joined = min(event["time"] for event in lines if event["event"] == "join")

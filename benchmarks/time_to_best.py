@@ -29,7 +29,7 @@ from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import make_plan
 from raylora.tuning.results.types import SweepOutcome, Validation
 from raylora.tuning.run import run
-from raylora.tuning.run_folder import EVENTS
+from raylora.tuning.run_folder import RunFolder
 
 RANGES = {"llm": (1e-4, 2e-2), "images": (3e-4, 3e-2)}
 #: Batch, steps and trials of the quickstart's sweeps; and of --quick.
@@ -79,7 +79,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     space = {"learning_rate": {"loguniform": [low, high]}, "lora_rank": list(ranks)}
     search = SweepConfig.model_validate({"space": space, "trials": trials})
     outcomes = {
-        name: run(make_plan(_placed(config, folder / name), sweep), resume=False, dashboard=False)
+        name: run(make_plan(_placed(config, folder / name), sweep), RunFolder(folder / name), False, False)
         for name, sweep in (("grid", grid), ("ASHA", search))
     }
     best = min((trial.best for trial in outcomes["grid"].trials if trial.best), key=lambda best: best.value)
@@ -119,7 +119,7 @@ def reports(outcome: SweepOutcome, folder: Path) -> list[Report]:
     known = {(t.id, int(entry["step"])): entry for t in outcome.trials for entry in t.history}
     spent: dict[str, float] = {}
     found = []
-    for event in map(json.loads, (folder / EVENTS).read_text().splitlines()):
+    for event in map(json.loads, RunFolder(folder).events.read_text().splitlines()):
         entry = known.get((event["trial"], event.get("step"))) if event["event"] == "report" else None
         if entry is not None:
             spent[event["trial"]] = entry["seconds"]

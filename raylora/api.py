@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylora import suggest as nearby
 from raylora.config.load import load_config, with_checked_paths
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.sweep_defaults import default_sweep
@@ -54,7 +53,9 @@ class SweepResult:
     @property
     def report_path(self) -> Path:
         """The HTML report."""
-        return self.folder / "report.html"
+        from raylora.tuning.run_folder import RunFolder
+
+        return RunFolder(self.folder).report
 
     @property
     def adapter_path(self) -> Path | None:
@@ -145,23 +146,26 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     from raylora.tuning.results import store
     from raylora.tuning.results.export import export_trial
     from raylora.tuning.results.ranking import rank
-    from raylora.tuning.run_folder import CONFIG
+    from raylora.tuning.run_folder import RunFolder
 
-    folder = _run_folder(run)
+    folder = RunFolder(run)
+    folder.check_is_folder()
     outcome = store.load(folder)
     family = named(outcome.family)
-    seed = load_config(folder / CONFIG, check_paths=False).seed
+    seed = load_config(folder.config, check_paths=False).seed
     ranking = rank(outcome, family.objective, seed=seed)  # as it was ranked when it ended
     known = {row.trial.id: row.trial for row in ranking.rows}
     if trial is not None and trial not in known:
-        raise UserError.one(f"no trial {trial!r}", where=str(folder), hint=f"its trials: {', '.join(known)}")
+        raise UserError.one(f"no trial {trial!r}", where=str(folder.path), hint=f"its trials: {', '.join(known)}")
     best = ranking.best.trial if ranking.best else None
     chosen = known[trial] if trial else best
     if chosen is None or chosen.folder is None:
         raise UserError.one(
-            "no trial of this run has an adapter", where=str(folder), hint="see report.html for the reasons"
+            "no trial of this run has an adapter",
+            where=str(folder.path),
+            hint=f"see {folder.report.name} for the reasons",
         )
-    target = folder / (f"{trial}-{family.adapter_name}" if trial else family.adapter_name)
+    target = folder.adapter(family.adapter_name, trial)
     if to is not None:
         target = family.export_target(Path(to))
     return export_trial(outcome, chosen, target)
@@ -174,15 +178,11 @@ def report(run: str | Path) -> Path:
         UserError: no finished run there, or its base model or data have gone.
     """
     from raylora.tuning.results.finish import report_again
+    from raylora.tuning.run_folder import RunFolder
 
-    return report_again(_run_folder(run))
-
-
-def _run_folder(run: str | Path) -> Path:
-    folder = Path(run)
-    if nearby.exists(folder) and not folder.is_dir():
-        raise UserError.one("is a file, not the folder of a run", where=str(folder), hint="give a run's output_dir")
-    return folder
+    folder = RunFolder(run)
+    folder.check_is_folder()
+    return report_again(folder)
 
 
 def _sweep_config(config: TrainConfig) -> SweepConfig:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from raylora.config.schema import TrainConfig
 from raylora.training.checkpoint_format import read_state
 from raylora.tuning.results import store
+from raylora.tuning.run_folder import RunFolder
 
 pytestmark = pytest.mark.system  # runs whole commands in processes of their own
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 
 def winner(result: dict[str, Any]) -> tuple[TrainConfig, dict[str, torch.Tensor]]:
     """The winner's configuration and the weights it was trained to, from its checkpoint."""
-    outcome = store.load(Path(result["report"]).parent)
+    outcome = store.load(RunFolder(Path(result["report"]).parent))
     folder = next(trial.folder for trial in outcome.trials if trial.id == result["best"]["trial"])
     assert folder is not None
     config = TrainConfig.model_validate(read_state(folder)["config"])

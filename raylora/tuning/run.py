@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from raylora.config.dump import dump_config
 from raylora.console import say
-from raylora.errors import Interrupted
-from raylora.tuning import run_clock
+from raylora.errors import Interrupted, UserError
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan
 from raylora.tuning.results.collect import collect, read_trials
 from raylora.tuning.results.types import SweepOutcome
-from raylora.tuning.run_folder import TUNE, alone, prepare_folder
+from raylora.tuning.run_folder import RunFolder
+from raylora.tuning.run_inputs import changes, inputs_of
 from raylora.tuning.tune import experiment_state, signals
 from raylora.tuning.tune.experiment import new_tuner, restored_tuner, trainer_pool, tune_environment
 
@@ -27,12 +26,19 @@ def run_to_end(plan: Plan, resume: bool, dashboard: bool, finish: Callable[[Plan
     Raises:
         UserError: another process works there; and all that `run` and `finish` raise.
     """
-    with alone(plan.config):
-        return finish(plan, run(plan, resume, dashboard))
+    folder = RunFolder(plan.config.output_dir)
+    with folder.hold():
+        return finish(plan, run(plan, folder, resume, dashboard))
 
 
-def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
-    """Run, or go on with, a planned sweep in its `output_dir`; returns what came out, not yet ranked or exported.
+def run(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> SweepOutcome:
+    """Run, or go on with, a planned sweep; returns what came out, not yet ranked or exported.
+
+    Args:
+        plan: the sweep.
+        folder: its `output_dir`, held by this process.
+        resume: go on with what was started there.
+        dashboard: start Ray's dashboard, if Ray is started here.
 
     Raises:
         UserError: nothing to resume, something that has changed since the run was started, an `output_dir` that
@@ -40,11 +46,10 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
         Interrupted: Ctrl-C; the sweep can be resumed.
         RayloraError: every trial failed.
     """
-    folder = Path(plan.config.output_dir)
     text = dump_config(plan.config)
     ray_cluster.check_reachable()  # before an earlier run is moved for nothing
-    prepare_folder(plan, folder, text, resume)
-    run_clock.begin(folder, resume)
+    prepare(plan, folder, text, resume)
+    folder.clock.begin(resume)
     trials, device, interrupted = _tune(plan, folder, resume, dashboard)
     if interrupted:
         done = sum(trial.status == "TERMINATED" for trial in trials)
@@ -52,7 +57,29 @@ def run(plan: Plan, resume: bool, dashboard: bool) -> SweepOutcome:
     return collect(plan, folder, trials, text, device)
 
 
-def _tune(plan: Plan, folder: Path, resume: bool, dashboard: bool) -> tuple[list[Any], str, bool]:
+def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
+    """Make a run's folder ready: check that it can go on, or move an earlier run aside and note what this one is.
+
+    Args:
+        plan: the sweep.
+        folder: its `output_dir`.
+        config: its configuration, as YAML.
+        resume: whether it goes on.
+
+    Raises:
+        UserError: nothing to resume, or something that has changed since the run was started, or the folder cannot be
+            used.
+    """
+    inputs = inputs_of(plan)
+    if not resume:
+        folder.start(config, inputs)
+        return
+    folder.check_resumable(config)
+    if problems := list(changes(plan, folder.read_inputs(), inputs)):
+        raise UserError(problems)
+
+
+def _tune(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> tuple[list[Any], str, bool]:
     """Let Ray Tune run; gives its trials, the devices in words, and whether the person interrupted."""
     with ray_cluster.running(dashboard) as url, tune_environment():
         say(f"Ray runs on {ray_cluster.devices().words()}{f', dashboard at http://{url}' if url else ''}")
@@ -62,6 +89,6 @@ def _tune(plan: Plan, folder: Path, resume: bool, dashboard: bool) -> tuple[list
                 with signals.catching() as interrupted:
                     tuner.fit()
             finally:
-                experiment_state.after_restore(folder / TUNE)
-                run_clock.keep(folder)
-        return read_trials(folder / TUNE), ray_cluster.devices().words(), bool(interrupted)
+                experiment_state.after_restore(folder.experiment)
+                folder.clock.keep()
+        return read_trials(folder.experiment), ray_cluster.devices().words(), bool(interrupted)

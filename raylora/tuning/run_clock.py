@@ -1,7 +1,4 @@
-"""How long a sweep has run, over all the processes that have worked on it, however they ended.
-
-Kept in a file of its folder: one pair of times for each process, when it began and when it was last seen.
-"""
+"""How long a sweep has run, over all the processes that have worked on it, however they ended."""
 
 from __future__ import annotations
 
@@ -15,43 +12,49 @@ from raylora.files import write_text_atomically
 
 log = logging.getLogger(__name__)
 
-TIMES = "times.json"
 
+class RunClock:
+    """The times of a run's processes, kept in a file: for each, when it began and when it was last seen.
 
-def begin(folder: Path, resume: bool) -> None:
-    """Note that this process starts; if it resumes, those before it count.
-
-    Raises:
-        UserError: no room, or the folder cannot be written to.
+    Args:
+        file: JSON, a list of pairs of seconds of the epoch.
     """
-    now = time.time()
-    _write(folder, [*(_read(folder) if resume else ()), (now, now)])
 
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
-def keep(folder: Path) -> None:
-    """Note that this process is still at work; a full disk may lose that, and nothing else."""
-    now = time.time()
-    *earlier, (first, _) = _read(folder) or [(now, now)]
-    try:
-        _write(folder, [*earlier, (first, now)])
-    except UserError as error:
-        log.warning("%s", error)
+    def exists(self) -> bool:
+        """Whether a process has ever begun."""
+        return self._file.exists()
 
+    def begin(self, resume: bool) -> None:
+        """Note that this process starts; if it resumes, those before it count.
 
-def started(folder: Path) -> float:
-    """When the first process began, in seconds of the epoch."""
-    return _read(folder)[0][0]
+        Raises:
+            UserError: no room, or the folder cannot be written to.
+        """
+        now = time.time()
+        self._write([*(self._read() if resume else ()), (now, now)])
 
+    def keep(self) -> None:
+        """Note that this process is still at work; a full disk may lose that, and nothing else."""
+        now = time.time()
+        *earlier, (first, _) = self._read() or [(now, now)]
+        try:
+            self._write([*earlier, (first, now)])
+        except UserError as error:
+            log.warning("%s", error)
 
-def total(folder: Path) -> float:
-    """Seconds that processes have worked on the sweep, as far as it was noted."""
-    return sum(last - first for first, last in _read(folder))
+    def started(self) -> float:
+        """When the first process began, in seconds of the epoch."""
+        return self._read()[0][0]
 
+    def total(self) -> float:
+        """Seconds that processes have worked on the sweep, as far as it was noted."""
+        return sum(last - first for first, last in self._read())
 
-def _read(folder: Path) -> list[tuple[float, float]]:
-    path = folder / TIMES
-    return [(first, last) for first, last in json.loads(path.read_text())] if path.exists() else []
+    def _read(self) -> list[tuple[float, float]]:
+        return [(first, last) for first, last in json.loads(self._file.read_text())] if self.exists() else []
 
-
-def _write(folder: Path, pairs: list[tuple[float, float]]) -> None:
-    write_text_atomically(folder / TIMES, json.dumps(pairs))
+    def _write(self, pairs: list[tuple[float, float]]) -> None:
+        write_text_atomically(self._file, json.dumps(pairs))

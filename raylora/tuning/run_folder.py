@@ -1,153 +1,221 @@
-"""The folder of a run: what lies in it, who works in it, and how it was started."""
+"""The folder of a run: what lies where in it, who works in it, and whether it can begin or go on there."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 
-from raylora.config.schema import TrainConfig
+from raylora import suggest
 from raylora.console import say
-from raylora.data.reading import shown
-from raylora.errors import NothingToResumeError, Problem, UserError
+from raylora.errors import NothingToResumeError, UserError
 from raylora.files import saying_what_failed, write_text_atomically
-from raylora.paths import cache_root
-from raylora.tuning import run_clock
-from raylora.tuning.plan import Plan
+from raylora.tuning.run_clock import RunClock
+from raylora.tuning.tune.experiment_state import has_record
 
-TUNE, EVENTS, CONFIG, INPUTS = "tune", "events.jsonl", "config.yaml", "inputs.json"
-_ID = 16  # digits of an example's id that are kept: enough to tell the examples of one data set apart
+State = Literal["nothing", "interrupted", "finished"]
+
+#: Errors of a file system that knows no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
-@contextlib.contextmanager
-def alone(config: TrainConfig) -> Iterator[None]:
-    """Hold the run's output_dir: a second process there would move or overwrite what the first one writes.
+class RunFolder:
+    """A run's `output_dir`. The names of what lies in it are written here and nowhere else.
 
-    The lock lies in the cache, since output_dir itself may be moved aside; it goes with the process, however that ends.
-    Two names of one folder, by way of a link, are one lock.
-
-    Raises:
-        UserError: another process holds it.
+    Attributes:
+        path: the folder, which need not exist yet.
+        experiment: Ray Tune's experiment, with a folder for each trial.
+        events: what trainers did, a JSON object a line.
+        config: the configuration that the run was started with.
+        inputs: what else it was started with: see `raylora.tuning.run_inputs`.
+        clock: how long the run's processes have worked on it.
+        outcome: the finished sweep; its arrays are in `losses`.
+        best_config: what `raylora train` needs to train the winner again.
+        report: for people.
+        table: the ranked trials.
     """
-    name = hashlib.sha256(os.fsencode(os.path.realpath(config.output_dir))).hexdigest()[:16]
-    path = cache_root(config.cache_dir) / "locks" / f"{name}.lock"
-    with saying_what_failed(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.experiment = self.path / "tune"
+        self.events = self.path / "events.jsonl"
+        self.config = self.path / "config.yaml"
+        self.inputs = self.path / "inputs.json"
+        self.clock = RunClock(self.path / "times.json")
+        self.outcome = self.path / "sweep.json"
+        self.losses = self.path / "losses.safetensors"
+        self.best_config = self.path / "best.yaml"
+        self.report = self.path / "report.html"
+        self.table = self.path / "trials.csv"
+        self._lock_file = self.path / ".lock"
+        self._held = False
+        self._locks = contextlib.ExitStack()
+
+    @classmethod
+    def of_experiment(cls, experiment: Path) -> RunFolder:
+        """The run whose experiment of Ray Tune lies in a folder."""
+        return cls(experiment.parent)
+
+    @property
+    def state(self) -> State:
+        """Whether a run has finished here, has begun and can go on, or neither."""
+        if self.outcome.exists():
+            return "finished"
+        return "interrupted" if has_record(self.experiment) else "nothing"
+
+    def adapter(self, name: str, trial: str | None = None) -> Path:
+        """Where the exported adapter lies: the winner's, or that of a trial that was asked for.
+
+        Args:
+            name: a family's name of it.
+            trial: id of the trial; None for the winner.
+        """
+        return self.path / (f"{trial}-{name}" if trial else name)
+
+    def check_is_folder(self) -> None:
+        """See that there is no file at the folder's place.
+
+        Raises:
+            UserError: there is.
+        """
+        if suggest.exists(self.path) and not self.path.is_dir():
             raise UserError.one(
-                "another raylora run is writing here",
-                where=config.output_dir,
-                key="output_dir",
-                hint="wait for it, stop it, or choose another output_dir",
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def prepare_folder(plan: Plan, folder: Path, text: str, resume: bool) -> None:
-    """Make a run's folder ready: check that it can go on, or move an earlier run aside and note what this one is.
-
-    Raises:
-        UserError: nothing to resume, or something that has changed since the run was started, or the folder cannot be
-            used.
-    """
-    inputs = _inputs(plan)
-    if resume:
-        if not any((folder / TUNE).glob("experiment_state*")):
-            raise NothingToResumeError.one(
-                "nothing to resume: no sweep was started here", where=str(folder), hint="run it without --resume"
+                "is a file, not the folder of a run", where=str(self.path), hint="give a run's output_dir"
             )
-        before = (folder / CONFIG).read_text()
-        if before != text:
-            changed = [line for line in text.splitlines() if line not in before.splitlines()]
-            changed += [line for line in before.splitlines() if line not in text.splitlines()]
+
+    def finished_near(self) -> list[Path]:
+        """Folders of finished runs in this one, or beside it where it does not exist."""
+        parent = self.path if self.path.is_dir() else self.path.parent
+        return sorted(path.parent for path in parent.glob(f"*/{self.outcome.name}")) if parent.is_dir() else []
+
+    # --- one process at a time
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes away: they would move or overwrite what this one writes.
+
+        The lock lies in the folder itself, since that is all that two machines, or two users with caches of their own,
+        have in common. It goes with the process, however that ends. Where nothing else was written, it leaves nothing.
+
+        Raises:
+            UserError: another process works there, or the folder cannot be written to.
+        """
+        is_new = not os.path.lexists(self.path)
+        with self._locks:
+            self._acquire()
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+                if is_new:
+                    self._remove_if_empty()
+
+    def _acquire(self) -> None:
+        with saying_what_failed(self._lock_file):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self._lock_file)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout as error:
+                raise UserError.one(
+                    "another raylora run is writing here",
+                    where=str(self.path),
+                    key="output_dir",
+                    hint="wait for it, stop it, or choose another output_dir",
+                ) from error
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                say(f"note: the file system of {self.path} knows no locks: let no other run write there")
+                return
+        self._locks.callback(lock.release)
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):  # somebody put something there meanwhile
+            if [entry.name for entry in self.path.iterdir()] == [self._lock_file.name]:
+                self._lock_file.unlink()
+                self.path.rmdir()
+
+    # --- beginning and going on; while it is held
+
+    def start(self, config: str, inputs: dict[str, Any]) -> None:
+        """Note what a run is that begins; an earlier one is moved aside.
+
+        Args:
+            config: its configuration, as YAML.
+            inputs: what else it is made from.
+
+        Raises:
+            UserError: the earlier run cannot be moved, the folder holds what is not a run's, or cannot be written to.
+        """
+        if any(self.experiment.glob("*")):
+            self._move_aside()
+        elif self.config.exists() and not (self.inputs.exists() or self.clock.exists()):
+            raise UserError.one(
+                f"holds a {self.config.name} that is not of a run, and a run writes its own there",
+                where=str(self.path),
+                key="output_dir",
+                hint="choose another output_dir, or move the file away",
+            )
+        write_text_atomically(self.inputs, json.dumps(inputs))  # first: beside it config.yaml is known to be a run's
+        write_text_atomically(self.config, config)
+
+    def check_resumable(self, config: str) -> None:
+        """See that a run was started here, with the same configuration.
+
+        Args:
+            config: the configuration that it is to go on with, as YAML.
+
+        Raises:
+            NothingToResumeError: none was started.
+            UserError: it was started with another configuration.
+        """
+        if not has_record(self.experiment):
+            raise NothingToResumeError.one(
+                "nothing to resume: no sweep was started here", where=str(self.path), hint="run it without --resume"
+            )
+        before = self.config.read_text()
+        if before != config:
+            changed = [line for line in config.splitlines() if line not in before.splitlines()]
+            changed += [line for line in before.splitlines() if line not in config.splitlines()]
             raise UserError.one(
                 f"the configuration differs from the one the sweep was started with: {'; '.join(changed[:4])}",
-                where=str(folder / CONFIG),
+                where=str(self.config),
                 hint="resume with the same configuration, or start a new sweep with another output_dir",
             )
-        if problems := list(_changes(plan, _kept_inputs(folder), inputs)):
-            raise UserError(problems)
-        return
-    if any(folder.glob(f"{TUNE}/*")):
-        _step_aside(folder)
-    elif (folder / CONFIG).exists() and not any((folder / name).exists() for name in (INPUTS, run_clock.TIMES)):
-        raise UserError.one(
-            f"holds a {CONFIG} that is not of a run, and a run writes its own there",
-            where=str(folder),
-            key="output_dir",
-            hint="choose another output_dir, or move the file away",
-        )
-    write_text_atomically(folder / INPUTS, json.dumps(inputs))  # first: beside it config.yaml is known to be a run's
-    write_text_atomically(folder / CONFIG, text)
 
+    def read_inputs(self) -> dict[str, Any] | None:
+        """What the run was started with, as `start` noted it; None of a run that is older than this record."""
+        found: dict[str, Any] | None = json.loads(self.inputs.read_text()) if self.inputs.exists() else None
+        return found
 
-def _step_aside(folder: Path) -> None:
-    """Move an earlier run out of the way. Where `folder` is a link, the run itself is moved, and the link stays."""
-    real = Path(os.path.realpath(folder))
-    number = next(n for n in range(1, 10**6) if not os.path.lexists(real.with_name(f"{real.name}.{n}")))
-    aside = real.with_name(f"{real.name}.{number}")
-    try:
-        real.rename(aside)
-        real.mkdir()
-    except OSError as error:  # a mount point, or a folder above that may not be written to
-        raise UserError.one(
-            f"the earlier run there cannot be moved to {aside}: {error.strerror or error}",
-            where=str(folder),
-            key="output_dir",
-            hint="choose another output_dir, or move the earlier run by hand",
-        ) from error
-    say(f"an earlier run in {folder} was moved to {aside}")
+    def _move_aside(self) -> None:
+        """Move an earlier run out of the way. Where `path` is a link, the run itself is moved, and the link stays.
 
-
-def _inputs(plan: Plan) -> dict[str, Any]:
-    """What a run is made from, beside its configuration: it must be the same when the run goes on."""
-    return {
-        "space": plan.sweep.model_dump(mode="json")["space"] if plan.sweep else None,
-        "base_model": plan.family.fingerprint(),
-        "train": [example.id[:_ID] for example in plan.dataset.train],
-        "held_out": [example.id[:_ID] for example in plan.dataset.held_out],
-    }
-
-
-def _kept_inputs(folder: Path) -> dict[str, Any] | None:
-    """What `_inputs` was when the run was started; None of a run that is older than this record."""
-    path = folder / INPUTS
-    kept: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-    return kept
-
-
-def _changes(plan: Plan, before: dict[str, Any] | None, now: dict[str, Any]) -> Iterator[Problem]:
-    """In what a run that is to go on differs from the one that was started; its checkpoints would not tell of all."""
-    if before is None:
-        return
-    output, another = shown(plan.config.output_dir), "or start a new run with another output_dir"
-    started, asked = ("raylora train" if inputs["space"] is None else "raylora sweep" for inputs in (before, now))
-    if started != asked:
-        what = f"was started with `{started}`, not with `{asked}`"
-        yield Problem(what, output, hint=f"resume it with `{started}`, {another}")
-    elif before["space"] != now["space"]:  # one that was not written out, and another version of raylora
-        what = "what is swept is not what it was when the run was started"
-        yield Problem(what, output, "sweep.space", f"write the search space out, {another}")
-    if before["base_model"] != now["base_model"]:
-        what = "the base model is another one than when the run was started"
-        yield Problem(what, shown(plan.config.base_model), "base_model", f"put the old one back, {another}")
-    if (before["train"], before["held_out"]) != (now["train"], now["held_out"]):
-        was, is_now = (set(inputs["train"] + inputs["held_out"]) for inputs in (before, now))
-        what = f"new examples: {len(is_now - was)}, gone: {len(was - is_now)} (one that was edited is both)"
-        if was == is_now:  # renamed files: batches are drawn by an example's place
-            what = "the examples are ordered or split otherwise"
-        hint = f"put the data back as they were, {another}"
-        where = shown(plan.config.train_data_dir)
-        yield Problem(f"the data have changed since the run was started; {what}", where, "train_data_dir", hint)
+        The lock's file moves with it; the new folder has one of its own, which is held before anything is written.
+        """
+        real = Path(os.path.realpath(self.path))
+        number = next(n for n in range(1, 10**6) if not os.path.lexists(real.with_name(f"{real.name}.{n}")))
+        aside = real.with_name(f"{real.name}.{number}")
+        try:
+            if os.name != "posix":  # Windows moves no folder in which a file is open
+                self._locks.close()
+            real.rename(aside)
+            real.mkdir(exist_ok=True)  # by another process meanwhile; only one of the two will hold it
+        except OSError as error:  # a mount point, or a folder above that may not be written to
+            raise UserError.one(
+                f"the earlier run there cannot be moved to {aside}: {error.strerror or error}",
+                where=str(self.path),
+                key="output_dir",
+                hint="choose another output_dir, or move the earlier run by hand",
+            ) from error
+        if self._held:
+            self._acquire()
+        say(f"an earlier run in {self.path} was moved to {aside}")

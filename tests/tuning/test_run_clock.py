@@ -7,20 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from raylora.tuning import run_clock
+from raylora.tuning.run_clock import RunClock
 
 
 def test_processes_add_up_and_the_time_between_them_does_not(tmp_path: Path) -> None:
-    (tmp_path / run_clock.TIMES).write_text("[[1000, 1060], [5000, 5030.5]]")
-    run_clock.begin(tmp_path, resume=True)
-    run_clock.keep(tmp_path)
-    assert run_clock.started(tmp_path) == 1000
-    assert run_clock.total(tmp_path) == pytest.approx(90.5, abs=5)
-    assert len(json.loads((tmp_path / run_clock.TIMES).read_text())) == 3
-    run_clock.begin(tmp_path, resume=False)
-    assert run_clock.total(tmp_path) == 0
+    file = tmp_path / "times.json"
+    file.write_text("[[1000, 1060], [5000, 5030.5]]")
+    clock = RunClock(file)
+    clock.begin(resume=True)
+    clock.keep()
+    assert clock.started() == 1000
+    assert clock.total() == pytest.approx(90.5, abs=5)
+    assert len(json.loads(file.read_text())) == 3
+    clock.begin(resume=False)
+    assert clock.total() == 0
 
 
 def test_a_clock_that_was_removed_starts_again(tmp_path: Path) -> None:
-    run_clock.keep(tmp_path)
-    assert run_clock.total(tmp_path) == 0
+    clock = RunClock(tmp_path / "times.json")
+    assert not clock.exists()
+    clock.keep()
+    assert clock.exists()
+    assert clock.total() == 0

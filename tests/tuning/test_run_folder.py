@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
+import raylora
 from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
 from raylora.tuning import run as run_module
-from raylora.tuning import run_clock, run_folder
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results.types import SweepOutcome
+from raylora.tuning.run_folder import RunFolder
 from tests.families.loading import fingerprint
 from tests.training.fixtures import write_chats
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
 
 SPACE: dict[str, Any] = {"space": {"lora_rank": [2, 4]}}
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder, but for a lock's file."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 @pytest.fixture
@@ -37,7 +49,9 @@ def settings(tmp_path: Path) -> TrainConfig:
 def prepare(settings: TrainConfig, resume: bool = False, sweep: dict[str, Any] | None = None) -> None:
     """What a run does with its folder before anything trains."""
     plan = make_plan(settings, SweepConfig(**sweep) if sweep else None, fresh=not resume)
-    run_folder.prepare_folder(plan, Path(settings.output_dir), dump_config(settings), resume)
+    folder = RunFolder(settings.output_dir)
+    with folder.hold():
+        run_module.prepare(plan, folder, dump_config(settings), resume)
 
 
 def begin(settings: TrainConfig, **options: Any) -> Path:
@@ -67,7 +81,7 @@ def test_a_config_yaml_that_is_not_of_a_run_is_kept(settings: TrainConfig) -> No
     (folder / "config.yaml").write_text("mine")
     with pytest.raises(UserError, match="output_dir: holds a config.yaml that is not of a run"):
         prepare(settings)
-    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    assert names(folder) == ["config.yaml"]
     assert (folder / "config.yaml").read_text() == "mine"
     (folder / "config.yaml").unlink()
     prepare(settings)
@@ -75,7 +89,7 @@ def test_a_config_yaml_that_is_not_of_a_run_is_kept(settings: TrainConfig) -> No
     prepare(other)  # the one before never came to train
     assert (folder / "config.yaml").read_text() == dump_config(other)
     (folder / "inputs.json").unlink()
-    (folder / run_clock.TIMES).write_text("[]")  # by which an older raylora's run is known
+    (folder / "times.json").write_text("[]")  # by which an older raylora's run is known
     prepare(settings)
     assert (folder / "config.yaml").read_text() == dump_config(settings)
 
@@ -160,7 +174,7 @@ def test_behind_a_link_the_run_is_moved_and_the_link_stays(settings: TrainConfig
     (tmp_path / "run/kept").touch()
     prepare(settings)
     assert (tmp_path / "run").is_symlink()
-    assert sorted(path.name for path in (tmp_path / "disk/run").iterdir()) == ["config.yaml", "inputs.json"]
+    assert names(tmp_path / "disk/run") == ["config.yaml", "inputs.json"]
     assert (tmp_path / "disk/run.1/kept").exists()
     assert not (tmp_path / "run.1").exists()
 
@@ -182,6 +196,111 @@ def test_a_run_that_cannot_be_moved(settings: TrainConfig, monkeypatch: pytest.M
 
 # --- one process at a time
 
+HOLD = """
+import sys
+from raylora.tuning.run_folder import RunFolder
+folder = RunFolder(sys.argv[1])
+with folder.hold():
+    if "aside" in sys.argv:
+        folder.experiment.mkdir()
+        (folder.experiment / "experiment_state-1.json").write_text("{}")
+        folder.start("mine", {})
+    print("held", flush=True)
+    input()
+"""
+
+
+@contextlib.contextmanager
+def another_process(folder: Path, cache: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process with a cache of its own that holds the folder."""
+    command = [sys.executable, "-c", HOLD, str(folder), *arguments]
+    environment = {**os.environ, "RAYLORA_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="another raylora run is writing here") as caught, RunFolder(folder).hold():
+        pass
+    assert caught.value.problems[0].key == "output_dir"
+
+
+def test_two_processes_with_caches_of_their_own_do_not_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYLORA_CACHE", str(tmp_path / "mine"))
+    (tmp_path / "link").symlink_to("run")
+    with another_process(tmp_path / "run", tmp_path / "theirs") as process:
+        refused(tmp_path / "run")
+        refused(tmp_path / "link")
+        process.kill()  # a lock goes with its process, however that ends
+        process.wait()
+        with RunFolder(tmp_path / "run").hold():
+            pass
+
+
+def test_a_folder_stays_held_when_an_earlier_run_is_moved_aside(tmp_path: Path) -> None:
+    with another_process(tmp_path / "run", tmp_path, "aside"):
+        assert (tmp_path / "run.1/tune").is_dir()
+        assert names(tmp_path / "run") == ["config.yaml", "inputs.json"]
+        refused(tmp_path / "run")
+
+
+def test_whoever_takes_the_folder_while_an_earlier_run_is_moved_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.experiment.mkdir(parents=True)
+    (folder.experiment / "experiment_state-1.json").write_text("{}")
+    rename, others = Path.rename, contextlib.ExitStack()
+
+    def moved_and_taken(path: Path, target: Path) -> Path:
+        found = rename(path, target)
+        others.enter_context(another_process(tmp_path / "run", tmp_path))
+        return found
+
+    with others, folder.hold():
+        monkeypatch.setattr(Path, "rename", moved_and_taken)
+        with pytest.raises(UserError, match="another raylora run is writing here"):
+            folder.start("mine", {})
+        assert names(tmp_path / "run") == []
+
+
+def test_a_folder_is_held_below_one_that_cannot_be_written_to(tmp_path: Path) -> None:
+    folder = tmp_path / "above/run"
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0o555)
+    with another_process(folder, tmp_path):
+        refused(folder)
+    assert names(folder.parent) == ["run"]
+
+
+def test_a_run_that_is_refused_at_once_leaves_nothing(settings: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to resume"):
+        prepare(settings, resume=True)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="nothing to resume"):
+        prepare(settings, resume=True)
+    assert names(tmp_path / "run") == []
+
+
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    with RunFolder(tmp_path / "run").hold():
+        (tmp_path / "run/kept").touch()
+    assert "knows no locks" in capsys.readouterr().err
+
 
 def test_nobody_else_writes_there_until_the_results_are_written(
     settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,11 +313,36 @@ def test_nobody_else_writes_there_until_the_results_are_written(
     def finish(plan: Plan, ended: SweepOutcome) -> str:
         assert ended is outcome
         for name in ("run", "link"):
-            other = plan.config.with_values({"output_dir": str(tmp_path / name)})
-            with pytest.raises(UserError, match="another raylora run is writing here"), run_folder.alone(other):
-                pass
+            refused(tmp_path / name)
         return "finished"
 
     assert run_module.run_to_end(make_plan(settings, None), False, False, finish) == "finished"
-    with run_folder.alone(settings):
+    with RunFolder(settings.output_dir).hold():
         pass
+
+
+# --- what it holds
+
+
+def test_what_has_become_of_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.state == "nothing"
+    folder.experiment.mkdir(parents=True)
+    assert folder.state == "nothing"
+    (folder.experiment / "experiment_state-1.json").write_text("{}")
+    assert folder.state == "interrupted"
+    assert RunFolder(tmp_path).finished_near() == []
+    folder.outcome.write_text("{}")
+    assert folder.state == "finished"
+    assert RunFolder(tmp_path).finished_near() == RunFolder(tmp_path / "rum").finished_near() == [folder.path]
+
+
+def test_names_in_a_runs_folder_are_written_in_one_place() -> None:
+    folder = RunFolder("x")
+    places = {place.name for place in vars(folder).values() if isinstance(place, Path)}
+    listed = (places | {"times.json"}) - {folder.path.name, ".lock"}  # others have locks too
+    assert len(listed) == 10
+    for source in Path(raylora.__file__).parent.rglob("*.py"):
+        written = [node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)]
+        found = {Path(text).name for text in written if isinstance(text, str)} & listed
+        assert not found or source.name == "run_folder.py", (source, found)

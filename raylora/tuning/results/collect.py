@@ -14,9 +14,9 @@ from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import LISTS
 from raylora.errors import RayloraError, UserError
 from raylora.training import checkpoint_format
-from raylora.tuning import run_clock
 from raylora.tuning.plan import Plan
 from raylora.tuning.results.types import SearchRange, Status, SweepOutcome, TrialOutcome, Validation
+from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.result_keys import REASON, STATUS
 
 
@@ -37,7 +37,7 @@ def read_trials(experiment: Path) -> list[Any]:
     return trials
 
 
-def collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str) -> SweepOutcome:
+def collect(plan: Plan, folder: RunFolder, trials: list[Any], text: str, device: str) -> SweepOutcome:
     """Make the outcome of a sweep from its trials, their checkpoints and what was planned.
 
     Args:
@@ -57,7 +57,7 @@ def collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str)
         raise RayloraError("no trial came to a report:\n" + "\n".join(f"  {reason}" for reason in reasons))
     kept = checkpoint_format.read_validation(folders[0])
     return SweepOutcome(
-        name=folder.name,
+        name=folder.path.name,
         family=plan.family.name,
         base=kept.base,
         base_value=plan.family.objective(kept.base, kept.counts, kept.base),
@@ -71,8 +71,8 @@ def collect(plan: Plan, folder: Path, trials: list[Any], text: str, device: str)
         search=_search_ranges(plan.sweep),
         device=device,
         versions={package: importlib.metadata.version(package) for package in VERSIONS},
-        started=datetime.datetime.fromtimestamp(run_clock.started(folder), datetime.UTC),
-        seconds=run_clock.total(folder),
+        started=datetime.datetime.fromtimestamp(folder.clock.started(), datetime.UTC),
+        seconds=folder.clock.total(),
     )
 
 

@@ -20,9 +20,7 @@ from raylora.tuning.results.ranking import Ranking, rank
 from raylora.tuning.results.report.html import write_report
 from raylora.tuning.results.samples import report_samples
 from raylora.tuning.results.types import SweepOutcome, TrialOutcome
-from raylora.tuning.run_folder import CONFIG, EVENTS
-
-BEST, REPORT, TABLE = "best.yaml", "report.html", "trials.csv"
+from raylora.tuning.run_folder import RunFolder
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
@@ -33,20 +31,20 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
     Raises:
         UserError: no room on the disk.
     """
-    folder = Path(plan.config.output_dir)
-    noticed = trainers_notes(folder / EVENTS)
+    folder = RunFolder(plan.config.output_dir)
+    noticed = trainers_notes(folder.events)
     for note in noticed:
         say(f"note: {note}")
     outcome = dataclasses.replace(outcome, notes=(*outcome.notes, *noticed))
     ranking = rank(outcome, named(outcome.family).objective, seed=plan.config.seed)
     if ranking.best is not None:
         best = ranking.best.trial
-        adapter = export_trial(outcome, best, folder / named(outcome.family).adapter_name)
-        write_text_atomically(folder / BEST, best_yaml(plan, best))
-        outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder / BEST)
+        adapter = export_trial(outcome, best, folder.adapter(named(outcome.family).adapter_name))
+        write_text_atomically(folder.best_config, best_yaml(plan, best))
+        outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder.best_config)
     store.save(folder, outcome)
-    write_text_atomically(folder / TABLE, ranking.frame().to_csv(index=False))
-    write_report(folder / REPORT, outcome, ranking, report_samples(plan, outcome, ranking))
+    write_text_atomically(folder.table, ranking.frame().to_csv(index=False))
+    write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
     return outcome, ranking
 
 
@@ -73,13 +71,13 @@ def trainers_notes(events: Path) -> list[str]:
 
 def best_yaml(plan: Plan, best: TrialOutcome) -> str:
     """A configuration that `raylora train` accepts and that trains the winner again, judged at the same points."""
-    output = plan.config.output_dir
+    output, file = plan.config.output_dir, RunFolder(plan.config.output_dir).best_config.name
     fixed = {"sweep": None, "output_dir": f"{output}_best", "validate_every": plan.validate_every}
     single = plan.config.with_values({**best.params, **fixed})
-    return dump_config(single, comment=f"The best of the sweep in {output} ({best.id}).\nraylora train {BEST}")
+    return dump_config(single, comment=f"The best of the sweep in {output} ({best.id}).\nraylora train {file}")
 
 
-def report_again(folder: Path) -> Path:
+def report_again(folder: RunFolder) -> Path:
     """Write a finished sweep's report again, with fresh samples where its base model and data are still there.
 
     Raises:
@@ -89,9 +87,9 @@ def report_again(folder: Path) -> Path:
 
     outcome = store.load(folder)
     if outcome.adapter is not None and not outcome.adapter.exists():
-        hint = f"move it back, or write it again: raylora export {shlex.quote(str(folder))}"
+        hint = f"move it back, or write it again: raylora export {shlex.quote(str(folder.path))}"
         raise UserError.one("the exported adapter is not there any more", where=str(outcome.adapter), hint=hint)
-    config = load_config(folder / CONFIG)
+    config = load_config(folder.config)
     plan = make_plan(config, config.sweep)
     ranking = rank(outcome, named(outcome.family).objective, seed=config.seed)
-    return write_report(folder / REPORT, outcome, ranking, report_samples(plan, outcome, ranking))
+    return write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))

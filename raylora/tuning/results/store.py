@@ -20,11 +20,10 @@ from raylora.errors import UserError
 from raylora.families.registry import named
 from raylora.files import write_atomically, write_text_atomically
 from raylora.tuning.results.types import SearchRange, SweepOutcome, TrialOutcome, Validation
+from raylora.tuning.run_folder import RunFolder
 
-FILE, ARRAYS = "sweep.json", "losses.safetensors"
 
-
-def save(folder: Path, outcome: SweepOutcome) -> None:
+def save(folder: RunFolder, outcome: SweepOutcome) -> None:
     """Write an outcome into a sweep's folder; paths inside the folder are kept relative to it, so it may be moved.
 
     Raises:
@@ -34,7 +33,7 @@ def save(folder: Path, outcome: SweepOutcome) -> None:
     trials: list[dict[str, Any]] = []
     for trial in outcome.trials:
         entry = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial) if f.name != "best"}
-        entry["folder"] = _relative(trial.folder, folder)
+        entry["folder"] = _relative(trial.folder, folder.path)
         if trial.best is not None:
             arrays[f"{trial.id}.losses"] = np.ascontiguousarray(trial.best.losses)
             arrays[f"{trial.id}.counts"] = np.ascontiguousarray(trial.best.counts)
@@ -42,17 +41,17 @@ def save(folder: Path, outcome: SweepOutcome) -> None:
         trials.append(entry)
     facts = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome) if f.name not in ("base", "trials")}
     facts |= {
-        "adapter": _relative(outcome.adapter, folder),
-        "best_config": _relative(outcome.best_config, folder),
+        "adapter": _relative(outcome.adapter, folder.path),
+        "best_config": _relative(outcome.best_config, folder.path),
         "started": outcome.started and outcome.started.isoformat(),
         "search": [dataclasses.asdict(entry) for entry in outcome.search],
         "trials": trials,
     }
-    write_atomically(folder / ARRAYS, lambda partial: save_file(arrays, partial))
-    write_text_atomically(folder / FILE, json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n")
+    write_atomically(folder.losses, lambda partial: save_file(arrays, partial))
+    write_text_atomically(folder.outcome, json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n")
 
 
-def load(folder: Path) -> SweepOutcome:
+def load(folder: RunFolder) -> SweepOutcome:
     """Read the outcome of a finished sweep.
 
     Raises:
@@ -60,22 +59,25 @@ def load(folder: Path) -> SweepOutcome:
     """
     try:
         # Read by Python: for safetensors a file that may not be read is one that is not there.
-        return _parse(json.loads((folder / FILE).read_text()), load_arrays((folder / ARRAYS).read_bytes()), folder)
+        facts, arrays = json.loads(folder.outcome.read_text()), load_arrays(folder.losses.read_bytes())
+        return _parse(facts, arrays, folder.path)
     except FileNotFoundError as error:
         raise UserError.one(
             f"no finished sweep: {Path(error.filename).name} is missing",
-            where=str(folder),
+            where=str(folder.path),
             hint=_finished_near(folder),
         ) from error
     except OSError as error:
         raise UserError.one(
             f"cannot be read: {error.strerror or error}",
-            where=str(error.filename or folder),
+            where=str(error.filename or folder.path),
             hint="see that you may read it and all that is in it",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError.one(
-            f"{FILE} or {ARRAYS} is not whole", where=str(folder), hint="run the sweep again with --resume"
+            f"{folder.outcome.name} or {folder.losses.name} is not whole",
+            where=str(folder.path),
+            hint="run the sweep again with --resume",
         ) from error
 
 
@@ -115,7 +117,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _finished_near(folder: Path) -> str:
-    parent = folder if folder.is_dir() else folder.parent
-    found = sorted(str(path.parent) for path in parent.glob(f"*/{FILE}")) if parent.is_dir() else []
+def _finished_near(folder: RunFolder) -> str:
+    found = [str(near) for near in folder.finished_near()]
     return f"finished sweeps near: {', '.join(found[:5])}" if found else "give the output_dir of a finished run"

@@ -13,7 +13,7 @@ from ray.tune import Callback
 from raylora.console import say
 from raylora.errors import UserError
 from raylora.formatting import number
-from raylora.tuning import run_clock
+from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune import experiment_state
 from raylora.tuning.tune.result_keys import DEVICE, DIVERGED_VALUE, METRIC, REASON, STATUS, TIME
 from raylora.tuning.tune.trainable import NAMESPACE
@@ -103,7 +103,7 @@ class Progress(Callback):  # type: ignore[misc]
         storage = trials[0].storage
         experiment = Path(storage.experiment_fs_path)
         experiment_state.keep_reserve(Path(storage.experiment_driver_staging_path), experiment)
-        run_clock.keep(experiment.parent)
+        RunFolder.of_experiment(experiment).clock.keep()
         self._kept = time.monotonic()
 
     def _ended(self, trial: Any) -> None:

@@ -8,7 +8,6 @@ import os
 import secrets
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,7 +21,7 @@ from raylora.tuning.devices import ray_cluster
 from raylora.tuning.devices.mixed_gpu_scheduler import Balancer
 from raylora.tuning.devices.trainer_pool import Registry
 from raylora.tuning.plan import Plan
-from raylora.tuning.run_folder import EVENTS, TUNE
+from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune import experiment_state, search_space
 from raylora.tuning.tune.callback import REGISTRY, Progress
 from raylora.tuning.tune.trainable import NAMESPACE, run_trial, trial_label
@@ -56,11 +55,11 @@ def tune_environment() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def trainer_pool(plan: Plan, folder: Path) -> Iterator[str]:
+def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
     """Start the actor that holds the sweep's trainers, and end it with them; gives its name."""
     # A name of this run alone: the registry of a driver that was killed may live on for some seconds.
     name = f"registry-{secrets.token_hex(8)}"
-    arguments = (plan.config, cache_root(plan.config.cache_dir), plan.validate_every, folder / EVENTS)
+    arguments = (plan.config, cache_root(plan.config.cache_dir), plan.validate_every, folder.events)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a worker VM
     registry = ray.remote(Registry).options(
         name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000, scheduling_strategy=here
@@ -84,8 +83,8 @@ def _slots(plan: Plan) -> int:
     return plan.slots(ray_cluster.devices().cards(plan.config.device))
 
 
-def _trainable(plan: Plan, folder: Path, registry_name: str, slots: int) -> Any:
-    config, experiment = plan.config, folder.absolute() / TUNE
+def _trainable(plan: Plan, folder: RunFolder, registry_name: str, slots: int) -> Any:
+    config, experiment = plan.config, folder.experiment.absolute()
 
     share = ray_cluster.devices().share(slots, config.device)
     cpus = share["CPU"]
@@ -96,7 +95,7 @@ def _trainable(plan: Plan, folder: Path, registry_name: str, slots: int) -> Any:
     return tune.with_resources(trial, share)
 
 
-def new_tuner(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
+def new_tuner(plan: Plan, folder: RunFolder, registry_name: str) -> tune.Tuner:
     """A tuner for a sweep that begins."""
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
     grid = sweep.searcher == "grid"
@@ -119,8 +118,8 @@ def new_tuner(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
             trial_name_creator=trial_label,
         ),
         run_config=tune.RunConfig(
-            name=TUNE,
-            storage_path=str(folder.absolute()),
+            name=folder.experiment.name,
+            storage_path=str(folder.path.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             callbacks=[Progress(plan.trials, plan.family.objective_name)],
@@ -129,12 +128,12 @@ def new_tuner(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
     )
 
 
-def restored_tuner(plan: Plan, folder: Path, registry_name: str) -> tune.Tuner:
+def restored_tuner(plan: Plan, folder: RunFolder, registry_name: str) -> tune.Tuner:
     """A tuner for a sweep that goes on.
 
     Raises:
         UserError: no whole record of the sweep is left.
     """
-    experiment_state.before_restore(folder / TUNE)
+    experiment_state.before_restore(folder.experiment)
     trainable = _trainable(plan, folder, registry_name, _slots(plan))
-    return tune.Tuner.restore(str(folder / TUNE), trainable, resume_errored=True)
+    return tune.Tuner.restore(str(folder.experiment), trainable, resume_errored=True)

@@ -19,10 +19,16 @@ from raylora.files import write_folder_atomically
 
 log = logging.getLogger(__name__)
 
-STATE = "experiment_state*.json"
+RECORDS = "experiment_state*"
+STATE = f"{RECORDS}.json"
 RESERVE = ".reserve"
 _RECORD = ("*.json", "*.pkl")
 _PICKLE_START, _PICKLE_END = b"\x80", b"."
+
+
+def has_record(experiment: Path) -> bool:
+    """Whether a sweep was started there: Tune has written a record of it, whole or not."""
+    return any(experiment.glob(RECORDS))
 
 
 def keep_reserve(staging: Path, experiment: Path) -> None:

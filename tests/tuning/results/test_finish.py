@@ -25,7 +25,7 @@ from raylora.tuning.results import samples as samples_module
 from raylora.tuning.results import store
 from raylora.tuning.results.finish import finish, report_again, trainers_notes
 from raylora.tuning.results.samples import make_samples, prompts
-from raylora.tuning.run_folder import EVENTS
+from raylora.tuning.run_folder import RunFolder
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
 
@@ -128,10 +128,10 @@ def test_a_report_after_the_adapter_has_gone_says_how_to_get_it_back(
     without_models.setattr(samples_module, "make_samples", lambda *_: [])
     folder = tmp_path / "my sweep"
     outcome, _ = finish(plan(folder), dataclasses.replace(text_sweep(), adapter=None))
-    assert outcome.adapter == store.load(folder).adapter == folder / "adapter"
+    assert outcome.adapter == store.load(RunFolder(folder)).adapter == folder / "adapter"
     (folder / "adapter").rmdir()
     with pytest.raises(UserError) as caught:
-        report_again(folder)
+        report_again(RunFolder(folder))
     (problem,) = caught.value.problems
     assert problem.where == str(folder / "adapter")
     assert f"raylora export '{folder}'" in problem.hint
@@ -143,9 +143,9 @@ def test_what_trainers_noticed_reaches_the_person_and_the_report(
     without_models.setattr(samples_module, "make_samples", lambda *_: [])
     events = [{"event": "loaded", "notes": ["chats cut"]}, {"event": "join"}, {"event": "loaded", "notes": []}]
     lines = [json.dumps(event) for event in [*events, events[0]]]
-    (tmp_path / EVENTS).write_text("\n".join([*lines, "7", '{"event": "load', "\xff"]), encoding="latin-1")
+    RunFolder(tmp_path).events.write_text("\n".join([*lines, "7", '{"event": "load', "\xff"]), encoding="latin-1")
     outcome, _ = finish(plan(tmp_path), dataclasses.replace(text_sweep(), adapter=None, notes=["of the data"]))
-    assert list(outcome.notes) == list(store.load(tmp_path).notes) == ["of the data", "chats cut"]
+    assert list(outcome.notes) == list(store.load(RunFolder(tmp_path)).notes) == ["of the data", "chats cut"]
     assert "<li>chats cut</li>" in (tmp_path / "report.html").read_text()
     assert capsys.readouterr().err.count("note: chats cut") == 1
     assert trainers_notes(tmp_path / "none.jsonl") == []

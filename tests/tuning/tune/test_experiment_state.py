@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.tuning.run_folder import alone
 from raylora.tuning.tune import experiment_state
 
 
@@ -62,24 +58,3 @@ def test_without_any_record_the_person_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="half-written") as caught:
         experiment_state.before_restore(folder(tmp_path, "{"))
     assert caught.value.problems[0].where == str(tmp_path)
-
-
-def test_two_processes_do_not_share_an_output_folder(tmp_path: Path) -> None:
-    config = TrainConfig(
-        train_data_dir="x", base_model="y", output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
-    )
-    code = (
-        "from raylora.config.schema import TrainConfig; from raylora.tuning.run_folder import alone\n"
-        f"with alone(TrainConfig.model_validate_json({config.model_dump_json()!r})):\n"
-        "    print('held', flush=True); input()"
-    )
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another raylora run"), alone(config):
-            pass
-        other.kill()  # a lock goes with its process, however that ends
-        other.wait()
-        with alone(config):
-            pass

@@ -72,7 +72,7 @@ def render(outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = 
     details = key_charts(outcome, ranking, mapped is not None)
     charts = [chart for chart in (mapped, lines, *details) if chart]
     rows = [_table_row(outcome, ranking, row) for row in ranking.rows]
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         outcome=outcome,
         ranking=ranking,
         title=f"{outcome.name}: LoRA {'sweep' if len(ranking.rows) > 1 else 'training'}",
