@@ -15,6 +15,8 @@ from raylora.errors import RayloraError, UserError
 from tests.cluster.commands.head import TOKEN, Head, serving
 from tests.cluster.sites import site
 
+PATHS = ("train_data_dir", "base_model", "output_dir", "cache_dir")
+
 
 def config(folder: Path, text: str = "train_data_dir: style\nbase_model: models/sd15\n") -> Path:
     path = folder / "my style.yaml"
@@ -27,7 +29,7 @@ def test_paths_off_the_shared_folder_are_all_told(tmp_path: Path) -> None:
         tmp_path, "train_data_dir: /home/me/style\nbase_model: /srv/raylora/sd15\noutput_dir: /srv/raylora2/out\n"
     )
     with pytest.raises(UserError) as caught:
-        submit.order(site(), path, ["cache_dir=~/cache", "lora_rank=4"], resume=False, as_json=False)
+        submit.order(site(), path, ["cache_dir=~/cache", "lora_rank=4"], paths=PATHS, resume=False, as_json=False)
     text = str(caught.value)
     assert f'{path}:1: train_data_dir: "/home/me/style" is not on the cluster\'s shared folder /srv/raylora' in text
     assert f"{path}:3: output_dir" in text
@@ -39,11 +41,13 @@ def test_relative_paths_count_from_where_the_nodes_can_see_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = config(tmp_path)
-    order = submit.order(site(), path, [], resume=False, as_json=False)
+    order = submit.order(site(), path, [], paths=PATHS, resume=False, as_json=False)
     assert order.folder == "/srv/raylora"
     (tmp_path / "shared/me").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "shared/me")
-    order = submit.order(site(shared_folder=str(tmp_path / "shared")), path, [], resume=False, as_json=False)
+    order = submit.order(
+        site(shared_folder=str(tmp_path / "shared")), path, [], paths=PATHS, resume=False, as_json=False
+    )
     assert order.folder == str(tmp_path / "shared/me")
 
 
@@ -51,17 +55,19 @@ def test_the_same_sweep_has_the_same_name(tmp_path: Path) -> None:
     path = config(tmp_path)
 
     def key(*overrides: str) -> str:
-        return submit.order(site(), path, overrides, resume=False, as_json=False).key
+        return submit.order(site(), path, overrides, paths=PATHS, resume=False, as_json=False).key
 
     assert key() == key()
     assert key().startswith("my-style-")
     assert key("lora_rank=4") != key()
     path.write_text(path.read_text() + "seed: 1\n")
-    assert key() != submit.order(site(), config(tmp_path), [], resume=False, as_json=False).key
+    assert key() != submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False).key
 
 
 def test_an_order_arrives_as_it_was_sent(tmp_path: Path) -> None:
-    order = submit.order(site(), config(tmp_path), ["sample_prompts=['a \"b\" $c', d]"], resume=True, as_json=True)
+    order = submit.order(
+        site(), config(tmp_path), ["sample_prompts=['a \"b\" $c', d]"], paths=PATHS, resume=True, as_json=True
+    )
     word = order.pack()
     assert job.Order.unpack(word) == order
     assert set(word) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="), "a word for a shell"
@@ -73,7 +79,7 @@ def test_a_sweep_that_is_refused_says_so_and_may_be_sent_again(
     cluster = site(shared_folder=str(tmp_path / "shared"))
     (tmp_path / "shared").mkdir()
     monkeypatch.chdir(tmp_path)
-    order = submit.order(cluster, config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(cluster, config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     assert job.run(order) == 2
     said = capfd.readouterr()
     assert 'train_data_dir: "style" does not exist' in said.err
@@ -111,7 +117,7 @@ def test_a_head_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(NoAnswer, match="refused"):
         away.get("/api/version")
     connection.remember("cats", away)
-    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     with pytest.raises(RayloraError, match="cannot be reached: .*refused\n.*cluster status"):
         submit.sweep(site(), order)
 
@@ -122,7 +128,9 @@ def test_a_sweep_that_was_lost_before_it_began_is_begun(
     shared = tmp_path / "shared"
     shared.mkdir()
     monkeypatch.chdir(tmp_path)
-    order = submit.order(site(shared_folder=str(shared)), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(
+        site(shared_folder=str(shared)), config(tmp_path), [], paths=PATHS, resume=False, as_json=False
+    )
     (shared / "jobs" / order.key).mkdir(parents=True)
     (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
     assert job.run(order) == 2
