@@ -34,11 +34,11 @@ from safetensors.torch import load_file
 
 from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
+from raylora.data.order import DataOrder
 from raylora.families.base import BaseModel
 from raylora.families.objectives import TIMESTEPS
 from raylora.families.resolve import resolve
 from raylora.training.encoded_dataset import prepare
-from raylora.training.member import batch_indices
 from raylora.training.pack import Pack
 from raylora.tuning.devices.trainer_pool import ON_CPU
 from raylora.tuning.results import store
@@ -256,7 +256,7 @@ class Comparison:
         encoded = prepare(base, self.dataset, self.folder / "cache").train
         work = Work(self.config, base.targets(self.config.lora_targets), base)
         batches = [
-            [row(base, encoded[index]) for index in batch_indices(self.config.seed, step, 4, len(encoded))]
+            [row(base, encoded[index]) for index in DataOrder(self.config.seed, len(encoded), 4).batch(step)]
             for step in range(self.steps)
         ]
         longest = [max(entry.tokens for entry in batch) for batch in batches]

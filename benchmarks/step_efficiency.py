@@ -39,7 +39,7 @@ class Steps:
     def rows(self) -> list[tuple[int, Row]]:
         """Rank and size of each row of the coming step."""
         return [
-            (member.config.lora_rank, row(self.pack.base, self.pack.data.train[index]))
+            (member.adapter.rank, row(self.pack.base, self.pack.data.train[index]))
             for member in self.pack.members.values()
             for index in member.next_batch()
         ]
@@ -117,12 +117,12 @@ def measure(
 
 def _rows_before(run: Steps) -> list[tuple[int, Row]]:
     """The rows of the step that was just done: batches depend on the step alone."""
-    from raylora.training.member import batch_indices
+    from raylora.data.order import DataOrder
 
     return [
-        (m.config.lora_rank, row(run.pack.base, run.pack.data.train[index]))
+        (m.adapter.rank, row(run.pack.base, run.pack.data.train[index]))
         for m in run.pack.members.values()
-        for index in batch_indices(m.config.seed, m.step - 1, m.config.batch_size, m.examples)
+        for index in DataOrder(m.settings.seed, len(run.pack.data.train), m.settings.batch_size).batch(m.step - 1)
     ]
 
 

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from raylora import suggest as nearby
-from raylora.config import yaml_text
-from raylora.config.fields import (
-    Flag,
-    Number,
-    PathText,
-    Positive,
-    Section,
-    Text,
-    Whole,
-    example,
-    invalid,
-    path_value,
-    shown,
-    takes,
-)
-from raylora.config.space import unknown
-from raylora.config.yaml_text import Document, Issue, Key, follow, within
-from raylora.errors import Problem, UserError
+from raylora.cluster.aliases import CLUSTER_ALIASES, NODE_TYPE_ALIASES, VCENTER_ALIASES
+from raylora.config import loader
+from raylora.config.fields import Flag, InputPath, Number, Positive, Section, Text, Whole, path_value, shown
+from raylora.config.loader import FileFormat
+from raylora.errors import UserError
 from raylora.gpus import CardModel, find_card
 from raylora.suggest import printable
 
@@ -59,7 +45,7 @@ class VCenterSettings(Section):
         description="The service account (privileges.yaml lists its rights).",
         examples=["ray@vsphere.local"],
     )
-    password_file: PathText | None = Field(
+    password_file: InputPath | None = Field(
         default=None,
         description="File with the password on its first line, readable by its owner only. This or `password_env`.",
         examples=["~/.config/raylora/vcenter.password"],
@@ -69,7 +55,7 @@ class VCenterSettings(Section):
         description="Environment variable that holds the password.",
         examples=["VCENTER_PASSWORD"],
     )
-    ca_file: PathText | None = Field(
+    ca_file: InputPath | None = Field(
         default=None,
         description="Certificates (PEM) that the vCenter's certificate is verified against; "
         "https://<vcenter>/certs/download.zip has them. Null: those of the system.",
@@ -79,12 +65,7 @@ class VCenterSettings(Section):
         default=False,
         description="Accept any certificate. Whoever sits on the network can then read the password: only to try out.",
     )
-    timeout_seconds: Number = Field(
-        default=60.0,
-        ge=5,
-        le=3600,
-        description="Longest time that one call may take.",
-    )
+    timeout_seconds: Number = Field(default=60.0, ge=5, le=3600, description="Longest time that one call may take.")
 
     @model_validator(mode="after")
     def _one_password(self) -> VCenterSettings:
@@ -327,7 +308,10 @@ class ClusterConfig(Section):
     )
     head: HeadConfig = Field(default_factory=HeadConfig, description="The head.")
     workers: dict[str, NodeType] = Field(
-        min_length=1, description="Kinds of workers, by name.", examples=["{rtx4090: {gpu: RTX 4090}}"]
+        min_length=1,
+        title="a section of kinds of workers",
+        description="Kinds of workers, by name.",
+        examples=["{rtx4090: {gpu: RTX 4090}}"],
     )
 
     @field_validator("name")
@@ -377,45 +361,19 @@ class ClusterConfig(Section):
         return section.storage_policy or self.storage_policy
 
 
-_SECTIONS: dict[str, type[Section]] = {"vcenter": VCenterSettings, "head": HeadConfig}
-_ELSEWHERE = {  # names that people know from other tools
-    **dict.fromkeys(("cluster_name", "cluster"), "name"),
-    **dict.fromkeys(("vsphere", "vsphere_config", "vcenter_host", "server"), "vcenter"),
-    **dict.fromkeys(("vm_template", "template_name", "source", "frozen_vm", "image"), "template"),
-    **dict.fromkeys(("networks", "port_group", "portgroup"), "network"),
-    **dict.fromkeys(("available_node_types", "node_types", "worker_types", "nodes"), "workers"),
-    **dict.fromkeys(("idle_timeout_minutes", "idle_timeout"), "idle_minutes"),
-    **dict.fromkeys(("policy", "vsan_policy", "profile"), "storage_policy"),
-    **dict.fromkeys(("shared", "nfs", "data"), "shared_folder"),
-    "pool": "resource_pool",
-    "head_node": "head",
-}
-_ELSEWHERE_IN = {
-    "vcenter": {
-        **dict.fromkeys(("server", "address", "hostname", "url"), "host"),
-        **dict.fromkeys(("username", "login"), "user"),
-        **dict.fromkeys(("password", "pwd"), "password_file"),
-        **dict.fromkeys(("insecure", "no_verify", "verify", "validate_certs"), "insecure_skip_verify"),
-        **dict.fromkeys(("ca", "cacert", "ca_cert", "ca_bundle"), "ca_file"),
-    },
-    "workers": {
-        **dict.fromkeys(("card", "gpu_type", "accelerator", "accelerator_type"), "gpu"),
-        **dict.fromkeys(("num_gpus", "gpu_count"), "gpus"),
-        **dict.fromkeys(("cpu", "num_cpus", "vcpus"), "cpus"),
-        **dict.fromkeys(("memory", "ram", "memory_gb", "mem"), "memory_gib"),
-        **dict.fromkeys(("disk", "disk_gb"), "disk_gib"),
-        **dict.fromkeys(("min_workers", "minimum"), "min"),
-        **dict.fromkeys(("max_workers", "maximum", "count"), "max"),
-    },
-}
-_SMALLEST = """a smallest configuration:
+_CLUSTER_FILE = FileFormat(
+    schema=ClusterConfig,
+    smallest="""a smallest configuration:
     name: cats
     vcenter: {host: vcenter.example.com, user: ray@vsphere.local, password_file: vcenter.password}
     template: raylora-worker
     datastore: vsanDatastore
     network: lora
     shared_folder: /srv/raylora
-    workers: {rtx4090: {gpu: RTX 4090}}"""
+    workers: {rtx4090: {gpu: RTX 4090}}""",
+    example_override="idle_minutes=10 or workers.rtx4090.max=2",
+    known={ClusterConfig: CLUSTER_ALIASES, VCenterSettings: VCENTER_ALIASES, NodeType: NODE_TYPE_ALIASES},
+)
 
 
 def load_cluster_config(
@@ -434,125 +392,4 @@ def load_cluster_config(
     Raises:
         UserError: with everything that is wrong, each with file and line (or the override), and what would be right.
     """
-    document = yaml_text.read(Path(path))
-    if not isinstance(document.value, dict) and not document.issues:
-        kind = "the file is empty" if document.value is None else "this is not lines of `key: value`"
-        raise UserError.one(kind, where=document.source, hint=_SMALLEST)
-    if not isinstance(document.value, dict):
-        raise UserError(document.problems(document.issues))
-    problems = [problem for text in overrides for problem in _override(document, text)]
-    unread = {issue.key for issue in document.issues if issue.key}
-    issues = [*document.issues]
-    issues += [issue for issue in _schema_issues(document.value) if not within(issue.key, unread)]
-    here = nearby.current_folder()
-    issues += [issue for issue in _find_files(document.value, [here, (here / path).parent]) if check_files]
-    problems += document.problems(issues)
-    if problems:
-        raise UserError(problems)
-    return ClusterConfig.model_validate(document.value)
-
-
-def _schema_issues(values: Mapping[str, Any]) -> Iterator[Issue]:
-    """Everything the schema says against values; what the file system says is not looked at."""
-    try:
-        ClusterConfig.model_validate(dict(values))
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-    else:
-        return
-    meant: set[str] = set()
-    for detail in details:
-        if detail["type"] == "extra_forbidden":
-            issue = _unknown_key(detail["loc"])
-            meant.add(issue.hint)
-            yield issue
-    for detail in details:
-        loc: Key = detail["loc"]
-        kind = detail["type"]
-        context = detail.get("ctx", {})
-        if kind == "extra_forbidden":
-            continue
-        if kind in ("name", "password", "gpu", "together", "shared_folder"):
-            key = (*loc, context["key"]) if "key" in context else loc
-            yield Issue(key, detail["msg"], context.get("hint", ""))
-        elif kind == "missing":
-            if f"did you mean {loc[-1]}?" not in meant:  # else it was told already
-                field = _section_of(loc[:-1]).model_fields[str(loc[-1])]
-                hint = f"add a line, for example {loc[-1]}: {example(field)}" if example(field) else _SMALLEST
-                yield Issue(loc, "this key is missing", hint)
-        else:
-            yield _invalid(loc, values)
-
-
-def _invalid(loc: Key, values: Any) -> Issue:
-    """A value that its field does not take, or something in place of a section."""
-    key, value = follow(values, loc)
-    if key == ("workers",):
-        what = f"{shown(value)} is not valid: it must be a section of kinds of workers"
-        return Issue(key, what, "for example workers: {rtx4090: {gpu: RTX 4090}}")
-    if len(key) == 2 and key[0] == "workers":
-        what = f"{shown(value)} is not valid: it must be a section of keys"
-        return Issue(key, what, "for example {gpu: RTX 4090, cpus: 8, memory_gib: 32}")
-    names = key[:-1] if isinstance(key[-1], int) else key
-    return invalid(key, value, _section_of(names[:-1]).model_fields[str(names[-1])])
-
-
-def _section_of(key: Key) -> type[Section]:
-    """The schema of the section at `key`."""
-    if not key:
-        return ClusterConfig
-    return NodeType if key[0] == "workers" else _SECTIONS[str(key[0])]
-
-
-def _unknown_key(key: Key) -> Issue:
-    elsewhere = _ELSEWHERE_IN.get(str(key[0]), {}) if len(key) > 1 else _ELSEWHERE
-    own = {name: name for name in _section_of(key[:-1]).model_fields}
-    issue = unknown(key, elsewhere | own)
-    if not issue.hint.startswith("did you mean"):
-        return Issue(key, issue.message, f"known here: {', '.join(own)}")
-    return issue
-
-
-def _override(document: Document, text: str) -> list[Problem]:
-    """Put one `key=value` of the command line into a document; returns why it cannot be done."""
-    where = f"command line: {printable(text, 120)}"
-    name, equals, raw = text.partition("=")
-    parts = [part.strip() for part in name.strip().split(".")]
-    if not equals or not all(parts):
-        return [Problem("this is not key=value", where, "", "for example idle_minutes=10 or workers.rtx4090.max=2")]
-    try:
-        read = yaml_text.parse(raw, where, numbered=False)
-    except UserError as error:
-        return list(error.problems)
-    if _text_field(tuple(parts)) and not isinstance(read.value, str | None):
-        read = Document(where, raw, {(): where}, [])
-    return document.put(parts, read, name)
-
-
-def _text_field(key: Key) -> bool:
-    """Whether the key takes a text, so that a shell's `template=2024` is one."""
-    if not (len(key) == 1 or key[0] in _SECTIONS and len(key) == 2 or key[0] == "workers" and len(key) == 3):
-        return False
-    field = _section_of(key[:-1]).model_fields.get(str(key[-1]))
-    return field is not None and takes(field, str)
-
-
-def _find_files(values: dict[str, Any], folders: Sequence[Path]) -> Iterator[Issue]:
-    """Make the paths among values absolute, in place; what is not there is an issue."""
-    section = values.get("vcenter")
-    if not isinstance(section, dict):
-        return
-    for name in ("password_file", "ca_file"):
-        given = section.get(name)
-        try:
-            path = nearby.expand(path_value(given))
-        except (ValueError, TypeError):
-            continue  # the schema tells of it
-        tried = nearby.places(path, folders)
-        found = next((place for place in tried if nearby.exists(place)), None)
-        section[name] = str((found or tried[0]).absolute())
-        if found is None:
-            looked = " and ".join(printable(str(place), 200) for place in tried)
-            yield Issue(
-                ("vcenter", name), f"{shown(given)} does not exist", f"looked for {looked}; {nearby.near(tried[0])}"
-            )
+    return loader.load(_CLUSTER_FILE, path, overrides, check_paths=check_files)

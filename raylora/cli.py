@@ -160,10 +160,13 @@ def _on_cluster(
     from raylora.cluster.commands import submit
     from raylora.cluster.config import load_cluster_config
     from raylora.config.load import load_config
+    from raylora.config.loader import path_fields
+    from raylora.config.schema import TrainConfig
 
     site = load_cluster_config(cluster, check_files=False)
     load_config(config, overrides, check_paths=False)  # its paths are looked for where the sweep runs
-    order = submit.order(site, config, overrides, resume, as_json)
+    paths = [".".join(key) for key, *_ in path_fields(TrainConfig)]
+    order = submit.order(site, config, overrides, paths, resume, as_json)
     if not stop:
         return submit.sweep(site, order)
     submit.stop(site, order)

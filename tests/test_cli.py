@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 import raylora
 from raylora.api import SweepResult
 from raylora.cli import _exit_code
-from raylora.config.space import FIXED
+from raylora.config.marks import shared_keys
+from raylora.config.schema import TrainConfig
 from raylora.families.diffusion.family import DiffusionFamily
 from raylora.tuning.results.types import SweepOutcome
 from tests.families.causal_lm.tiny_lm import tiny_llama
@@ -143,7 +144,7 @@ def test_the_readme_names_what_cannot_be_swept() -> None:
     assert rule
     paths = {"train_data_dir", "metadata_path", "base_model", "base_model_config", "output_dir", "cache_dir"}
     not_one_value = {"sample_prompts", "sweep"}
-    assert set(re.findall(r"`(\w+)`", rule[1])) == FIXED.keys() - paths - not_one_value
+    assert set(re.findall(r"`(\w+)`", rule[1])) == shared_keys(TrainConfig).keys() - paths - not_one_value
 
 
 def test_an_export_replaces_an_adapter_and_nothing_else(tmp_path: Path) -> None:

@@ -26,17 +26,26 @@ from raylora.errors import Problem, RayloraError, UserError
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-_PATHS = ("train_data_dir", "metadata_path", "base_model", "base_model_config", "output_dir", "cache_dir")
 _OF_RAY = re.compile(r"^Running entrypoint for job |\bjob_manager\.py:\d+ -- ")  # what Ray adds to a job's log
 _RUNNING = ("PENDING", "RUNNING")  # states of a job that has not ended
 _PAUSE = 2.0  # seconds between two tries to reach the head again
 _PATIENCE = 300.0  # seconds; a head that vCenter starts again on another host is back by then
 
 
-def order(cluster: ClusterConfig, config: Path, overrides: Sequence[str], resume: bool, as_json: bool) -> Order:
+def order(
+    cluster: ClusterConfig, config: Path, overrides: Sequence[str], paths: Sequence[str], resume: bool, as_json: bool
+) -> Order:
     """The order for a sweep, from a configuration file on this machine.
 
     Relative paths count from the current folder if that lies on the shared folder, else from the shared folder.
+
+    Args:
+        cluster: where it is to run.
+        config: the configuration file.
+        overrides: `key=value` of the command line.
+        paths: the keys that hold paths; only the command line, which calls this, knows the training schema.
+        resume: whether it is to go on.
+        as_json: whether the result is printed as JSON.
 
     Raises:
         UserError: a path of the configuration is not on the shared folder.
@@ -44,10 +53,10 @@ def order(cluster: ClusterConfig, config: Path, overrides: Sequence[str], resume
     document = yaml_text.read(config)
     text = config.read_text(encoding="utf-8-sig")
     values = document.value if isinstance(document.value, dict) else {}
-    given = [(name, values.get(name), document.where((name,))) for name in _PATHS]
+    given = [(name, values.get(name), document.where((name,))) for name in paths]
     for override in overrides:
         key, _, path = override.partition("=")
-        given += [(key, path, f"command line: {override}")] if key in _PATHS else []
+        given += [(key, path, f"command line: {override}")] if key in paths else []
     shared = Path(cluster.shared_folder)
     problems = []
     for name, value, where in given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import math
 import numbers
 import os
@@ -16,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from raylora.config import yaml_text
+from raylora.config.aliases import VALUE_ALIASES
 from raylora.config.yaml_text import Issue, Key
 from raylora.suggest import printable
 
@@ -78,6 +80,21 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 Text = Annotated[str, BeforeValidator(_text)]
 PathText = Annotated[str, BeforeValidator(path_value)]
 Positive = Annotated[Number, Field(gt=0)]
+LARGEST_COUNT = 1_000_000_000  #: steps or examples: no run has more, and a slip of the keyboard should be told
+Count = Annotated[Whole, Field(ge=1, le=LARGEST_COUNT)]
+
+
+class PathRole(enum.Enum):
+    """What a path of a configuration is for; by it the loader looks for the path and checks it."""
+
+    INPUT = "a file or folder that must be there"
+    INPUT_FILE = "a file that must be there"
+    OUTPUT = "a folder that can be written to; it need not be there"
+
+
+InputPath = Annotated[PathText, PathRole.INPUT]
+InputFile = Annotated[PathText, PathRole.INPUT_FILE]
+OutputFolder = Annotated[PathText, PathRole.OUTPUT]
 
 
 class Section(BaseModel):
@@ -89,21 +106,6 @@ class Section(BaseModel):
 def fields_of(section: Section) -> dict[str, Any]:
     """The values of a section, its sections as they are."""
     return {name: getattr(section, name) for name in type(section).model_fields}
-
-
-_VALUES_ELSEWHERE = {  # values that people know from other trainers, and what stands for them here
-    **dict.fromkeys(("fp32", "float", "no"), "float32"),
-    **dict.fromkeys(("bf16", "fp16", "float16", "half"), "bfloat16"),
-    **dict.fromkeys(("fp64", "double"), "float64"),
-    **dict.fromkeys(("constant_with_warmup",), "constant"),
-    **dict.fromkeys(("cosine_with_restarts", "cosine_with_min_lr", "polynomial"), "cosine"),
-    **dict.fromkeys(("attn", "qkv", "q_proj", "cross_attention"), "attention"),
-    **dict.fromkeys(("all-linear", "all_linear", "mlp"), "linear"),
-    **dict.fromkeys(("full", "conv", "everything"), "all"),
-    **dict.fromkeys(("tpe", "bayes", "bayesian", "auto"), "optuna"),
-    **dict.fromkeys(("halving", "hyperband", "median"), "asha"),
-    **dict.fromkeys(("fifo", "null", "off"), "none"),
-}
 
 
 def unfold(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[tuple[Any, list[Any]]]:
@@ -167,7 +169,7 @@ def valid_words(field: FieldInfo) -> str:
         elif get_origin(kind) is list:
             words.append("a list of texts")
         elif get_origin(kind) is dict:
-            words.append("a section of keys with their domains")
+            words.append(field.title or "a section")
         else:
             words.append(f"a section with the keys {', '.join(kind.model_fields)}")
     return ", or ".join(words)
@@ -209,6 +211,26 @@ def takes(field: FieldInfo, kind: type) -> bool:
     return any(member is kind or get_origin(member) is kind for member, _ in unfold(field.annotation))
 
 
+def path_role(field: FieldInfo) -> PathRole | None:
+    """What the path that a field holds is for; None if it holds none."""
+    roles = (item for _, metadata in unfold(field.annotation, field.metadata) for item in metadata)
+    return next((item for item in roles if isinstance(item, PathRole)), None)
+
+
+def unknown(key: Key, known: Mapping[str, str], otherwise: str) -> Issue:
+    """The issue of a key that there is not, with the one that was probably meant.
+
+    Args:
+        key: as it was written.
+        known: names and the key that each of them stands for.
+        otherwise: the hint where the key is like none of them.
+    """
+    plain = str(key[-1]).lower().replace("-", "_").replace(" ", "_").strip("_")
+    close = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
+    meant = known.get(plain) or (known[close[0]] if close else "")
+    return Issue(key, "there is no such key", f"did you mean {meant}?" if meant else otherwise)
+
+
 def invalid(key: Key, value: object, field: FieldInfo) -> Issue:
     """A value that its field (or a text of its list) does not take."""
     valid = "a text" if isinstance(key[-1], int) and takes(field, list) else valid_words(field)
@@ -218,7 +240,7 @@ def invalid(key: Key, value: object, field: FieldInfo) -> Issue:
         options = [
             str(o) for kind, _ in unfold(field.annotation) if get_origin(kind) is Literal for o in get_args(kind)
         ]
-        close = [_VALUES_ELSEWHERE.get(plain, "")] + difflib.get_close_matches(plain, options, n=1)
+        close = [VALUE_ALIASES.get(plain, "")] + difflib.get_close_matches(plain, options, n=1)
         hint = next((f"did you mean {option}?" for option in close if option in options), "")
     elif isinstance(value, int | float) and not isinstance(value, bool) and (takes(field, str) or valid == "a text"):
         hint = f'a text that looks like a number stands in quotes: "{shown(value)}"'

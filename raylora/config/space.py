@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from raylora.config.fields import Section, invalid, number, shown, takes, valid_words, whole
+from raylora.config.aliases import KEY_ALIASES
+from raylora.config.fields import Section, invalid, number, shown, takes, unknown, valid_words, whole
 from raylora.config.yaml_text import Issue, Key
 
 Kind = Literal["choice", "grid", "uniform", "loguniform", "int", "logint"]
@@ -25,57 +26,6 @@ _KINDS: dict[str, Kind] = {
     "integer": "int",
     "logint": "logint",
     "log_int": "logint",
-}
-FIXED = {  # what a sweep cannot vary, and why
-    **dict.fromkeys(
-        ("train_data_dir", "metadata_path", "base_model", "base_model_config"),
-        "all trials of a sweep share the data and the base model",
-    ),
-    **dict.fromkeys(("output_dir", "cache_dir"), "every trial gets a folder of its own under output_dir"),
-    "sample_prompts": "all trials are shown on the same prompts",
-    "validation_examples": "trials that are judged on different examples cannot be compared",
-    **dict.fromkeys(
-        ("resolution", "max_length"), "trials that are judged on the same examples in another form cannot be compared"
-    ),
-    **dict.fromkeys(
-        ("precision", "quantize", "gradient_checkpointing", "memory_limit_gib"),
-        "all trials on a device share one base model in its memory",
-    ),
-    "device": "trials of different devices would wait for each other's",
-    **dict.fromkeys(("validate_every", "save_steps"), "rungs and reports must be the same for all trials"),
-    "sweep": "a sweep holds no other sweep",
-}
-ELSEWHERE = {  # names that people know from other trainers
-    **dict.fromkeys(("rank", "r", "lora_r", "lora_dim", "network_dim", "network_rank", "dim"), "lora_rank"),
-    **dict.fromkeys(("alpha", "network_alpha"), "lora_alpha"),
-    **dict.fromkeys(("dropout", "network_dropout"), "lora_dropout"),
-    **dict.fromkeys(("target_modules", "lora_target_modules", "lora_target"), "lora_targets"),
-    **dict.fromkeys(("rslora", "use_rs_lora"), "use_rslora"),
-    **dict.fromkeys(("lr", "unet_lr", "text_encoder_lr", "step_size"), "learning_rate"),
-    **dict.fromkeys(("lr_scheduler_type", "scheduler", "lr_schedule"), "lr_scheduler"),
-    **dict.fromkeys(("lr_warmup_steps", "num_warmup_steps", "warmup"), "warmup_steps"),
-    **dict.fromkeys(("train_batch_size", "micro_batch_size", "per_device_train_batch_size", "bs"), "batch_size"),
-    **dict.fromkeys(("max_train_epochs", "num_train_epochs", "num_epochs", "n_epochs"), "epochs"),
-    **dict.fromkeys(("max_train_steps", "num_train_steps", "steps", "train_steps"), "max_steps"),
-    **dict.fromkeys(("max_norm", "gradient_clipping", "gradient_clip_val", "clip_grad_norm"), "max_grad_norm"),
-    **dict.fromkeys(("save_every_n_steps", "checkpointing_steps", "save_every"), "save_steps"),
-    **dict.fromkeys(("eval_steps", "validation_steps", "eval_every"), "validate_every"),
-    **dict.fromkeys(("mixed_precision", "dtype", "torch_dtype"), "precision"),
-    **dict.fromkeys(("load_in_4bit", "quantization", "bits", "qlora"), "quantize"),
-    **dict.fromkeys(("max_memory", "memory_limit", "gpu_memory_limit", "vram_limit"), "memory_limit_gib"),
-    **dict.fromkeys(("validation_prompt", "validation_prompts", "sample_prompt", "prompts"), "sample_prompts"),
-    "snr_gamma": "min_snr_gamma",
-    "caption_dropout_rate": "caption_dropout",
-    **dict.fromkeys(("max_token_length", "cutoff_len", "max_seq_length", "sequence_len", "seq_len"), "max_length"),
-    **dict.fromkeys(("model", "base_model_name_or_path", "model_name_or_path", "checkpoint"), "base_model"),
-    "pretrained_model_name_or_path": "base_model",
-    **dict.fromkeys(("dataset", "dataset_path", "data_dir", "train_dir", "instance_data_dir"), "train_data_dir"),
-    **dict.fromkeys(("metadata", "in_json", "caption_file"), "metadata_path"),
-    **dict.fromkeys(("output", "out_dir", "logging_dir", "save_dir"), "output_dir"),
-    **dict.fromkeys(("search_space", "param_space"), "sweep.space"),
-    **dict.fromkeys(("num_trials", "n_trials", "num_samples"), "sweep.trials"),
-    **dict.fromkeys(("search_alg", "sampler"), "sweep.searcher"),
-    **dict.fromkeys(("time_budget", "time_budget_s", "max_time"), "sweep.time_budget_minutes"),
 }
 _FORMS_HINT = (
     "give a list of values, or {uniform: [lowest, highest]}, and in the same way loguniform, int, logint, choice, grid"
@@ -106,15 +56,6 @@ class Domain(Section):
         return number(low), number(high)
 
 
-def unknown(key: Key, known: Mapping[str, str]) -> Issue:
-    """An unknown key, with the one that was probably meant; `known` are names and what each of them stands for."""
-    plain = str(key[-1]).lower().replace("-", "_").replace(" ", "_").strip("_")
-    close = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
-    meant = known.get(plain) or (known[close[0]] if close else "")
-    hint = f"did you mean {meant}?" if meant else "`raylora config` lists all keys with their meaning"
-    return Issue(key, "there is no such key", hint)
-
-
 class _Key:
     """The key that a domain is for."""
 
@@ -130,22 +71,29 @@ class _Key:
         return result
 
 
-def read_space(raw: object, schema: type[Section]) -> tuple[dict[str, Domain], list[Issue]]:
-    """The search space over keys of `schema`, as far as it can be read, and everything that is wrong with it."""
-    root: Key = ("sweep", "space")
+def read_space(raw: object, schema: type[Section], shared: Mapping[str, str]) -> tuple[dict[str, Domain], list[Issue]]:
+    """Read a search space as far as it can be read.
+
+    Args:
+        raw: the space as it was given: a key to a domain.
+        schema: whose keys may be swept.
+        shared: keys that cannot be, with the reason.
+
+    Returns: the domains, and everything that is wrong; keys of issues are below the space.
+    """
     if not isinstance(raw, Mapping):
         hint = "for example {learning_rate: {loguniform: [2e-5, 2e-3]}, lora_rank: [4, 8, 16]}"
-        return {}, [Issue(root, f"{shown(raw)} is not valid: it must be a section of keys with their domains", hint)]
-    names = {name: to for name, to in ELSEWHERE.items() if to in schema.model_fields and to not in FIXED}
-    names |= {name: name for name in schema.model_fields if name not in FIXED}
+        return {}, [Issue((), f"{shown(raw)} is not valid: it must be a section of keys with their domains", hint)]
+    sweepable = {name: name for name in schema.model_fields if name not in shared}
+    names = {name: to for name, to in KEY_ALIASES.items() if to in sweepable} | sweepable
     space: dict[str, Domain] = {}
     issues: list[Issue] = []
     for name, written in raw.items():
-        key: Key = (*root, str(name))
-        if name not in schema.model_fields:
-            issues.append(unknown(key, names))
-        elif name in FIXED:
-            issues.append(Issue(key, "this key cannot be swept", FIXED[name]))
+        key: Key = (str(name),)
+        if name in shared:
+            issues.append(Issue(key, "this key cannot be swept", shared[name]))
+        elif name not in schema.model_fields:
+            issues.append(unknown(key, names, "`raylora config` lists all keys with their meaning"))
         else:
             domain, found = _read_domain(_Key(schema, name), written, key)
             issues += found

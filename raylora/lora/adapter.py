@@ -6,13 +6,13 @@ on one tensor a trial, however many modules the model has.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from raylora.config.schema import TrainConfig
 from raylora.rng import generator
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -42,6 +42,23 @@ def _pads_with_zeros(module: nn.Conv2d) -> bool:
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """What an adapter is made from.
+
+    Attributes:
+        rank: inner dimension of all A and B.
+        scale: what B·A is multiplied by.
+        dropout: probability of dropping an input element before A.
+        seed: of the first weights.
+    """
+
+    rank: int
+    scale: float
+    dropout: float = 0.0
+    seed: int = 0
+
+
 class Adapter:
     """A and B of all targets, their gradients, and the scale of the update.
 
@@ -55,10 +72,10 @@ class Adapter:
         dropout: probability of dropping an input element before A.
     """
 
-    def __init__(self, shapes: Shapes, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.scale = config.scale
-        self.rank = config.lora_rank
-        self.dropout = config.lora_dropout
+    def __init__(self, shapes: Shapes, settings: LoraSettings, device: torch.device, dtype: torch.dtype) -> None:
+        self.scale = settings.scale
+        self.rank = settings.rank
+        self.dropout = settings.dropout
         sizes = [math.prod(shape) for pair in shapes.values() for shape in pair]
         self.flat = torch.zeros(sum(sizes), device=device, dtype=dtype)
         self.flat.grad = torch.zeros_like(self.flat)
@@ -76,7 +93,7 @@ class Adapter:
                 store[name] = leaf
                 offset += size
             self.gradients[name] = self.a[name].grad, self.b[name].grad  # type: ignore[assignment]
-            self._initialise(name, config.seed)
+            self._initialise(name, settings.seed)
 
     def _initialise(self, name: str, seed: int) -> None:
         # PEFT's and Microsoft's start: A uniform as nn.Linear, B zero. Drawn in float32 on the CPU, keyed by

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import write_folder_atomically
 from raylora.training.checkpoint_format import (
@@ -35,7 +36,7 @@ from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.member import BestValidation, Member
 
 
-def save(folder: Path, member: Member, data: EncodedDataset) -> None:
+def save(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset) -> None:
     """Write a member's checkpoint as `folder`, replacing one of that name.
 
     Raises:
@@ -68,7 +69,7 @@ def save(folder: Path, member: Member, data: EncodedDataset) -> None:
             "loss_steps": member.loss_steps,
             "history": [{k: _finite(v) for k, v in entry.items()} for entry in member.history],
             "best": member.best and {f: getattr(member.best, f) for f in ("step", "examples", "value")},
-            "config": member.config.model_dump(mode="json", exclude={"sweep"}),
+            "config": config.model_dump(mode="json", exclude={"sweep"}),
             "data": data.digest,
             "sha256": {name: sha256(partial / name) for name in files},
         }
@@ -77,19 +78,19 @@ def save(folder: Path, member: Member, data: EncodedDataset) -> None:
     write_folder_atomically(folder, write)
 
 
-def load(folder: Path, member: Member, data: EncodedDataset) -> None:
+def load(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset) -> None:
     """Bring a new member to where a checkpoint left off.
 
     Raises:
         UserError: the checkpoint is half-written, or was made with another configuration, base model or data set.
     """
     state = read_state(folder)
-    changed = changed_keys(state, member.config)
+    changed = changed_keys(state, config)
     if changed:
         key = changed[0]
         raise UserError.one(
             f"the checkpoint was made with {key}: {state['config'].get(key)}, "
-            f"the configuration says {getattr(member.config, key, None)}",
+            f"the configuration says {getattr(config, key, None)}",
             where=str(folder),
             key=", ".join(changed),
             hint="resume with the configuration it was started with, or choose another output_dir",

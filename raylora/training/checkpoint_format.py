@@ -12,23 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from raylora.config.marks import keys_affecting
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 
 FORMAT = 1
 FRESH_START = "delete the folder to start this trial again, or resume from an older checkpoint beside it"
-
-#: Keys that place a run but do not decide its result; the data and the base model are compared by their digest.
-_MAY_CHANGE = {
-    "base_model",
-    "base_model_config",
-    "cache_dir",
-    "memory_limit_gib",
-    "metadata_path",
-    "output_dir",
-    "sample_prompts",
-    "train_data_dir",
-}
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -73,9 +62,14 @@ def _digest(state: dict[str, Any]) -> str:
 
 
 def changed_keys(state: dict[str, Any], config: TrainConfig) -> list[str]:
-    """The keys that decide a run's result and that a configuration has other values for than a checkpoint's."""
+    """The keys that affect a run's result and that a configuration has other values for than a checkpoint's.
+
+    Where a run is placed may change. Data and base model are compared by their digest. A key that this version does
+    not know may have affected the result.
+    """
     own, was = config.model_dump(mode="json", exclude={"sweep"}), state["config"]
-    return sorted(key for key in own.keys() | was.keys() if key not in _MAY_CHANGE and own.get(key) != was.get(key))
+    harmless = keys_affecting(TrainConfig, "input", "placement", "nothing")
+    return sorted(key for key in own.keys() | was.keys() if key not in harmless and own.get(key) != was.get(key))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,13 +21,14 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel, Losses, Tensors
-from raylora.lora.adapter import lora_shapes
+from raylora.lora.adapter import Adapter, lora_shapes
 from raylora.lora.packed import PackedLora, Segment
 from raylora.rng import generator
 from raylora.training import checkpoint
 from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.member import Member
-from raylora.training.memory.budget import MOST_ROWS, NoRoomError, Room, cut, is_out_of_memory
+from raylora.training.memory.budget import MOST_ROWS, MemoryBudget, NoRoomError, cut, given_limit, is_out_of_memory
+from raylora.training.settings import lora_settings, optimizer_settings
 
 log = logging.getLogger(__name__)
 #: Ranks whose products a GPU computes together. A CPU is faster at one after the other: 1.7 ms against 2.5 for two, 4.2
@@ -69,22 +70,24 @@ class Pack:
         self.data = data
         self.max_rows = max_rows
         self.members: dict[str, Member] = {}
+        self.configs: dict[str, TrainConfig] = {}
         if together is None:
             together = RANKS_TOGETHER if base.device.type == "cuda" else 0
         self._lora = PackedLora(base.model, base.dtype, together)
         # Adapters are float32 over a 16-bit base: AdamW's small steps vanish in bfloat16.
         self._adapter_dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
-        self._room: Room | None = None
+        self._budget: MemoryBudget | None = None
         self._largest = sys.maxsize  # elements of the largest row
         if config is not None:
             encoded = max(data.train, key=_size)
             row = base.training_row(encoded, config.with_values({"caption_dropout": 0.0}), generator("largest", "draw"))
-            self._room, self._largest = Room(config, base, row, sharing), _size(row)
+            given = given_limit(config.memory_limit_gib)
+            self._budget, self._largest = MemoryBudget(base, row, given, sharing), _size(row)
 
     @property
     def rows(self) -> int:
         """Rows of the largest size that are computed at once."""
-        return min(self.max_rows, self._room.rows()) if self._room else self.max_rows
+        return min(self.max_rows, self._budget.rows()) if self._budget else self.max_rows
 
     def join(self, trial: str, config: TrainConfig, resume: Path | None = None) -> Member:
         """Let a trial in, from its checkpoint if it has one.
@@ -99,19 +102,22 @@ class Pack:
             raise ValueError(f"trial {trial} is in this pack already")
         targets = self.base.targets(config.lora_targets)
         shapes = lora_shapes(self.base.model, targets, config.lora_rank)
-        member = Member(trial, config, shapes, len(self.data.train), self.base.device, self._adapter_dtype)
+        adapter = Adapter(shapes, lora_settings(config), self.base.device, self._adapter_dtype)
+        examples = len(self.data.train)
+        member = Member(trial, adapter, optimizer_settings(config, examples), examples)
         if resume is not None:
-            checkpoint.load(resume, member, self.data)
+            checkpoint.load(resume, member, config, self.data)
         self._lora.attach(targets)
-        if self._room is not None:
-            self._room.enter(trial, config, member.adapter, self._lora)
-        self.members[trial] = member
+        if self._budget is not None:
+            self._budget.enter(trial, adapter, self._lora)
+        self.members[trial], self.configs[trial] = member, config
         return member
 
     def leave(self, trial: str) -> Member:
         """Take a trial out; its neighbours go on as if it had never been there."""
-        if self._room is not None:
-            self._room.leave(trial)
+        if self._budget is not None:
+            self._budget.leave(trial)
+        del self.configs[trial]
         return self.members.pop(trial)
 
     def step(self, trials: Iterable[str] | None = None) -> None:
@@ -172,9 +178,9 @@ class Pack:
                 if not is_out_of_memory(error):
                     raise
                 if self.rows == 1:
-                    if self._room is None or len(self.members) < 2:
+                    if self._budget is None or len(self.members) < 2:
                         raise
-                    self._room.shrink()
+                    self._budget.shrink()
                     raise NoRoomError(f"the device has no room for {len(self.members)} trials") from error
                 self.max_rows = self.rows // 2
                 log.warning("out of memory: %d rows at once from here on", self.max_rows)
@@ -208,16 +214,16 @@ class Pack:
 
     def save(self, trial: str, folder: Path) -> None:
         """Write a trial's checkpoint: whole or absent."""
-        checkpoint.save(folder, self.members[trial], self.data)
+        checkpoint.save(folder, self.members[trial], self.configs[trial], self.data)
 
     def _training_rows(self, members: Sequence[Member]) -> list[_Row]:
         rows: list[_Row] = []
         for number, member in enumerate(members):
-            drawn = []
+            config, drawn = self.configs[member.trial], []
             for position, index in enumerate(member.next_batch()):
                 key = member.row_key(position)
                 encoded = self.data.train[index]
-                row = self.base.training_row(encoded, member.config, generator(key, "draw"))
+                row = self.base.training_row(encoded, config, generator(key, "draw"))
                 drawn.append((key, self.base.shape_key(encoded), row))
             total = sum(float(tensors["count"]) for _, _, tensors in drawn)
             rows += [_Row(number, key, 1.0 / total, shape, tensors) for key, shape, tensors in drawn]

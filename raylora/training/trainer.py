@@ -201,7 +201,7 @@ class Trainer:
 
     def _timed_step(self, trials: list[str]) -> None:
         pack = self._need_pack()
-        rows = sum(pack.members[trial].config.batch_size for trial in trials)
+        rows = sum(pack.members[trial].settings.batch_size for trial in trials)
         started = time.perf_counter()
         pack.step(trials)
         seconds = time.perf_counter() - started
@@ -307,9 +307,9 @@ class Trainer:
         member = self._need_pack().members[trial]
         rungs, before = (
             examples // self._validate_every
-            for examples in (member.examples_seen, member.examples_seen - member.config.batch_size)
+            for examples in (member.examples_seen, member.examples_seen - member.settings.batch_size)
         )
-        every = member.config.save_steps
+        every = self._need_pack().configs[trial].save_steps
         if member.status != "running" or rungs > before or (every and member.step % every == 0):
             self._report(trials)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raylora import suggest
+from raylora.config.marks import keys_affecting
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import LISTS, Domain
 from raylora.data.examples import Dataset
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 REPORTS = 8
 #: Bytes that a sweep needs at the least: checkpoints, events, the report with its plots.
 _LEAST_ROOM = 64 * 2**20
-#: Keys that name what a run reads.
-_INPUTS = ("train_data_dir", "metadata_path", "base_model", "base_model_config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +200,8 @@ def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
     """See that `output_dir` is the run's alone: a later run moves it aside with all that is in it."""
     output = Path(os.path.realpath(config.output_dir))
     if fresh:
-        held = [key for key in _INPUTS if (given := getattr(config, key)) and _lies_in(Path(given), output)]
+        inputs = keys_affecting(TrainConfig, "input")
+        held = [key for key in inputs if (given := getattr(config, key)) and _lies_in(Path(given), output)]
         if _lies_in(suggest.current_folder(), output):
             held.append("the current folder")
         if held:

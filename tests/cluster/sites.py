@@ -12,6 +12,9 @@ from tests.cluster.vcsim import Simulator
 
 PASSWORD = 'pass"word $HOME `x`'
 
+#: Keys of a training configuration that hold paths, as the command line names them to an order.
+PATHS = ("train_data_dir", "base_model", "output_dir", "cache_dir")
+
 
 def site(**changes: Any) -> ClusterConfig:
     """Two types of workers with cards, one without; `changes` replace top-level keys."""

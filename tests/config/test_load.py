@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from raylora.config.dump import dump_config
-from raylora.config.load import load_config
+from raylora.config.load import hub_name, load_config
 from raylora.config.reference import reference
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import Domain
@@ -497,9 +497,14 @@ def test_a_name_of_the_hub(name: str, repository: str) -> None:
     assert f"hf download {repository} --local-dir ./models/" in found.hint
 
 
-@pytest.mark.parametrize("name", ["models/sd15", "./sd15", "weights/x.safetensors", "sd15"])
+@pytest.mark.parametrize(
+    "name",
+    ["models/sd15", "./sd15", "weights/x.safetensors", "sd15", "/nope", "//nope", "/", "nope/", "/nope/", "/a/b"],
+)
 def test_a_path_is_no_name_of_the_hub(name: str) -> None:
-    assert "does not exist" in problem(f"train_data_dir: data\nbase_model: {name}\n").message
+    if name != "/":
+        assert "does not exist" in problem(f"train_data_dir: data\nbase_model: {name}\n").message
+    assert hub_name(name, Path("/nope")) == ""
 
 
 def test_outputs_that_cannot_be_written(home: Path) -> None:

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raylora.lora.adapter import Adapter, lora_shapes
+from raylora.lora.adapter import Adapter, LoraSettings, lora_shapes
 from raylora.lora.packed import PackedLora, Segment
 from raylora.rng import generator
-from tests.training import fixtures
 
 #: Rank, alpha and dropout of each trial; no scale is 1 or a power of 2.
 TRIALS = ((3, 5.0, 0.0), (2, 3.0, 0.4), (5, 7.0, 0.4), (1, 0.3, 0.0))
@@ -28,9 +27,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def adapters(model: nn.Module) -> list[Adapter]:
     made = []
     for number, (rank, alpha, dropout) in enumerate(TRIALS):
-        values = {"lora_rank": rank, "lora_alpha": alpha, "lora_dropout": dropout}
-        config = fixtures.config("causal_lm").with_values(values)
-        adapter = Adapter(lora_shapes(model, [NAME], rank), config, torch.device("cpu"), torch.float64)
+        settings = LoraSettings(rank, scale=alpha / rank, dropout=dropout)
+        adapter = Adapter(lora_shapes(model, [NAME], rank), settings, torch.device("cpu"), torch.float64)
         with torch.no_grad():
             adapter.flat.copy_(torch.randn(adapter.flat.shape, generator=generator("test", number)))
         made.append(adapter)

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylora.config.schema import TrainConfig
+from raylora.data.order import DataOrder
 from raylora.families.causal_lm.model import CausalLM
 from raylora.rng import generator
-from raylora.training.member import Member, batch_indices, learning_rate
+from raylora.training.member import Member
 from raylora.training.pack import Pack
+from raylora.training.settings import optimizer_settings
 from tests.training.fixtures import FAMILIES, Lab, lab, variants
 
 TRIALS = [
@@ -95,9 +97,10 @@ def with_peft(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, tor
         weight_decay=config.weight_decay,
     )
     losses = []
-    total = config.total_steps(len(lab.data.train))
-    for step in range(total):
-        picked = batch_indices(config.seed, step, config.batch_size, len(lab.data.train))
+    optimizer_of = optimizer_settings(config, len(lab.data.train))
+    order = DataOrder(config.seed, len(lab.data.train), config.batch_size)
+    for step in range(config.total_steps(len(lab.data.train))):
+        picked = order.batch(step)
         rows = [
             (
                 base.shape_key(lab.data.train[index]),
@@ -110,7 +113,7 @@ def with_peft(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, tor
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(named.values(), config.max_grad_norm)
-        optimizer.param_groups[0]["lr"] = learning_rate(config, step, total)
+        optimizer.param_groups[0]["lr"] = optimizer_of.rate(step)
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses, {name: parameter.detach() for name, parameter in named.items()}

@@ -124,9 +124,9 @@ def test_an_equal_pack_resumes_bit_by_bit(family: str, step: int, neighbours: tu
     train(pack, step)
     again = Pack(bench.base, bench.data)
     with scratch() as folder:
-        for name, member in pack.members.items():
+        for name in pack.members:
             pack.save(name, folder / name)
-            again.join(name, member.config, folder / name)
+            again.join(name, pack.configs[name], folder / name)
     assert train(again, STEPS - step) == train(pack, STEPS - step)
     for name, member in pack.members.items():
         resumed = again.members[name]
@@ -252,7 +252,7 @@ def test_a_diverged_trial_stays_diverged(tmp_path: Path) -> None:
         pack.step()
     member.note_report()
     pack.save("a", tmp_path / "saved")
-    resumed = filled(bench, ()).join("a", member.config, tmp_path / "saved")
+    resumed = filled(bench, ()).join("a", pack.configs["a"], tmp_path / "saved")
     assert (resumed.status, resumed.reason, resumed.step) == ("diverged", member.reason, member.step)
     assert resumed.best is None
     kept = checkpoint_files.read_validation(tmp_path / "saved")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from raylora.config.schema import TrainConfig
 from raylora.errors import Problem, UserError
 from raylora.families.base import BaseModel, Tensors
 from raylora.lora.adapter import Adapter
@@ -126,14 +125,14 @@ def pass_bytes(base: BaseModel, lora: PackedLora, adapter: Adapter, row: Tensors
     return int(found.most * _UNSEEN) if base.device.type == "cpu" else found.most
 
 
-def memory_limit(config: TrainConfig, device: torch.device, held: int, sharing: int = 1) -> int:
+def memory_limit(device: torch.device, held: int, sharing: int = 1, given: int = 0) -> int:
     """Bytes that base model, trials and activations may take together on a device.
 
     Args:
-        config: its `memory_limit_gib` decides, if it is given.
         device: a GPU or the CPU.
-        held: what of it is taken already and counts as ours.
+        held: bytes of it that are taken already and count as ours.
         sharing: trainers that share a machine's memory, each of which gets as much of what is free.
+        given: bytes that a person allows; 0: nobody says.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -142,12 +141,12 @@ def memory_limit(config: TrainConfig, device: torch.device, held: int, sharing: 
         total, free = machine_memory()
         # What is free now the others' base models may still take.
         usable = min((free - reserve(total)) // sharing + held, (total - reserve(total)) // sharing)
-    return min(usable, given) if (given := given_limit(config)) else usable
+    return min(usable, given) if given else usable
 
 
-def given_limit(config: TrainConfig) -> int:
-    """`memory_limit_gib` in bytes; 0 if it is not given."""
-    return int((config.memory_limit_gib or 0) * GIB)
+def given_limit(memory_limit_gib: float | None) -> int:
+    """The key `memory_limit_gib` in bytes; 0 if it is not given."""
+    return int((memory_limit_gib or 0) * GIB)
 
 
 def reserve(total: int) -> int:
@@ -169,38 +168,38 @@ _WORDS = (
 )
 
 
-class Room:
-    """How many rows the trials of a pack may have computed at once within their device's memory.
+class MemoryBudget:
+    """The memory of a pack's device: which trials it takes, and how many of their rows may be computed at once.
 
     What a row costs is measured on the device with the first trial of each kind that joins.
 
     Args:
-        config: names the limit.
         base: the base model, on its device.
         row: a row as large as any in training.
+        given: bytes that a person allows; 0: nobody says.
         sharing: see `memory_limit`.
     """
 
-    def __init__(self, config: TrainConfig, base: BaseModel, row: Tensors, sharing: int = 1) -> None:
+    def __init__(self, base: BaseModel, row: Tensors, given: int = 0, sharing: int = 1) -> None:
         self._base, self._row = base, row
-        self._given = config.memory_limit_gib is not None
+        self._given = given > 0
         gpu = base.device.type == "cuda"
         self._held = torch.cuda.memory_allocated(base.device) if gpu else model_bytes(base.model)
-        self.limit = memory_limit(config, base.device, self._held, sharing)
+        self.limit = memory_limit(base.device, self._held, sharing, given)
         if gpu and self._given:
             total = torch.cuda.get_device_properties(base.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, self.limit / total), base.device)
-        self._measured: dict[tuple[str, bool], tuple[int, int, int]] = {}
+        self._measured: dict[tuple[frozenset[str], bool], tuple[int, int, int]] = {}
         self._costs: dict[str, Cost] = {}
 
-    def enter(self, trial: str, config: TrainConfig, adapter: Adapter, lora: PackedLora) -> None:
+    def enter(self, trial: str, adapter: Adapter, lora: PackedLora) -> None:
         """Count a trial in; its gradients are zero afterwards.
 
         Raises:
             NoRoomError: it does not fit beside the trials that are there.
             UserError: it does not fit into the given limit alone either.
         """
-        cost = self._cost(config, adapter, lora)
+        cost = self._cost(adapter, lora)
         if self._rows([*self._costs.values(), cost]) == 0:
             if self._costs:
                 raise NoRoomError(f"{trial} does not fit beside {len(self._costs)} other trials")
@@ -228,18 +227,18 @@ class Room:
         fixed, row = max(cost.fixed for cost in costs), max(cost.row for cost in costs)
         return Cost(self._held, sum(cost.trial for cost in costs), fixed, row).rows(self.limit)
 
-    def _cost(self, config: TrainConfig, adapter: Adapter, lora: PackedLora) -> Cost:
+    def _cost(self, adapter: Adapter, lora: PackedLora) -> Cost:
         trial = trial_bytes(adapter, self._base.dtype)
-        kind = config.lora_targets, config.lora_dropout > 0
+        kind = frozenset(adapter.a), adapter.dropout > 0
         rank, fixed, row = self._measured.get(kind, (0, 0, 0))
-        if config.lora_rank > 2 * rank:  # a rank's own share of a row is small
+        if adapter.rank > 2 * rank:  # a rank's own share of a row is small
             fixed, row = measure(
                 lambda rows: pass_bytes(self._base, lora, adapter, self._row, rows),
                 self.limit - self._held - trial - sum(cost.trial for cost in self._costs.values()),
                 warm=self._base.device.type == "cuda",
             )
             adapter.grad.zero_()
-            self._measured[kind] = config.lora_rank, fixed, row
+            self._measured[kind] = adapter.rank, fixed, row
         return Cost(self._held, trial, fixed, row)
 
 

@@ -17,6 +17,7 @@ from raylora.families.family import Family
 from raylora.lora.adapter import Adapter, lora_shapes
 from raylora.lora.packed import PackedLora
 from raylora.training.memory.budget import Cost, measure, pass_bytes, trial_bytes
+from raylora.training.settings import lora_settings
 
 _ENDLESS = 1 << 62
 
@@ -41,7 +42,7 @@ def _estimate(family: Family, config: TrainConfig, examples: Sequence[Example], 
     base = family.meta_model(config, dtype)
     targets = base.targets(config.lora_targets)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    adapter = Adapter(lora_shapes(base.model, targets, config.lora_rank), config, base.device, exact)
+    adapter = Adapter(lora_shapes(base.model, targets, config.lora_rank), lora_settings(config), base.device, exact)
     lora = PackedLora(base.model, dtype)
     lora.attach(targets)
     row = base.largest_row(examples)

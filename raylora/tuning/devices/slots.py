@@ -142,15 +142,16 @@ def fits(
     import torch
 
     from raylora.families.base import own_device
-    from raylora.training.memory.budget import memory_limit
+    from raylora.training.memory.budget import given_limit, memory_limit
 
     costs, here = _Costs(family, config, sweep, trials, examples), own_device()
+    given = given_limit(config.memory_limit_gib)
     found = [costs.fit(card, "cuda", card_limit(card, config)) for card in USUAL]
     if here.type == "cuda":
-        return [*found, costs.fit(torch.cuda.get_device_name(here), "cuda", memory_limit(config, here, 0))]
+        return [*found, costs.fit(torch.cuda.get_device_name(here), "cuda", memory_limit(here, 0, given=given))]
     most = min(trials, _on_cpu(sweep))
     trainers = cpu_trainers(config, most, os.cpu_count() or 1, machine_memory()[0])
-    each = costs.fit("this CPU", "cpu", memory_limit(config, here, 0, trainers))
+    each = costs.fit("this CPU", "cpu", memory_limit(here, 0, trainers, given))
     name = f"this CPU, {trainers} trainers" if trainers > 1 else "this CPU"
     return [*found, dataclasses.replace(each, device=name, slots=min(most, trainers * each.slots))]
 
@@ -161,7 +162,7 @@ def card_limit(name: str, config: TrainConfig) -> int:
 
     plain = name.upper().replace(" ", "-")
     total = GIB * next((size for part, size in CARDS.items() if part in plain), CARDS["3090"])
-    return min(total - reserve(total), given_limit(config) or total)
+    return min(total - reserve(total), given_limit(config.memory_limit_gib) or total)
 
 
 def slots_per_device(
@@ -184,7 +185,7 @@ def slots_per_device(
     if not names:
         from raylora.training.memory.budget import given_limit
 
-        return costs.fit("", "cpu", given_limit(config)).slots
+        return costs.fit("", "cpu", given_limit(config.memory_limit_gib)).slots
     return min(costs.fit(name, "cuda", card_limit(name, config)).slots for name in names)
 
 

@@ -16,7 +16,7 @@ from raylora.cluster.commands import connection, submit
 from raylora.cluster.commands.connection import Connection
 from raylora.errors import UserError
 from tests.cluster.commands.head import TOKEN, serving
-from tests.cluster.sites import site
+from tests.cluster.sites import PATHS, site
 from tests.cluster.vcsim import ROOT
 
 
@@ -81,7 +81,7 @@ def test_no_proxy_hears_the_token(
         way = Connection("127.0.0.1", TOKEN)
         assert way.get("/api/version")["ray_version"]
         connection.remember("cats", way)
-        order = submit.order(site(), config, [], resume=False, as_json=False)
+        order = submit.order(site(), config, [], paths=PATHS, resume=False, as_json=False)
         assert submit.sweep(site(), order) == 0
         assert set(head.tokens) == {f"Bearer {TOKEN}"}
         head.add(f"{order.key}-1", "RUNNING")

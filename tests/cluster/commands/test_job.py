@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raylora.cluster.commands import job, submit
-from tests.cluster.sites import site
+from tests.cluster.sites import PATHS, site
 
 
 def config(folder: Path, text: str = "train_data_dir: style\nbase_model: models/sd15\n") -> Path:
@@ -18,7 +18,9 @@ def config(folder: Path, text: str = "train_data_dir: style\nbase_model: models/
 
 
 def test_an_order_arrives_as_it_was_sent(tmp_path: Path) -> None:
-    order = submit.order(site(), config(tmp_path), ["sample_prompts=['a \"b\" $c', d]"], resume=True, as_json=True)
+    order = submit.order(
+        site(), config(tmp_path), ["sample_prompts=['a \"b\" $c', d]"], paths=PATHS, resume=True, as_json=True
+    )
     word = order.pack()
     assert job.Order.unpack(word) == order
     assert set(word) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="), "a word for a shell"
@@ -30,7 +32,7 @@ def test_a_sweep_that_is_refused_says_so_and_may_be_sent_again(
     cluster = site(shared_folder=str(tmp_path / "shared"))
     (tmp_path / "shared").mkdir()
     monkeypatch.chdir(tmp_path)
-    order = submit.order(cluster, config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(cluster, config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     assert job.run(order) == 2
     said = capfd.readouterr()
     assert 'train_data_dir: "style" does not exist' in said.err
@@ -45,7 +47,9 @@ def test_a_sweep_that_was_lost_before_it_began_is_begun(
     shared = tmp_path / "shared"
     shared.mkdir()
     monkeypatch.chdir(tmp_path)
-    order = submit.order(site(shared_folder=str(shared)), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(
+        site(shared_folder=str(shared)), config(tmp_path), [], paths=PATHS, resume=False, as_json=False
+    )
     (shared / "jobs" / order.key).mkdir(parents=True)
     (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
     assert job.run(order) == 2

@@ -12,7 +12,7 @@ from raylora.cluster.commands import connection, job, submit
 from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.errors import RayloraError, UserError
 from tests.cluster.commands.head import TOKEN, Head, serving
-from tests.cluster.sites import site
+from tests.cluster.sites import PATHS, site
 
 
 def config(folder: Path, text: str = "train_data_dir: style\nbase_model: models/sd15\n") -> Path:
@@ -26,7 +26,7 @@ def test_paths_off_the_shared_folder_are_all_told(tmp_path: Path) -> None:
         tmp_path, "train_data_dir: /home/me/style\nbase_model: /srv/raylora/sd15\noutput_dir: /srv/raylora2/out\n"
     )
     with pytest.raises(UserError) as caught:
-        submit.order(site(), path, ["cache_dir=~/cache", "lora_rank=4"], resume=False, as_json=False)
+        submit.order(site(), path, ["cache_dir=~/cache", "lora_rank=4"], paths=PATHS, resume=False, as_json=False)
     text = str(caught.value)
     assert f'{path}:1: train_data_dir: "/home/me/style" is not on the cluster\'s shared folder /srv/raylora' in text
     assert f"{path}:3: output_dir" in text
@@ -38,11 +38,13 @@ def test_relative_paths_count_from_where_the_nodes_can_see_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = config(tmp_path)
-    order = submit.order(site(), path, [], resume=False, as_json=False)
+    order = submit.order(site(), path, [], paths=PATHS, resume=False, as_json=False)
     assert order.folder == "/srv/raylora"
     (tmp_path / "shared/me").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "shared/me")
-    order = submit.order(site(shared_folder=str(tmp_path / "shared")), path, [], resume=False, as_json=False)
+    order = submit.order(
+        site(shared_folder=str(tmp_path / "shared")), path, [], paths=PATHS, resume=False, as_json=False
+    )
     assert order.folder == str(tmp_path / "shared/me")
 
 
@@ -50,13 +52,13 @@ def test_the_same_sweep_has_the_same_name(tmp_path: Path) -> None:
     path = config(tmp_path)
 
     def key(*overrides: str) -> str:
-        return submit.order(site(), path, overrides, resume=False, as_json=False).key
+        return submit.order(site(), path, overrides, paths=PATHS, resume=False, as_json=False).key
 
     assert key() == key()
     assert key().startswith("my-style-")
     assert key("lora_rank=4") != key()
     path.write_text(path.read_text() + "seed: 1\n")
-    assert key() != submit.order(site(), config(tmp_path), [], resume=False, as_json=False).key
+    assert key() != submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False).key
 
 
 def test_a_log_becomes_two_streams_again(capfd: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +90,7 @@ def test_a_head_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(NoAnswer, match="refused"):
         away.get("/api/version")
     connection.remember("cats", away)
-    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     with pytest.raises(RayloraError, match="cannot be reached: .*refused\n.*cluster status"):
         submit.sweep(site(), order)
 
@@ -104,7 +106,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
 
 
 def test_the_name_of_a_deleted_job_does_not_come_again(head: Head, tmp_path: Path) -> None:
-    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     for _ in range(3):
         assert submit.sweep(site(), order) == 0
         head.end(head.names[-1], "FAILED", 1)
@@ -119,7 +121,7 @@ def test_the_name_of_a_deleted_job_does_not_come_again(head: Head, tmp_path: Pat
 def test_of_two_people_at_once_one_submits_and_both_follow(
     head: Head, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     head.before_submit = lambda name: head.add(name, "RUNNING")  # under the same name
     assert submit.sweep(site(), order) == 0
     (name,) = head.names
@@ -129,7 +131,7 @@ def test_of_two_people_at_once_one_submits_and_both_follow(
 def test_who_did_not_see_the_job_of_another_gives_way_to_it(
     head: Head, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     rival = f"{order.key}-7"
     head.before_submit = lambda name: head.add(rival, "RUNNING", start_time=1)
     assert submit.sweep(site(), order) == 0
@@ -138,7 +140,7 @@ def test_who_did_not_see_the_job_of_another_gives_way_to_it(
 
 
 def test_a_sweep_that_was_stopped_goes_on_under_a_new_name(head: Head, tmp_path: Path) -> None:
-    order = submit.order(site(), config(tmp_path), [], resume=False, as_json=False)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
     head.add(f"{order.key}-1", "RUNNING")
     submit.stop(site(), order)
     with pytest.raises(UserError, match="does not run"):

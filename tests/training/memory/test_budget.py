@@ -27,6 +27,7 @@ from raylora.training.memory import budget as memory
 from raylora.training.memory.budget import GIB, Cost, NoRoomError, cut, measure, memory_limit, model_bytes, pass_bytes
 from raylora.training.memory.peak import peak
 from raylora.training.pack import Pack
+from raylora.training.settings import lora_settings
 from raylora.training.trainer import Trainer
 from tests.families.loading import dataset, expected_cost, load
 from tests.training.fixtures import FAMILIES, Lab, config, lab, read_events, variants
@@ -46,7 +47,7 @@ def largest_pass(bench: Lab, **values: object) -> tuple[PackedLora, Adapter, Ten
     lora.attach(targets)
     encoded = max(bench.data.train, key=lambda row: sum(tensor.numel() for tensor in row.values()))
     row = bench.base.training_row(encoded, settings, torch.Generator().manual_seed(0))
-    return lora, Adapter(shapes, settings, CPU, torch.float32), row, settings
+    return lora, Adapter(shapes, lora_settings(settings), CPU, torch.float32), row, settings
 
 
 def test_storages_are_followed_from_birth_to_death() -> None:
@@ -280,11 +281,11 @@ def test_a_pack_that_has_no_room_for_one_row_gives_up_its_newest_trial_alone(tmp
 
 
 def test_trainers_that_share_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, cpu = config("causal_lm"), torch.device("cpu")
+    cpu = torch.device("cpu")
 
     def limit(free: int, held: int, sharing: int) -> float:
         monkeypatch.setattr(memory, "machine_memory", lambda: (32 * GIB, free * GIB))
-        return memory_limit(settings, cpu, held * GIB, sharing) / GIB
+        return memory_limit(cpu, held * GIB, sharing) / GIB
 
     left_alone = 0.05 * 32
     assert limit(20, 4, 1) == pytest.approx(24 - left_alone)

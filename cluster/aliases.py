@@ -1,0 +1,32 @@
+"""Names of keys that people know from other tools, and the key of a cluster's YAML file that each stands for."""
+
+from __future__ import annotations
+
+CLUSTER_ALIASES = {
+    **dict.fromkeys(("cluster_name", "cluster"), "name"),
+    **dict.fromkeys(("vsphere", "vsphere_config", "vcenter_host", "server"), "vcenter"),
+    **dict.fromkeys(("vm_template", "template_name", "source", "frozen_vm", "image"), "template"),
+    **dict.fromkeys(("networks", "port_group", "portgroup"), "network"),
+    **dict.fromkeys(("available_node_types", "node_types", "worker_types", "nodes"), "workers"),
+    **dict.fromkeys(("idle_timeout_minutes", "idle_timeout"), "idle_minutes"),
+    **dict.fromkeys(("policy", "vsan_policy", "profile"), "storage_policy"),
+    **dict.fromkeys(("shared", "nfs", "data"), "shared_folder"),
+    "pool": "resource_pool",
+    "head_node": "head",
+}
+VCENTER_ALIASES = {
+    **dict.fromkeys(("server", "address", "hostname", "url"), "host"),
+    **dict.fromkeys(("username", "login"), "user"),
+    **dict.fromkeys(("password", "pwd"), "password_file"),
+    **dict.fromkeys(("insecure", "no_verify", "verify", "validate_certs"), "insecure_skip_verify"),
+    **dict.fromkeys(("ca", "cacert", "ca_cert", "ca_bundle"), "ca_file"),
+}
+NODE_TYPE_ALIASES = {
+    **dict.fromkeys(("card", "gpu_type", "accelerator", "accelerator_type"), "gpu"),
+    **dict.fromkeys(("num_gpus", "gpu_count"), "gpus"),
+    **dict.fromkeys(("cpu", "num_cpus", "vcpus"), "cpus"),
+    **dict.fromkeys(("memory", "ram", "memory_gb", "mem"), "memory_gib"),
+    **dict.fromkeys(("disk", "disk_gb"), "disk_gib"),
+    **dict.fromkeys(("min_workers", "minimum"), "min"),
+    **dict.fromkeys(("max_workers", "maximum", "count"), "max"),
+}

@@ -1,0 +1,50 @@
+"""Keys of what a run reads and where it writes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylora.config.fields import InputFile, InputPath, OutputFolder, Section
+from raylora.config.marks import Mark
+
+_INPUT = Mark("input", shared="all trials of a sweep share the data and the base model")
+_OUTPUT = Mark("nothing", shared="every trial gets a folder of its own under output_dir")
+
+
+class DataKeys(Section):
+    """What a run reads and where it writes."""
+
+    train_data_dir: Annotated[InputPath, _INPUT] = Field(
+        description="What is learned: a folder of images with captions, or a file (or folder of files) of chats. "
+        "Looked for in the current folder, then beside the YAML file.",
+        examples=["./data/style_train"],
+    )
+    metadata_path: Annotated[InputFile | None, _INPUT] = Field(
+        default=None,
+        description="Captions of the images: a CSV or JSONL file with a row per image. Null: a metadata file "
+        "in the folder, or a text file beside each image, is found without being named.",
+        examples=["./data/style_train/metadata.csv"],
+    )
+    base_model: Annotated[InputPath, _INPUT] = Field(
+        description="The model that is adapted and never changed: a diffusers or transformers folder, a single "
+        "`.safetensors` of Stable Diffusion, or a `.gguf`. Its family is recognised. Only local files are loaded.",
+        examples=["./models/sd15"],
+    )
+    base_model_config: Annotated[InputPath | None, _INPUT] = Field(
+        default=None,
+        description="Folder with the configuration and tokenizer that belong to a single-file base model, when "
+        "they are not among those that raylora carries.",
+        examples=["./models/sd15-config"],
+    )
+    output_dir: Annotated[OutputFolder, _OUTPUT] = Field(
+        default="./output/lora",
+        description="Folder for the adapter, checkpoints, logs and report. Made if it does not exist.",
+    )
+    cache_dir: Annotated[OutputFolder | None, _OUTPUT] = Field(
+        default=None,
+        description="Folder for encoded examples (latents, text embeddings, token ids), shared by all runs and safe "
+        "to delete. Null: raylora's own cache folder.",
+        examples=["./cache"],
+    )

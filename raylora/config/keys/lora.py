@@ -1,0 +1,46 @@
+"""Keys of the update: its rank, scale, dropout and the layers that get one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raylora.config.fields import Flag, Number, Positive, Section, Whole
+from raylora.config.marks import RESULT
+
+
+class LoraKeys(Section):
+    """The update: rank, scale, dropout, layers."""
+
+    lora_rank: Annotated[Whole, RESULT] = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Rank of the update: columns of B, rows of A. More can hold more and overfits sooner; 4 to 32 suit "
+        "a style or a tone.",
+    )
+    lora_alpha: Annotated[Positive | Literal["rank"], RESULT] = Field(
+        default=16.0,
+        description="The update is `B·A * lora_alpha / lora_rank`. A fixed number (the default) makes the best "
+        "learning rate nearly independent of the rank, so that one learning rate serves a whole sweep. `rank` makes "
+        "it follow the rank: the factor is then 1, and each rank needs its own learning rate.",
+        examples=[16],
+    )
+    lora_dropout: Annotated[Number, RESULT] = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the inputs of A that are zeroed in training. 0 because short runs seldom overfit; try "
+        "0.05 to 0.1 on few examples.",
+    )
+    lora_targets: Annotated[Literal["attention", "linear", "all"], RESULT] = Field(
+        default="linear",
+        description="Layers that get an update: the projections of `attention`; every `linear` layer of the blocks, "
+        "which reaches what full fine-tuning reaches; `all` adds the convolutions of an image model.",
+    )
+    use_rslora: Annotated[Flag, RESULT] = Field(
+        default=False,
+        description="Divide by the square root of the rank in place of the rank (rank-stabilised LoRA); worth it from "
+        "rank 64 on.",
+    )
