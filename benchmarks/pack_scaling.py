@@ -18,7 +18,7 @@ import measuring
 import tasks
 
 from raylora.families.resolve import resolve
-from raylora.training.encoded_dataset import prepare
+from raylora.training.base_losses import prepare
 from raylora.training.pack import Pack
 
 

@@ -22,7 +22,7 @@ import tasks
 
 from raylora.config.schema import TrainConfig
 from raylora.families.resolve import resolve
-from raylora.training.encoded_dataset import prepare
+from raylora.training.base_losses import prepare
 from raylora.training.trainer import Trainer
 
 

@@ -16,7 +16,7 @@ from raylora.config.schema import TrainConfig
 from raylora.console import say
 from raylora.data.reading import shown
 from raylora.errors import NothingToResumeError, Problem, UserError
-from raylora.files import saying_what_failed, write_text_atomically
+from raylora.files import user_errors_for, write_text_atomically
 from raylora.paths import cache_root
 from raylora.tuning import run_clock
 from raylora.tuning.plan import Plan
@@ -37,7 +37,7 @@ def alone(config: TrainConfig) -> Iterator[None]:
     """
     name = hashlib.sha256(os.fsencode(os.path.realpath(config.output_dir))).hexdigest()[:16]
     path = cache_root(config.cache_dir) / "locks" / f"{name}.lock"
-    with saying_what_failed(path):
+    with user_errors_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
         try:
