@@ -38,7 +38,7 @@ from raylora.data.order import DataOrder
 from raylora.families.base import BaseModel
 from raylora.families.objectives import TIMESTEPS
 from raylora.families.resolve import resolve
-from raylora.training.encoded_dataset import prepare
+from raylora.training.base_losses import prepare
 from raylora.training.pack import Pack
 from raylora.tuning.devices.trainer_pool import ON_CPU
 from raylora.tuning.results import store

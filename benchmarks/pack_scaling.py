@@ -17,7 +17,7 @@ from pathlib import Path
 from common import measuring, tasks
 
 from raylora.families.resolve import resolve
-from raylora.training.encoded_dataset import prepare
+from raylora.training.base_losses import prepare
 from raylora.training.pack import Pack
 
 

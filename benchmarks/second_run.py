@@ -21,7 +21,7 @@ from common import measuring, tasks
 
 from raylora.config.schema import TrainConfig
 from raylora.families.resolve import resolve
-from raylora.training.encoded_dataset import prepare
+from raylora.training.base_losses import prepare
 from raylora.training.trainer import Trainer
 
 

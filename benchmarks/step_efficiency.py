@@ -20,7 +20,8 @@ from common.work import Row, Work, counted, row
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel
 from raylora.families.resolve import resolve
-from raylora.training.encoded_dataset import EncodedDataset, prepare
+from raylora.training.base_losses import prepare
+from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.pack import Pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

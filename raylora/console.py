@@ -15,7 +15,7 @@ def say(text: str) -> None:
 
 
 def open_closed_streams() -> None:
-    """Where the shell closed standard output or error (`>&-`), what is printed there goes nowhere.
+    """Open standard output and error on the null device if the shell closed them (`>&-`).
 
     Without it the next file that is opened gets the stream's number, and what libraries print ends in that file.
     """

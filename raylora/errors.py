@@ -1,4 +1,4 @@
-"""What a person is told when their input cannot be used: every problem at once, each with place and mend."""
+"""Errors of a person's input: every problem at once, each with its place and what to do."""
 
 from __future__ import annotations
 

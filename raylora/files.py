@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, size: int | N
         UserError: no room left, or the place cannot be written to. Whatever `write` raises is passed on otherwise.
             In every case the temporary file is gone and `path` is as it was.
     """
-    with saying_what_failed(path, size):
+    with user_errors_for(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(6)}-{path.name[-200:]}"
         try:
@@ -73,7 +73,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
     Raises:
         UserError: no room left, or the place cannot be written to, as `write_atomically`.
     """
-    with saying_what_failed(folder):
+    with user_errors_for(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         token = secrets.token_hex(6)
         partial = folder.parent / f"{PARTIAL_PREFIX}{token}-{folder.name[-200:]}"
@@ -81,7 +81,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
         try:
             partial.mkdir()
             write(partial)
-            _let_others_read(partial)
+            apply_umask(partial)
             sync_folder(partial)
             if folder.exists():
                 folder.rename(old)
@@ -96,7 +96,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
 
 
 @contextmanager
-def saying_what_failed(path: Path, size: int | None = None) -> Iterator[None]:
+def user_errors_for(path: Path, size: int | None = None) -> Iterator[None]:
     """Turn "no room" and "not allowed", as the system says them while `path` is written, into a `UserError`.
 
     For writers that cannot use `write_atomically`, such as those that make a whole folder. A refusal that concerns
@@ -123,8 +123,8 @@ def saying_what_failed(path: Path, size: int | None = None) -> Iterator[None]:
         raise
 
 
-def _let_others_read(folder: Path) -> None:
-    """Give the files below a folder the mode that the umask makes; safetensors leaves its own to their owner only."""
+def apply_umask(folder: Path) -> None:
+    """Give all files below a folder the mode that the umask makes; safetensors leaves its own to their owner only."""
     probe = folder / f"{PARTIAL_PREFIX}mode"
     probe.touch()
     mode = probe.stat().st_mode
@@ -188,7 +188,7 @@ def _concerns(error: BaseException, folder: Path) -> bool:
 
 
 def _room(folder: Path, size: int | None) -> str:
-    """How much was needed and how much is left, as far as either can be told."""
+    """The bytes that were needed and those that are left, in words, as far as either is known."""
     parts = [f"{human_size(size)} needed"] if size is not None else []
     existing = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
     if existing:

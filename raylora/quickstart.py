@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import secrets
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from raylora.errors import UserError
-from raylora.files import PARTIAL_PREFIX, human_size, saying_what_failed, sync_folder
+from raylora.files import PARTIAL_PREFIX, apply_umask, human_size, sync_folder, user_errors_for
 from raylora.paths import cache_root
 
 NAME = "SmolLM2-135M-Instruct"
@@ -40,7 +40,7 @@ def language_model(cache_dir: Path) -> Path:
     if folder.is_dir():
         return folder
     source = _gguf()
-    with saying_what_failed(folder, BYTES):
+    with user_errors_for(folder, BYTES):
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
         if free < BYTES:
@@ -49,12 +49,11 @@ def language_model(cache_dir: Path) -> Path:
                 where=str(folder.parent),
                 hint="free some space there, or set RAYLORA_CACHE to a folder on another disk",
             )
-        partial = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder.parent))
+        partial = folder.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(6)}-{NAME}"
+        partial.mkdir()
         try:
             _convert(source, partial)
-            for file in partial.iterdir():
-                file.chmod(0o644)  # mkdtemp and safetensors make theirs for their owner only, a cache may be shared
-            partial.chmod(0o755)
+            apply_umask(partial)
             sync_folder(partial)
             _put(partial, folder)
         finally:

@@ -1,4 +1,4 @@
-"""Finding what a person named: where it was looked for, and what is there instead."""
+"""Suggestions for a path that a person named: where it may lie, and what is there in its place."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def current_folder() -> Path:
 
 
 def places(path: Path, folders: Sequence[Path]) -> list[Path]:
-    """Where a path of a configuration may lie: as it is, or under each of `folders` (absolute)."""
+    """The places where a path of a configuration may lie: as it is, or under each of `folders` (absolute)."""
     return [path] if path.is_absolute() else list(dict.fromkeys(folder / path for folder in folders))
 
 
@@ -73,7 +73,7 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 
 def near(missing: Path) -> str:
-    """What is there in place of an absolute path that does not exist: similar names, or what its folder holds."""
+    """Similar names beside an absolute path that does not exist, or else the content of its folder, in words."""
     parent, name = missing.parent, missing.name
     while not exists(parent) and parent != parent.parent:
         parent, name = parent.parent, parent.name
@@ -104,7 +104,7 @@ def near_files(path: Path, suffixes: Iterable[str]) -> list[str]:
 
 
 def why_not_writable(folder: Path) -> str:
-    """Why files cannot be written into `folder`, which need not exist yet; empty if they can."""
+    """The reason why no files can be written into `folder`, which need not exist yet; empty if they can."""
     ancestor = folder
     while not exists(ancestor) and ancestor != ancestor.parent:
         ancestor = ancestor.parent

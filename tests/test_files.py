@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raylora.errors import UserError
-from raylora.files import human_size, write_atomically, write_folder_atomically, write_text_atomically
+from raylora.files import apply_umask, human_size, write_atomically, write_folder_atomically, write_text_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -142,6 +143,22 @@ def test_folders(tmp_path: Path) -> None:
     assert names(folder.parent) == ["run"]
     (tmp_path / "plain").touch()
     assert (folder / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_all_files_below_a_folder_get_what_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        (tmp_path / "below").mkdir()
+        for name in ("a.safetensors", "below/b.safetensors"):
+            save_file({"a": torch.zeros(2)}, tmp_path / name)
+        (tmp_path / "text").write_text("")
+        apply_umask(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {mode}
+    assert names(tmp_path) == ["a.safetensors", "below", "text"]
 
 
 def test_the_old_folder_stays_when_writing_fails(tmp_path: Path) -> None:

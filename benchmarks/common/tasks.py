@@ -10,7 +10,7 @@ from typing import Any, Literal
 from raylora.config.load import load_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.data.examples import ChatExample, Dataset, ImageExample
-from raylora.data.images.folder import open_rgb
+from raylora.data.images.decoding import open_rgb
 from raylora.families.resolve import read_dataset, resolve
 
 Family = Literal["llm", "images"]

@@ -1,1 +1,1 @@
-"""What a person may write in YAML: the schema, and the loader that reads it."""
+"""The YAML files that people write: one loader for all of them, and the schema of a training run."""

@@ -1,4 +1,4 @@
-"""What one value of a configuration may be: the types of its fields, and the same in words."""
+"""Types of the fields of a configuration, and in words which values they take."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ Count = Annotated[Whole, Field(ge=1, le=LARGEST_COUNT)]
 
 
 class PathRole(enum.Enum):
-    """What a path of a configuration is for; by it the loader looks for the path and checks it."""
+    """The purpose of a path in a configuration; by it the loader looks for the path and checks it."""
 
     INPUT = "a file or folder that must be there"
     INPUT_FILE = "a file that must be there"
@@ -149,7 +149,7 @@ def _limits(noun: str, metadata: Sequence[Any]) -> str:
 
 
 def valid_words(field: FieldInfo) -> str:
-    """What would be valid for a field: "a whole number from 1 to 1024"."""
+    """The valid values of a field, in words: "a whole number from 1 to 1024"."""
     words = []
     for kind, metadata in unfold(field.annotation, field.metadata):
         names = [getattr(m, "func", None) for m in metadata]
@@ -212,7 +212,7 @@ def takes(field: FieldInfo, kind: type) -> bool:
 
 
 def path_role(field: FieldInfo) -> PathRole | None:
-    """What the path that a field holds is for; None if it holds none."""
+    """The purpose of the path that a field holds; None if it holds no path."""
     roles = (item for _, metadata in unfold(field.annotation, field.metadata) for item in metadata)
     return next((item for item in roles if isinstance(item, PathRole)), None)
 

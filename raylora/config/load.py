@@ -52,7 +52,7 @@ def with_checked_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _name_on_the_hub(key: Key, given: str, tried: Sequence[Path]) -> Issue | None:
-    """What to say of a base model that is not there and named as on the Hugging Face hub; None of anything else."""
+    """The issue of a base model that is named as on the Hugging Face hub; None if it, or another input, is not."""
     repository = hub_name(given, tried[0]) if key == ("base_model",) else ""
     if not repository:
         return None

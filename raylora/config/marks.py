@@ -16,7 +16,7 @@ Affects = Literal["result", "input", "placement", "nothing"]
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What a key of a training run decides.
+    """The effect of a key of a training run.
 
     Attributes:
         affects: `result`: the adapter that is trained, or how it is judged. `input`: the files that are read, which

@@ -37,7 +37,7 @@ class TrainConfig(TrialKeys):
 
     @property
     def scale(self) -> float:
-        """What B·A is multiplied by."""
+        """The factor of the update B·A: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
         return self.alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
 
     def total_steps(self, train_examples: int) -> int:

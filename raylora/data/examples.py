@@ -1,4 +1,4 @@
-"""What data is made of, and nothing else: importing it costs nothing, so a plan needs no torch."""
+"""Examples and data sets as plain data; importing them costs nothing, so that a plan needs no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Example = ImageExample | ChatExample
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What a run learns from and what it is judged by; the split depends on content hashes alone."""
+    """The training examples and the held-out ones; the split depends on content hashes alone."""
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]

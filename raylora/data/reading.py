@@ -1,4 +1,4 @@
-"""What reading images and reading chats share: text files of any origin, and messages that stay short."""
+"""Helpers of reading images and chats: text files of any origin, and messages that stay short."""
 
 from __future__ import annotations
 

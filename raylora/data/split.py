@@ -1,4 +1,4 @@
-"""Which examples a run learns from and which it is judged by: decided by content alone."""
+"""Splits examples into training and held-out ones, by their content alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], t
 
 
 def default_held_out(count: int) -> int:
-    """How many of `count` examples are held out when nobody says.
+    """The default number of held-out examples among `count`.
 
     >>> [default_held_out(count) for count in (2, 10, 64, 300, 5000)]
     [1, 5, 8, 30, 64]

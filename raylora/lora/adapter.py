@@ -44,11 +44,11 @@ def _pads_with_zeros(module: nn.Conv2d) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class LoraSettings:
-    """What an adapter is made from.
+    """The numbers that make an adapter.
 
     Attributes:
         rank: inner dimension of all A and B.
-        scale: what B·A is multiplied by.
+        scale: factor of the update B·A.
         dropout: probability of dropping an input element before A.
         seed: of the first weights.
     """
@@ -67,7 +67,7 @@ class Adapter:
         a, b: leaf tensors by module name, with `.grad` as views into `flat.grad`.
         gradients: their gradients by module name: views into `flat.grad`.
         compute: A and B by module name in the precision that layers compute in; as of the last `cast`.
-        scale: what B·A is multiplied by.
+        scale: factor of the update B·A.
         rank: inner dimension of all A and B.
         dropout: probability of dropping an input element before A.
     """

@@ -41,12 +41,20 @@ class Segment:
     row_keys: tuple[str, ...] | None = None
 
 
-class _Part(NamedTuple):
-    """What a layer computes for some trials: positions `start` to `stop` of its flattened input.
+class _Product(NamedTuple):
+    """One low-rank product of a layer: over positions `start` to `stop` of its flattened input, of one trial or more.
 
-    `a` (ranks, in) and `b` (out, ranks) are in the input's dtype. `scale` goes with the products that are added
-    somewhere, where it costs nothing. Of several trials it is 1, and `mixed` (positions, ranks) has their scales, and
-    zero where a position is another trial's. `add` adds gradients of a and b, without `scale`, to their adapters'.
+    The A of several trials are stacked, and so are their B; `mixed` then gives a position the update of its own
+    trial alone.
+
+    Attributes:
+        start, stop: positions of the flattened input; of a convolution, rows of the batch.
+        a, b: (ranks, in) and (out, ranks) in the input's dtype; of a convolution with their kernels.
+        scale: factor of the product for one trial, applied in an addition, where it costs nothing; 1 for several.
+        mixed: None for one trial. For several (positions, ranks): each trial's scale, and zero where a position
+            belongs to another trial.
+        mask: inverted-dropout mask of the input, or None.
+        add: adds gradients of a and b, which are still without `scale`, to those of their adapters.
     """
 
     start: int
@@ -65,7 +73,7 @@ class PackedLora:
     Args:
         model: the frozen model.
         dtype: what its layers compute in.
-        together: how large the ranks of trials whose products are computed together may be in sum; 0: never any.
+        together: largest sum of the ranks that are multiplied in one product; 0: each trial has its own.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, together: int = 0) -> None:
@@ -76,7 +84,7 @@ class PackedLora:
         self._segments: Sequence[Segment] = ()
         self._lengths: Sequence[int] | None = None
         self._scales: dict[tuple[Any, ...], Tensor] = {}
-        #: Makes autograd come by layers whose input needs no gradient.
+        #: An input that needs a gradient, so that autograd runs the backward of layers whose own input needs none.
         self._anchor = torch.zeros((), requires_grad=True)
 
     def attach(self, names: Sequence[str]) -> None:
@@ -116,14 +124,14 @@ class PackedLora:
             if isinstance(module, nn.Conv2d) and _is_pointwise(module):
                 # A product at each position, over a view: pictures lie with their channels innermost.
                 rows = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-                parts = self._parts(name, rows, live)
-                output = _PackedLinear.apply(rows, self._anchor, module.weight.flatten(1), module.bias, parts)  # type: ignore[no-untyped-call]
+                products = self._products(name, rows, live)
+                output = _PackedLinear.apply(rows, self._anchor, module.weight.flatten(1), module.bias, products)  # type: ignore[no-untyped-call]
                 return output.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
             if isinstance(module, nn.Conv2d):
-                return _PackedConv.apply(x, self._anchor, module, self._of_pictures(name, x, live))  # type: ignore[no-any-return, no-untyped-call]
+                return _PackedConv.apply(x, self._anchor, module, self._convolution_products(name, x, live))  # type: ignore[no-any-return, no-untyped-call]
             assert isinstance(module, nn.Linear)
-            parts = self._parts(name, x, live)
-            return _PackedLinear.apply(x, self._anchor, module.weight, module.bias, parts)  # type: ignore[no-any-return, no-untyped-call]
+            products = self._products(name, x, live)
+            return _PackedLinear.apply(x, self._anchor, module.weight, module.bias, products)  # type: ignore[no-any-return, no-untyped-call]
 
         return forward
 
@@ -140,39 +148,39 @@ class PackedLora:
                 "its dimension 0 is not the example, so it cannot be packed"
             )
 
-    def _of_pictures(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
-        """Parts whose `start` and `stop` count rows, and whose masks are (rows, channels, height, width)."""
-        parts = []
+    def _convolution_products(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Product]:
+        """The products of a convolution: `start` and `stop` count rows, masks are (rows, channels, height, width)."""
+        products = []
         for segment in live:
             drawn, pair = _dropout_rows(segment, name, x, None), segment.adapter.compute[name]
             mask = None if drawn is None else torch.stack(drawn).to(x.device)
-            parts.append(_part_alone(segment.adapter, name, (segment.start, segment.stop), pair, mask))
-        return parts
+            products.append(_product_of_one(segment.adapter, name, (segment.start, segment.stop), pair, mask))
+        return products
 
-    def _parts(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Part]:
-        parts: list[_Part] = []
+    def _products(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Product]:
+        products: list[_Product] = []
         waiting: list[Segment] = []
         for segment in live:
             alone = segment.adapter.dropout > 0 and segment.row_keys is not None
             ranks = sum(other.adapter.rank for other in waiting) + segment.adapter.rank
             if waiting and (alone or ranks > self.together or waiting[-1].stop != segment.start):
-                parts.append(self._part(name, x, waiting))
+                products.append(self._product(name, x, waiting))
                 waiting = []
             waiting.append(segment)
             if alone:
-                parts.append(self._part(name, x, waiting))
+                products.append(self._product(name, x, waiting))
                 waiting = []
         if waiting:
-            parts.append(self._part(name, x, waiting))
-        return parts
+            products.append(self._product(name, x, waiting))
+        return products
 
-    def _part(self, name: str, x: Tensor, segments: Sequence[Segment]) -> _Part:
+    def _product(self, name: str, x: Tensor, segments: Sequence[Segment]) -> _Product:
         spans = [self._span(x, segment.start, segment.stop) for segment in segments]
         adapters = [segment.adapter for segment in segments]
         start, stop = spans[0][0], spans[-1][1]
         pairs = [(a.flatten(1), b.flatten(1)) for a, b in (adapter.compute[name] for adapter in adapters)]
         if len(segments) == 1:
-            return _part_alone(adapters[0], name, spans[0], pairs[0], self._dropout_mask(segments[0], name, x))
+            return _product_of_one(adapters[0], name, spans[0], pairs[0], self._dropout_mask(segments[0], name, x))
 
         def add(grad_a: Tensor, grad_b: Tensor) -> None:
             ranks = [adapter.rank for adapter in adapters]
@@ -190,7 +198,7 @@ class PackedLora:
                 rank += adapter.rank
             self._scales[key] = scale
         a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1)
-        return _Part(start, stop, a, b, 1.0, self._scales[key], None, add)
+        return _Product(start, stop, a, b, 1.0, self._scales[key], None, add)
 
     def _span(self, x: Tensor, start: int, stop: int) -> tuple[int, int]:
         if self._lengths is not None:
@@ -208,11 +216,11 @@ class PackedLora:
         return None if drawn is None else torch.cat([row.reshape(-1, x.shape[-1]) for row in drawn]).to(x.device)
 
 
-def _part_alone(
+def _product_of_one(
     adapter: Adapter, name: str, span: tuple[int, int], pair: tuple[Tensor, Tensor], mask: Tensor | None
-) -> _Part:
-    """The part of one trial."""
-    return _Part(*span, *pair, adapter.scale, None, mask, _adder(adapter, name, adapter.scale))
+) -> _Product:
+    """The product of a trial by itself."""
+    return _Product(*span, *pair, adapter.scale, None, mask, _adder(adapter, name, adapter.scale))
 
 
 def _adder(adapter: Adapter, name: str, scale: float = 1.0) -> Callable[[Tensor, Tensor], None]:
@@ -240,21 +248,23 @@ def _is_pointwise(module: nn.Conv2d) -> bool:
 
 
 class _PackedLinear(torch.autograd.Function):
-    """x W^T + bias, plus scale · (x A^T) B^T for each part, in place of the output; W is frozen."""
+    """x W^T + bias, plus scale · (x A^T) B^T for each product, in place of the output; W is frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, parts: list[_Part]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, products: list[_Product]
+    ) -> Tensor:
         output = F.linear(x, matrix(weight, x.dtype), bias)
         flat, out = _flat(x), output.view(-1, output.shape[-1])
         hiddens = []
-        for part in parts:
-            hidden = _masked(flat[part.start : part.stop], part.mask) @ part.a.t()
-            if part.mixed is not None:
-                hidden.mul_(part.mixed)
-            out[part.start : part.stop].addmm_(hidden, part.b.t(), alpha=part.scale)
+        for product in products:
+            hidden = _masked(flat[product.start : product.stop], product.mask) @ product.a.t()
+            if product.mixed is not None:
+                hidden.mul_(product.mixed)
+            out[product.start : product.stop].addmm_(hidden, product.b.t(), alpha=product.scale)
             hiddens.append(hidden)
         ctx.save_for_backward(flat, *hiddens)
-        ctx.weight, ctx.parts, ctx.shape = weight, parts, x.shape
+        ctx.weight, ctx.products, ctx.shape = weight, products, x.shape
         return output
 
     @staticmethod
@@ -262,19 +272,21 @@ class _PackedLinear(torch.autograd.Function):
         flat, *hiddens = ctx.saved_tensors
         grad = _flat(gradients[0])
         grad_x = grad @ matrix(ctx.weight, grad.dtype) if ctx.needs_input_grad[0] else None
-        for part, hidden in zip(ctx.parts, hiddens, strict=True):
-            own = grad[part.start : part.stop]
-            grad_hidden = own @ part.b
-            if part.mixed is not None:
-                grad_hidden.mul_(part.mixed)
-            grad_a = grad_hidden.t() @ _masked(flat[part.start : part.stop], part.mask)
-            part.add(grad_a, own.t() @ hidden)
+        for product, hidden in zip(ctx.products, hiddens, strict=True):
+            own = grad[product.start : product.stop]
+            grad_hidden = own @ product.b
+            if product.mixed is not None:
+                grad_hidden.mul_(product.mixed)
+            grad_a = grad_hidden.t() @ _masked(flat[product.start : product.stop], product.mask)
+            product.add(grad_a, own.t() @ hidden)
             if grad_x is None:
                 continue
-            if part.mask is None:
-                grad_x[part.start : part.stop].addmm_(grad_hidden, part.a, alpha=part.scale)
+            if product.mask is None:
+                grad_x[product.start : product.stop].addmm_(grad_hidden, product.a, alpha=product.scale)
             else:
-                grad_x[part.start : part.stop].addcmul_(grad_hidden @ part.a, part.mask, value=part.scale)
+                grad_x[product.start : product.stop].addcmul_(
+                    grad_hidden @ product.a, product.mask, value=product.scale
+                )
         return None if grad_x is None else grad_x.view(ctx.shape), None, None, None, None
 
 
@@ -295,23 +307,23 @@ class _PackedConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, module: nn.Conv2d, parts: list[_Part]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, module: nn.Conv2d, products: list[_Product]) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
 
-        def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        def convolve(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             found = F.conv2d(rows, weight, bias, module.stride, module.padding, module.dilation)
             return found.contiguous(memory_format=torch.channels_last)
 
-        output = product(x, module.weight, module.bias)
+        output = convolve(x, module.weight, module.bias)
         out = _positions(output)
         each = len(out) // len(x)
         hiddens = []
-        for part in parts:
-            flat = _positions(product(_masked(x[part.start : part.stop], part.mask), part.a, None))
-            out[part.start * each : part.stop * each].addmm_(flat, part.b.flatten(1).t(), alpha=part.scale)
+        for product in products:
+            flat = _positions(convolve(_masked(x[product.start : product.stop], product.mask), product.a, None))
+            out[product.start * each : product.stop * each].addmm_(flat, product.b.flatten(1).t(), alpha=product.scale)
             hiddens.append(flat)
         ctx.save_for_backward(x, *hiddens)
-        ctx.module, ctx.parts = module, parts
+        ctx.module, ctx.products = module, products
         return output
 
     @staticmethod
@@ -326,15 +338,15 @@ class _PackedConv(torch.autograd.Function):
         flat = _positions(grad)
         count, _, height, width = grad.shape
         each = len(flat) // count
-        for part, hidden in zip(ctx.parts, hiddens, strict=True):
-            own = flat[part.start * each : part.stop * each]
-            grad_hidden = own @ part.b.flatten(1)
-            placed = grad_hidden.view(part.stop - part.start, height, width, -1).permute(0, 3, 1, 2)
-            rows = _masked(x[part.start : part.stop], part.mask)
-            grad_rows, grad_a = _conv_backward(ctx.module, placed, rows, part.a, (wanted, True))
-            part.add(grad_a, own.t() @ hidden)
+        for product, hidden in zip(ctx.products, hiddens, strict=True):
+            own = flat[product.start * each : product.stop * each]
+            grad_hidden = own @ product.b.flatten(1)
+            placed = grad_hidden.view(product.stop - product.start, height, width, -1).permute(0, 3, 1, 2)
+            rows = _masked(x[product.start : product.stop], product.mask)
+            grad_rows, grad_a = _conv_backward(ctx.module, placed, rows, product.a, (wanted, True))
+            product.add(grad_a, own.t() @ hidden)
             if grad_x is not None:
-                grad_x[part.start : part.stop].add_(_masked(grad_rows, part.mask), alpha=part.scale)
+                grad_x[product.start : product.stop].add_(_masked(grad_rows, product.mask), alpha=product.scale)
         return grad_x, None, None, None
 
 

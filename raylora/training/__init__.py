@@ -1,1 +1,1 @@
-"""The pack's loop, its checkpoints and its validation in plain PyTorch; `actor.py` alone knows Ray."""
+"""The pack's loop, its checkpoints and its validation, in plain PyTorch; `actor.py` wraps it for Ray."""

@@ -1,4 +1,4 @@
-"""What a trial's numerics need of its configuration, as plain numbers."""
+"""The numbers that a trial's numerics need, taken out of its configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raylora.lora.adapter import LoraSettings
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """How a trial is trained.
+    """Optimizer, schedule and length of a trial.
 
     Attributes:
         learning_rate: its peak.

@@ -26,8 +26,8 @@ import torch
 from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
 from raylora.families.resolve import read_dataset, resolve
-from raylora.files import saying_what_failed
-from raylora.training.encoded_dataset import prepare
+from raylora.files import user_errors_for
+from raylora.training.base_losses import prepare
 from raylora.training.memory.budget import NoRoomError
 from raylora.training.pack import Pack
 from raylora.training.scratch_folder import Scratch
@@ -267,12 +267,15 @@ class Trainer:
 
     @contextlib.contextmanager
     def _encoding(self) -> Iterator[None]:
-        """Of the trainers that share a machine one encodes, with the cores of all; the others then find its work."""
+        """Hold the lock under which one of the trainers that share a machine encodes, with the cores of all of them.
+
+        The others wait, and then find its work in the cache.
+        """
         if self._sharing == 1 or not self._threads:
             yield
             return
         lock = self._cache_root / "locks" / f"encoding-{platform.node()}.lock"
-        with saying_what_failed(lock):
+        with user_errors_for(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock):
             torch.set_num_threads(self._threads * self._sharing)

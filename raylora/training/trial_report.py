@@ -1,4 +1,4 @@
-"""What a trainer tells a trial. Apart from the trainer, so that a trial's process reads it without importing torch."""
+"""The report of a trainer to a trial. Apart from the trainer, so that a trial's process need not import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a trial is told at a report point.
+    """A trial at a report point.
 
     Attributes:
         metrics: step, examples, train_loss, learning_rate, grad_norm, seconds, and `value` once validated.

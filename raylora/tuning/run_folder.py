@@ -15,7 +15,7 @@ import filelock
 from raylora import suggest
 from raylora.console import say
 from raylora.errors import NothingToResumeError, UserError
-from raylora.files import saying_what_failed, write_text_atomically
+from raylora.files import user_errors_for, write_text_atomically
 from raylora.tuning.run_clock import RunClock
 from raylora.tuning.tune.experiment_state import has_record
 
@@ -118,7 +118,7 @@ class RunFolder:
                     self._remove_if_empty()
 
     def _acquire(self) -> None:
-        with saying_what_failed(self._lock_file):
+        with user_errors_for(self._lock_file):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self._lock_file)
             try:

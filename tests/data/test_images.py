@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from raylora.data.images import folder as images
+from raylora.data.images.decoding import open_rgb
+from raylora.data.images.folder import read
 from raylora.errors import Problem, UserError
 
 
@@ -32,13 +33,13 @@ def write(path: Path, text: str) -> Path:
 
 
 def captions(folder: Path, metadata: Path | None = None) -> dict[str, str]:
-    examples, _ = images.read(folder, metadata)
+    examples, _ = read(folder, metadata)
     return {example.path.relative_to(folder).as_posix(): example.caption for example in examples}
 
 
 def problems(folder: Path, metadata: Path | None = None) -> tuple[Problem, ...]:
     with pytest.raises(UserError) as caught:
-        images.read(folder, metadata)
+        read(folder, metadata)
     assert str(caught.value).encode()
     return caught.value.problems
 
@@ -115,7 +116,7 @@ def test_folders_of_kohya(tmp_path: Path) -> None:
     picture(tmp_path / "1_dog" / "c.png")
     write(tmp_path / "10_red cat" / "a.txt", "a red cat asleep")
     write(tmp_path / "1_dog" / "c.txt", "a dog")
-    examples, notes = images.read(tmp_path, None)
+    examples, notes = read(tmp_path, None)
     assert [example.caption for example in examples] == [
         "a red cat asleep",
         "red cat",
@@ -128,7 +129,7 @@ def test_folders_of_kohya(tmp_path: Path) -> None:
 def test_order_and_identity(tmp_path: Path) -> None:
     for name in ("z.png", "b/a.png", "a/z.png", "B.png"):
         write(picture(tmp_path / name).with_suffix(".txt"), f"caption of {name}")
-    examples, _ = images.read(tmp_path, None)
+    examples, _ = read(tmp_path, None)
     assert [example.path.relative_to(tmp_path).as_posix() for example in examples] == [
         "B.png",
         "a/z.png",
@@ -291,7 +292,7 @@ def test_transparency_is_white(tmp_path: Path) -> None:
     palette.putpalette([255, 0, 0])
     palette.save(tmp_path / "d.gif", transparency=0)
     for path in tmp_path.iterdir():
-        assert images.open_rgb(path).getpixel((0, 0)) == (255, 255, 255), path
+        assert open_rgb(path).getpixel((0, 0)) == (255, 255, 255), path
 
 
 def test_exif_orientation(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
     picture.save(tmp_path / "a.png", exif=exif)
-    upright = images.open_rgb(tmp_path / "a.png")
+    upright = open_rgb(tmp_path / "a.png")
     assert upright.size == (8, 16)
     assert upright.getpixel((4, 0)) == (0, 0, 0) and upright.getpixel((4, 15)) == (255, 255, 255)
 
@@ -314,29 +315,29 @@ def test_types(tmp_path: Path, suffix: str, mode: str) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.new(mode, (16, 16), "gray").save(path)
     write(path.with_suffix(".txt"), "grey")
-    images.read(tmp_path, None)
-    opened = images.open_rgb(path)
+    read(tmp_path, None)
+    opened = open_rgb(path)
     assert opened.mode == "RGB"
     assert all(abs(int(value) - 128) < 4 for value in opened.getpixel((3, 3)))  # type: ignore[union-attr, arg-type]
 
 
 def test_16_bit_grey_and_cmyk(tmp_path: Path) -> None:
     Image.new("I;16", (8, 8), 128 * 257).save(tmp_path / "grey.png")
-    assert images.open_rgb(tmp_path / "grey.png").getpixel((0, 0)) == (128, 128, 128)
+    assert open_rgb(tmp_path / "grey.png").getpixel((0, 0)) == (128, 128, 128)
     Image.new("CMYK", (8, 8)).save(tmp_path / "print.jpg")
-    assert images.open_rgb(tmp_path / "print.jpg").getpixel((0, 0)) == (255, 255, 255)
+    assert open_rgb(tmp_path / "print.jpg").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert images.open_rgb(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+    assert open_rgb(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_open_rgb_of_what_is_none(tmp_path: Path) -> None:
     for path in (write(tmp_path / "a.png", "no"), tmp_path / "missing.png", tmp_path):
         with pytest.raises(UserError):
-            images.open_rgb(path)
+            open_rgb(path)
 
 
 # Anything at all
@@ -409,7 +410,7 @@ def test_mutated_data_sets(sound: Path, tmp_path: Path, seed: int, mutations: li
             MUTATIONS[mutation](chance.choice(files), chance)
     metadata = chance.choice((None, None, folder / "metadata.csv", folder / "metadata.jsonl"))
     try:
-        examples, notes = images.read(folder, metadata)
+        examples, notes = read(folder, metadata)
     except UserError as error:
         assert error.problems
         str(error).encode()
@@ -426,7 +427,7 @@ def test_any_text_as_metadata(tmp_path: Path, text: str) -> None:
         with (tmp_path / name).open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
             file.write(text)
         try:
-            images.read(tmp_path, tmp_path / name)
+            read(tmp_path, tmp_path / name)
         except UserError as error:
             str(error).encode()
         (tmp_path / name).unlink()

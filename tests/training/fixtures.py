@@ -16,7 +16,8 @@ from PIL import Image
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel
-from raylora.training.encoded_dataset import EncodedDataset, prepare
+from raylora.training.base_losses import prepare
+from raylora.training.encoded_dataset import EncodedDataset
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.tiny import tiny_sd
 from tests.families.loading import dataset, load

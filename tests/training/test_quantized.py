@@ -15,7 +15,7 @@ from raylora.families.causal_lm import quantization as quantized
 from raylora.families.causal_lm.export.peft_folder import export_peft
 from raylora.families.resolve import resolve
 from raylora.lora.frozen_weight import matrix
-from raylora.training.encoded_dataset import prepare
+from raylora.training.base_losses import prepare
 from raylora.training.memory.budget import model_bytes
 from raylora.training.pack import Pack
 from tests.families.causal_lm.tiny_lm import tiny_llama

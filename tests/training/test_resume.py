@@ -22,7 +22,7 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import PARTIAL_PREFIX
 from raylora.training import checkpoint_format as checkpoint_files
-from raylora.training.encoded_dataset import prepare
+from raylora.training.base_losses import prepare
 from raylora.training.member import Member
 from raylora.training.pack import Pack
 from raylora.tuning.tune.trainable import resume_from

@@ -11,7 +11,7 @@ from raylora.config.marks import SAME_FORM
 
 
 class ChatKeys(Section):
-    """What only language models have."""
+    """Keys of language models alone."""
 
     max_length: Annotated[Whole, SAME_FORM] = Field(
         default=1024,

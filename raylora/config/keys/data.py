@@ -1,4 +1,4 @@
-"""Keys of what a run reads and where it writes."""
+"""Keys that name files: the inputs of a run, and the folders it writes to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OUTPUT = Mark("nothing", shared="every trial gets a folder of its own under out
 
 
 class DataKeys(Section):
-    """What a run reads and where it writes."""
+    """The inputs of a run, and the folders it writes to."""
 
     train_data_dir: Annotated[InputPath, _INPUT] = Field(
         description="What is learned: a folder of images with captions, or a file (or folder of files) of chats. "

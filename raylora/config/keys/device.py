@@ -1,4 +1,4 @@
-"""Keys of the device: what a run is computed on, in which number format, in how much memory."""
+"""Keys of the device: which one, in which number format, with how much memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEVICE = Mark("placement", shared="trials of different devices would wait for e
 
 
 class DeviceKeys(Section):
-    """What a run is computed on, and in how much memory."""
+    """Device, number format and memory of a run."""
 
     precision: Annotated[Precision, _BASE_MODEL] = Field(
         default="auto",

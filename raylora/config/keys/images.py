@@ -11,7 +11,7 @@ from raylora.config.marks import RESULT, SAME_FORM
 
 
 class ImageKeys(Section):
-    """What only image models have."""
+    """Keys of image models alone."""
 
     resolution: Annotated[Annotated[Whole, Field(ge=8, le=16_384)] | None, SAME_FORM] = Field(
         default=None,

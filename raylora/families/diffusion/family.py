@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
 from raylora.data.examples import Example, ImageExample
-from raylora.data.images import folder
+from raylora.data.images import folder, listing
 from raylora.errors import Problem, UserError
 from raylora.families.diffusion import files
 from raylora.families.diffusion.checkpoint import Checkpoint
@@ -36,7 +36,7 @@ class DiffusionFamily(Family):
     model_title = "an image model"
     data_title = "a folder of images with captions"
     data_found = "images"
-    data_suffixes = folder.SUFFIXES
+    data_suffixes = listing.SUFFIXES
     objective_name = "J"
     adapter_name = "adapter.safetensors"
     sample_count = 6

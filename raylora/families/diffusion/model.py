@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example, ImageExample
-from raylora.data.images.folder import open_rgb
+from raylora.data.images.decoding import open_rgb
 from raylora.errors import Problem, UserError
 from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion import buckets

@@ -1,1 +1,1 @@
-"""What training costs a device's memory, and what fits into it."""
+"""The memory that training takes: measured, estimated, and kept within a device's limit."""

@@ -1,4 +1,4 @@
-"""What training costs a device's memory, and how many rows and trials it takes at once."""
+"""The memory budget of a device: the cost of trials, and how many of them and of their rows fit at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from raylora.training.memory.peak import peak
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-#: Share of a device's memory, and bytes, that are left alone: what the allocator loses between blocks, libraries'
+#: Share of a device's memory, and least bytes, that are left alone: what the allocator loses between blocks, libraries'
 #: workspaces, and on a CPU all other programs.
 _RESERVE, _LEAST_RESERVE = 0.05, GIB // 2
 #: Copies of an adapter's parameters that its training holds: itself, its gradient, and AdamW's two moments.
 _COPIES = 4
-#: What operations use within themselves on a CPU, where only tensors are followed: up to 14% more by torch's profiler.
+#: Factor for memory that operations use within themselves on a CPU, where only tensors are followed: up to 14% more by
+#: torch's profiler.
 _UNSEEN = 1.15
 #: Rows at once are rounded down to one of these (and to their doubles): a little more or less memory that happens to
 #: be free then changes no micro-batch, so that a resumed run repeats an uninterrupted one to the bit.
@@ -39,7 +40,7 @@ class NoRoomError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What training asks of a device, in bytes.
+    """The memory that training takes of a device, in bytes.
 
     Attributes:
         base: the frozen base model.
@@ -107,13 +108,13 @@ def cut(sizes: Sequence[int], most: int, capacity: int, padded: bool = True) -> 
 
 
 def trial_bytes(adapter: Adapter, dtype: torch.dtype) -> int:
-    """What a trial holds on its device over a base model of `dtype`, in which passes keep a copy of its parameters."""
+    """Bytes of a trial's state; over a base model of another `dtype` a copy of its parameters is held too."""
     copy = adapter.flat.numel() * dtype.itemsize if dtype != adapter.flat.dtype else 0
     return _COPIES * adapter.flat.nbytes + copy
 
 
 def model_bytes(model: nn.Module) -> int:
-    """What a loaded model holds."""
+    """Bytes that a loaded model holds."""
     return sum(held_bytes(parameter) for parameter in model.parameters()) + sum(b.nbytes for b in model.buffers())
 
 
@@ -139,7 +140,7 @@ def memory_limit(device: torch.device, held: int, sharing: int = 1, given: int =
         usable = free + torch.cuda.memory_reserved(device) - reserve(total)
     else:
         total, free = machine_memory()
-        # What is free now the others' base models may still take.
+        # The base models of the other trainers may still take what is free now.
         usable = min((free - reserve(total)) // sharing + held, (total - reserve(total)) // sharing)
     return min(usable, given) if given else usable
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-#: Where Linux tells limit and usage of a control group, of its second and first version.
+#: Files with the limit and usage of a Linux control group, of its second and first version.
 _GROUP = Path("/sys/fs/cgroup")
 _GROUP_FILES = (
     ("memory.max", "memory.current"),

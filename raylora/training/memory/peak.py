@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its peak: torch's own count on a GPU, and the same count elsewhere."""
+"""Measures the peak memory of a piece of work: by torch's own count on a GPU, by following tensors elsewhere."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def prompts(plan: Plan) -> list[Prompt]:
 
 def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> list[Sample]:
     """Ask base model and exported adapter, where the devices are: in a Ray task that takes a share as a trial does."""
-    from raylora.data.images.folder import open_rgb
+    from raylora.data.images.decoding import open_rgb
 
     with ray_cluster.running(dashboard=False):
         task = ray.remote(_generate).options(**_task_options(config))

@@ -15,7 +15,7 @@ from ray import tune
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.files import saying_what_failed
+from raylora.files import user_errors_for
 from raylora.training import checkpoint_format
 from raylora.training.memory.host import machine_memory
 from raylora.tuning.devices.slots import cpu_trainers
@@ -84,7 +84,7 @@ def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, An
             **here,
         }
         try:
-            with saying_what_failed(experiment / trial / "checkpoint"):
+            with user_errors_for(experiment / trial / "checkpoint"):
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(report.checkpoint))
         finally:
             shutil.rmtree(report.checkpoint.parent, ignore_errors=True)

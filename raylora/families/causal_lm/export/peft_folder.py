@@ -20,7 +20,7 @@ from raylora.families.causal_lm.export.ollama import modelfile
 from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
 from raylora.families.causal_lm.files import check
 from raylora.families.causal_lm.load import load_tokenizer, module_names, read_config
-from raylora.files import PARTIAL_PREFIX, saying_what_failed
+from raylora.files import PARTIAL_PREFIX, user_errors_for
 
 _CONFIG = "adapter_config.json"
 
@@ -76,7 +76,7 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
         bos_token_id=tokens.tokenizer.bos_token_id,
     )
     partial = folder.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(6)}-{folder.name}"
-    with saying_what_failed(folder):
+    with user_errors_for(folder):
         try:
             partial.mkdir(parents=True)
             lora.save_pretrained(partial)

@@ -1,0 +1,129 @@
+"""Finds the caption of every image: in metadata rows, in a text file beside it, or in its folder's name."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from raylora.data.images.listing import SUFFIXES, ImageFolder
+from raylora.data.images.metadata import CaptionRow, one_line
+from raylora.data.reading import SHOWN, few, is_unicode, limited, nearest, read_text, shown
+from raylora.errors import Problem, UserError
+
+SIDECARS = (".txt", ".caption")
+
+_KOHYA = re.compile(r"(\d+)_(.+)")
+_HOW_TO_CAPTION = (
+    "add a row for each to metadata.csv (columns filename,prompt), or a text file of the same name beside each: "
+    "cat.png -> cat.txt"
+)
+
+
+def _same_name(name: str) -> str:
+    """Names that a person sees as equal: macOS writes accents as two characters, other systems as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def captions_of_rows(
+    folder: ImageFolder, rows: list[CaptionRow], notes: list[str]
+) -> tuple[dict[str, str], list[Problem]]:
+    """Match metadata rows to images. An image whose row has a problem gets the caption "" (told once, not twice)."""
+    known = {_same_name(name): name for name in folder.images}
+    others = {_same_name(name) for name in folder.others}
+    captions: dict[str, str] = {}
+    lines: dict[str, str] = {}
+    kinds: dict[str, list[Problem]] = {"file": [], "escape": [], "empty": [], "twice": []}
+    repeated = 0
+    for row in rows:
+        candidates = list(_candidates(folder.root, row))
+        name = next((known[candidate] for candidate in candidates if candidate in known), None)
+        if name is None:
+            if not candidates:
+                message = f"{shown(row.file) or 'a file name that is empty'} is not inside {shown(folder.root)}"
+                kinds["escape"].append(Problem(message, row.where, hint="name files relative to the training folder"))
+            elif any(candidate in others for candidate in candidates):
+                message = f"{shown(row.file)} is not an image that can be read"
+                kinds["file"].append(Problem(message, row.where, hint=f"accepted: {' '.join(SUFFIXES)}"))
+            else:
+                near = nearest(candidates[0], known) if len(kinds["file"]) < SHOWN else ""  # it is slow, and not shown
+                message = f"{shown(row.file)} does not exist in {shown(folder.root)}"
+                kinds["file"].append(Problem(message, row.where, hint=f"nearest: {near}" if near else "remove the row"))
+            continue
+        if name in captions and captions[name] == row.caption:
+            repeated += 1
+        elif name in captions:
+            message = f"{shown(row.file)} has two captions, the other in {lines[name]}"
+            kinds["twice"].append(Problem(message, row.where, hint="keep one of them"))
+        elif not row.caption or not is_unicode(row.caption):
+            message = "is empty" if not row.caption else "is not valid Unicode"
+            kinds["empty"].append(Problem(f"the caption of {shown(row.file)} {message}", row.where, hint="write one"))
+            captions[name] = ""
+        else:
+            captions[name] = row.caption
+        lines.setdefault(name, row.where)
+    if repeated:
+        notes.append(f"{repeated} metadata rows stand there more than once; each counts once")
+    return captions, [problem for problems in kinds.values() for problem in limited(problems)]
+
+
+def _candidates(root: Path, row: CaptionRow) -> Iterator[str]:
+    """The relative paths a row may mean: as written, and with Windows' backslashes; none that leads out."""
+    for written in dict.fromkeys((row.file, row.file.replace("\\", "/"))):
+        bases = dict.fromkeys((row.base, ""))
+        if written.startswith("/") or re.match(r"[A-Za-z]:", written):
+            if not Path(written).is_relative_to(root.absolute()):
+                continue
+            written, bases = Path(written).relative_to(root.absolute()).as_posix(), {"": None}
+        for base in bases:
+            relative = os.path.normpath(f"{base}/{written}" if base else written)
+            if written and relative != "." and relative != ".." and not relative.startswith("../"):
+                yield _same_name(relative)
+
+
+def add_other_captions(
+    folder: ImageFolder, captions: dict[str, str], has_metadata: bool, notes: list[str], *, tell_missing: bool
+) -> list[Problem]:
+    """Captions from text files and folder names for the images that have none yet."""
+    texts = {name: name for name in folder.others if name.lower().endswith(SIDECARS)}
+    problems: list[Problem] = []
+    without: list[str] = []
+    named_by_folder: Counter[str] = Counter()
+    for name in folder.images:
+        if name in captions:
+            continue
+        stem = name[: -len(PurePosixPath(name).suffix)]
+        sidecar = next((texts[stem + suffix] for suffix in SIDECARS if stem + suffix in texts), None)
+        kohya = kohya_folder(name)
+        if sidecar is not None:
+            captions[name] = ""
+            try:
+                captions[name] = one_line(read_text(folder.root / sidecar))
+            except UserError as error:
+                problems += error.problems
+                continue
+            if not captions[name]:
+                problems.append(Problem("the caption is empty", shown(folder.root / sidecar), hint="write one"))
+        elif kohya and not has_metadata:
+            captions[name] = kohya[1]
+            named_by_folder[kohya[1]] += 1
+        else:
+            without.append(name)
+    for caption, count in named_by_folder.items():
+        notes.append(f'{count} images without a text file have the caption "{shown(caption)}", their folder\'s name')
+    problems = limited(problems)
+    if without and tell_missing:
+        total = f"{len(without)} of {len(folder.images)} images have no caption: {few(without)}"
+        problems.append(Problem(total, shown(folder.root), "train_data_dir", _HOW_TO_CAPTION))
+    return problems
+
+
+def kohya_folder(name: str) -> tuple[int, str] | None:
+    """Repeats and concept of an image's folder, if its name is one that sd-scripts would read them from."""
+    match = _KOHYA.fullmatch(PurePosixPath(name).parent.name)
+    if not match or not is_unicode(match[2]) or not one_line(match[2]):
+        return None
+    return int(match[1][:9]), one_line(match[2].replace("_", " "))

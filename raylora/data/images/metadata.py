@@ -1,0 +1,166 @@
+"""Reads metadata files: a CSV, TSV or JSONL file with the captions of images, a row each."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path, PurePosixPath
+
+from raylora.data.images.listing import ImageFolder, parent
+from raylora.data.reading import few, limited, missing_place, read_text, shown
+from raylora.errors import Problem, UserError
+
+METADATA_SUFFIXES = (".csv", ".tsv", ".jsonl")
+FILE_COLUMNS = ("filename", "file_name", "file", "image", "path")
+CAPTION_COLUMNS = ("prompt", "text", "caption")
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionRow:
+    """A line of a metadata file.
+
+    Attributes:
+        where: the metadata file and the line.
+        file: the image, as it was written.
+        caption: on one line.
+        base: folder of the metadata file relative to the training folder, "" if it is that or lies elsewhere.
+    """
+
+    where: str
+    file: str
+    caption: str
+    base: str
+
+
+def metadata_rows(
+    folder: ImageFolder, given: Path | None, notes: list[str]
+) -> tuple[list[CaptionRow], list[Problem], bool]:
+    """The rows of the given metadata file, or else of all that lie in the folder; whether there was one."""
+    if given is None:
+        names = [name for name in folder.others if PurePosixPath(name.lower()).stem == "metadata"]
+        names = [name for name in names if name.lower().endswith(METADATA_SUFFIXES)]
+        places: dict[str, str] = {}
+        for name in names:  # sorted: .csv comes before .jsonl and .tsv
+            base = parent(name)
+            if base in places:
+                notes.append(f"{shown(name)} is ignored: {shown(places[base])} lies beside it")
+            else:
+                places[base] = name
+        sources = [(folder.root / name, base) for base, name in places.items()]
+    elif not given.exists():
+        return [], [missing_place(given, "metadata_path")], True
+    elif given.suffix.lower() not in METADATA_SUFFIXES or not given.is_file():
+        message = f"is not a metadata file: accepted are files ending in {', '.join(METADATA_SUFFIXES)}"
+        return [], [Problem(message, shown(given), "metadata_path")], True
+    else:
+        inside = given.parent.resolve().is_relative_to(folder.root.resolve())
+        base = given.parent.resolve().relative_to(folder.root.resolve()).as_posix() if inside else ""
+        sources = [(given, "" if base == "." else base)]
+    rows: list[CaptionRow] = []
+    problems: list[Problem] = []
+    for path, base in sources:
+        try:
+            text = read_text(path)
+        except UserError as error:
+            problems += error.problems
+            continue
+        found, wrong = (_jsonl_rows if path.suffix.lower() == ".jsonl" else _csv_rows)(path, text, base)
+        rows += found
+        problems += limited(wrong)
+    return rows, problems, bool(sources)
+
+
+def _column(names: list[str], accepted: tuple[str, ...]) -> int:
+    """The position of the first accepted name that is among these; -1 if none is."""
+    plain = [name.strip().lower() for name in names]
+    return next((plain.index(name) for name in accepted if name in plain), -1)
+
+
+def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[Problem]]:
+    lines = io.StringIO(text, newline="").readlines()  # as the csv module counts them
+    first = next((number for number, line in enumerate(lines) if line.strip()), None)
+    if first is None:
+        return [], [_wrong_columns(f"{shown(path)}:1", [], "is empty")]
+    header: list[str] = []
+    file_column = caption_column = -1
+    delimiter = ","
+    for delimiter in sorted(",;\t|", key=lambda one: -lines[first].count(one)):
+        header = _fields(lines[first], delimiter)
+        file_column, caption_column = _column(header, FILE_COLUMNS), _column(header, CAPTION_COLUMNS)
+        if file_column >= 0 and caption_column >= 0:
+            break
+    else:
+        delimiter = max(",;\t|", key=lines[first].count)
+        header = _fields(lines[first], delimiter)
+        return [], [_wrong_columns(f"{shown(path)}:{first + 1}", header, "has not the columns that are needed")]
+
+    rows: list[CaptionRow] = []
+    problems: list[Problem] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    start = 1
+    try:
+        for fields in reader:
+            where, start = f"{shown(path)}:{start}", reader.line_num + 1
+            if not any(field.strip() for field in fields) or reader.line_num <= first + 1:
+                continue
+            if len(fields) != len(header):
+                hint = (
+                    f'a prompt with "{delimiter}" in it needs double quotes around it'
+                    if len(fields) > len(header)
+                    else ""
+                )
+                problems.append(Problem(f"{len(fields)} fields, but the header has {len(header)}", where, hint=hint))
+            else:
+                rows.append(CaptionRow(where, fields[file_column].strip(), one_line(fields[caption_column]), base))
+    except csv.Error as error:
+        problems.append(Problem(f"is not CSV: {error}", f"{shown(path)}:{reader.line_num}"))
+    return rows, problems
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a field of more than 128 KiB: no header
+        return [line[:40]]
+
+
+def _wrong_columns(where: str, found: list[str], what: str) -> Problem:
+    accepted = f"needed are one of {', '.join(FILE_COLUMNS)} and one of {', '.join(CAPTION_COLUMNS)}"
+    return Problem(f"{what}; found: {few(found) or 'nothing'}", where, hint=f"{accepted}; the usual: filename,prompt")
+
+
+def _jsonl_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[Problem]]:
+    rows: list[CaptionRow] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{shown(path)}:{number}"
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problems.append(
+                Problem(f"is not JSON: {error}", where, hint='one object a line: {"file_name": ..., "text": ...}')
+            )
+            continue
+        if not isinstance(entry, dict):
+            problems.append(Problem("is not a JSON object", where, hint='{"file_name": "cat.png", "text": "a cat"}'))
+            continue
+        names = list(entry)
+        file_column, caption_column = _column(names, FILE_COLUMNS), _column(names, CAPTION_COLUMNS)
+        if file_column < 0 or caption_column < 0:
+            problems.append(_wrong_columns(where, names, "has not the keys that are needed"))
+            continue
+        file, caption = entry[names[file_column]], entry[names[caption_column]]
+        if not isinstance(file, str) or not isinstance(caption, str):
+            problems.append(Problem("file name and caption must both be strings", where))
+        else:
+            rows.append(CaptionRow(where, file.strip(), one_line(caption), base))
+    return rows, problems
+
+
+def one_line(caption: str) -> str:
+    """A caption with every run of white space as one space."""
+    return " ".join(caption.split())
