@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +87,9 @@ def test_only_sweeps_know_ray(path: Path) -> None:
 @pytest.mark.parametrize("path", LIGHT, ids=name_of)
 def test_light_modules_import_nothing_heavy(path: Path) -> None:
     assert not HEAVY & {name.partition(".")[0] for name in at_import_time(ast.parse(path.read_text()))}
+
+
+def test_only_a_family_knows_which_one_it_is() -> None:
+    asks = re.compile(r"""(==|!=|\bin) \(?["'](diffusion|causal_lm)["']""")
+    outside = [path for path in SOURCES if ROOT / "raylora/families" not in path.parents]
+    assert [name_of(path) for path in outside if asks.search(path.read_text())] == []

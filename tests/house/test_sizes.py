@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tests.house.tree import ROOT, name_of, tracked
+from tests.house.tree import ROOT, SOURCES, name_of, tracked
 
 
 def test_no_file_is_larger_than_10_megabytes() -> None:
@@ -30,3 +30,8 @@ def test_no_folder_has_more_than_12_files() -> None:
 def test_ruff(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "ruff", *arguments], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_no_file_of_the_product_has_more_than_400_lines() -> None:
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
