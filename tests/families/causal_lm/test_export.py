@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,17 @@ def test_an_untranslatable_template_leaves_a_word() -> None:
     odd = "{% for m in messages %}{{ loop.index }}: {{ m['content'] }}\n{% endfor %}"
     text = modelfile(ChatTokens(tiny_tokenizer(odd), "here"), "../base")
     assert text.startswith("FROM ../base\nADAPTER .\n# TEMPLATE")
+
+
+def test_all_files_have_the_mode_that_the_umask_says(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    config = config_of(base, lora_rank=4)
+    tensors = random_adapter(base, config, torch.float32)
+    before = os.umask(0o027)
+    try:
+        folder = export_peft(tmp_path / "adapter", tensors, config, str(base))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    assert "adapter_model.safetensors" in modes
+    assert set(modes.values()) == {0o640}, modes

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from raylora.families.causal_lm.export.ollama import modelfile
 from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
 from raylora.families.causal_lm.files import check
 from raylora.families.causal_lm.load import load_tokenizer, module_names, read_config
-from raylora.files import PARTIAL_PREFIX, user_errors_for
+from raylora.files import write_folder_atomically
 
 _CONFIG = "adapter_config.json"
 
@@ -75,28 +73,24 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
         pad_token_id=tokens.tokenizer.pad_token_id,
         bos_token_id=tokens.tokenizer.bos_token_id,
     )
-    partial = folder.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(6)}-{folder.name}"
-    with user_errors_for(folder):
-        try:
-            partial.mkdir(parents=True)
-            lora.save_pretrained(partial)
-            _sort_targets(partial / _CONFIG)
-            weights = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
-            if shrink != 1.0:
-                weights |= {name: tensor * shrink for name, tensor in weights.items() if ".lora_B." in name}
-            save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-            tokens.tokenizer.save_pretrained(partial)
-            generation.save_pretrained(partial)
-            _write(partial / "Modelfile", modelfile(tokens, _seen_from(folder, base_model)))
-            _write(partial / "README.md", _readme(folder.name, base_model, config.lora_rank))
-            if Path(base_model).is_file():  # llama.cpp's converter asks for the base model's config.json
-                (partial / "base").mkdir()
-                settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-                _write(partial / "base" / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
-            _sync(partial)
-            _replace(folder, partial)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+    def write(partial: Path) -> None:
+        lora.save_pretrained(partial)
+        _sort_targets(partial / _CONFIG)
+        weights = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+        if shrink != 1.0:
+            weights |= {name: tensor * shrink for name, tensor in weights.items() if ".lora_B." in name}
+        save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        tokens.tokenizer.save_pretrained(partial)
+        generation.save_pretrained(partial)
+        _write(partial / "Modelfile", modelfile(tokens, _seen_from(folder, base_model)))
+        _write(partial / "README.md", _readme(folder.name, base_model, config.lora_rank))
+        if Path(base_model).is_file():  # llama.cpp's converter asks for the base model's config.json
+            (partial / "base").mkdir()
+            plain = {key: value for key, value in settings.items() if not key.startswith("_")}
+            _write(partial / "base" / "config.json", json.dumps(plain, indent=2, sort_keys=True) + "\n")
+
+    write_folder_atomically(folder, write)
     return folder
 
 
@@ -162,24 +156,3 @@ def _readme(name: str, base_model: str, rank: int) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as stream:
-                os.fsync(stream.fileno())
-
-
-def _replace(folder: Path, partial: Path) -> None:
-    """Rename `partial` to `folder`; a folder with content cannot be renamed over, so an older one steps aside."""
-    aside = partial.with_name(f"{partial.name}-old")
-    if folder.exists():
-        folder.rename(aside)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if aside.exists():
-            aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
