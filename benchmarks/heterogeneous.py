@@ -110,7 +110,7 @@ class Simulation:
         self.trials = [Trial(f"trial_{i:05d}") for i in range(case.trials)]
         self.quality = {trial.name: draw.random() for trial in self.trials}
         self.rungs: dict[float, list[float]] = {STEPS / 9: [], STEPS / 3: []}
-        self.times = StepTimes({card: 1 / slowdown for card, slowdown in SLOWDOWN.items()})
+        self.times = StepTimes({card: 1 / slowdown for card, slowdown in SLOWDOWN.items()}.get)
         self.queue = list(self.trials)
         self.held: list[Trial] = []
         self.now = 0.0

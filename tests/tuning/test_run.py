@@ -27,6 +27,7 @@ from raylora.errors import UserError
 from raylora.training import checkpoint_format
 from raylora.training.pack import Pack
 from raylora.tuning.plan import make_plan
+from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.experiment import new_tuner
 from tests.training.fixtures import FAMILIES, lab
 from tests.tuning.runs import RAY_OPTIONS, Event, config, events, ray_processes, wait_for
@@ -164,12 +165,15 @@ def test_export_and_report_need_no_pickle(done: Done, tmp_path: Path) -> None:
 
 def test_tune_itself_decides(tmp_path: Path) -> None:
     plan = make_plan(config("causal_lm", tmp_path, ASHA), SweepConfig(**ASHA))
-    tune_config = new_tuner(plan, tmp_path, "registry")._local_tuner._tune_config
+    tune_config = new_tuner(plan, RunFolder(tmp_path), "registry")._local_tuner._tune_config
     assert type(tune_config.search_alg) is ConcurrencyLimiter
     assert type(tune_config.search_alg.searcher) is OptunaSearch
     assert type(tune_config.scheduler) is AsyncHyperBandScheduler  # what ASHAScheduler is another name of
     plan = make_plan(config("causal_lm", tmp_path, GRID), SweepConfig(**GRID))
-    assert type(new_tuner(plan, tmp_path, "registry")._local_tuner._tune_config.search_alg) is BasicVariantGenerator
+    assert (
+        type(new_tuner(plan, RunFolder(tmp_path), "registry")._local_tuner._tune_config.search_alg)
+        is BasicVariantGenerator
+    )
 
 
 def test_a_stopped_trials_share_is_taken_by_the_next(chats: Done) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from raylora.config.fields import number
 from raylora.config.schema import TrainConfig
 from raylora.config.space import LISTS
+from raylora.gpus import memory_gib
 from raylora.training.memory.host import machine_memory
 
 if TYPE_CHECKING:
@@ -20,21 +21,6 @@ if TYPE_CHECKING:
     from raylora.families.family import Family
     from raylora.training.memory.budget import Cost
 
-#: GiB of memory on cards, by what their names (and Ray's names of them) contain.
-CARDS = {
-    "3090": 24,
-    "4090": 24,
-    "5090": 32,
-    "A10G": 24,
-    "L4": 24,
-    "A40": 48,
-    "L40": 48,
-    "A6000": 48,
-    "A100-80G": 80,
-    "A100": 40,
-    "H100": 80,
-    "H200": 141,
-}
 #: The cards of raylora's users: `raylora plan` tells of them wherever it runs.
 USUAL = ("RTX 3090", "RTX 4090")
 #: Trials on a machine's CPUs: measured on small UNets and language models, more gains little there.
@@ -157,11 +143,10 @@ def fits(
 
 
 def card_limit(name: str, config: TrainConfig) -> int:
-    """Bytes that may be used on a card; of one that is not known, as on those of USUAL."""
+    """Bytes that may be used on the card of that name; where it is not known, as many as on the smallest of USUAL."""
     from raylora.training.memory.budget import GIB, given_limit, reserve
 
-    plain = name.upper().replace(" ", "-")
-    total = GIB * next((size for part, size in CARDS.items() if part in plain), CARDS["3090"])
+    total = GIB * (memory_gib(name) or min(filter(None, map(memory_gib, USUAL))))
     return min(total - reserve(total), given_limit(config.memory_limit_gib) or total)
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+
+from raylora.gpus import tensor_tflops
 
 #: A node's id and the id of a device there.
 Place = tuple[str, str]
 
-#: Speed of cards beside each other, until each has been measured: single-precision tensor throughput, in TFLOP/s.
-SPEEDS = {"GeForce-RTX-3090": 71.0, "GeForce-RTX-4090": 165.0, "A100": 312.0, "H100": 989.0}
 #: Share of a step's time that does not grow with its rows, until two sizes of a pack have been measured.
 _FIXED_SHARE = 0.5
 #: A measurement's weight in the running mean of its kind.
@@ -29,15 +29,16 @@ _WORTH = 0.9
 class StepTimes:
     """Seconds of one step by card and rows in the pack, learned from what trainers measure.
 
-    A line `fixed + rows * seconds per row` for each card, through what was measured there; a card of which nothing is
-    known takes the line of one that is, at the ratio of their speeds.
+    A line `fixed + rows * seconds per row` for each card, through what was measured there. A card that was not measured
+    takes the line of one that was, at the ratio of their speeds.
 
     Args:
-        speeds: of cards beside each other, for those that were not measured; an unknown card is as fast as any other.
+        speed: what a card can do beside others, in any unit; None where it is not known: it then counts as fast as any
+            other.
     """
 
-    def __init__(self, speeds: Mapping[str, float] | None = None) -> None:
-        self._speeds = SPEEDS if speeds is None else speeds
+    def __init__(self, speed: Callable[[str], float | None] = tensor_tflops) -> None:
+        self._speed = speed
         self._measured: dict[str, dict[int, float]] = defaultdict(dict)
 
     def note(self, card: str, rows: int, seconds: float) -> None:
@@ -52,14 +53,20 @@ class StepTimes:
         if not self._measured:
             return None
         other = next(iter(self._measured))
-        return self._line(other, rows) * self._speed(other, card) / self._speed(card, other)
+        speed, others = self._speed(card), self._speed(other)
+        return self._line(other, rows) * (others / speed if speed and others else 1.0)
 
-    def guess(self, card: str, pack: int) -> float:
-        """Time of a step in any unit, good for comparing places before anything was measured."""
-        return (_FIXED_SHARE + (1 - _FIXED_SHARE) * pack) / self._speeds.get(card, 1.0)
+    def guess(self, card: str, pack: int, beside: Collection[str] = ()) -> float:
+        """Time of a step in a unit of its own, good for comparing places before anything was measured.
 
-    def _speed(self, card: str, beside: str) -> float:
-        return self._speeds[card] if card in self._speeds and beside in self._speeds else 1.0
+        Args:
+            card: where.
+            pack: trials that are trained there.
+            beside: all cards that are compared; one whose speed is not known is as fast as those are on the average.
+        """
+        known = [speed for other in beside if (speed := self._speed(other))]
+        speed = self._speed(card) or (sum(known) / len(known) if known else 1.0)
+        return (_FIXED_SHARE + (1 - _FIXED_SHARE) * pack) / speed
 
     def _line(self, card: str, rows: int) -> float:
         sizes = np.array(sorted(self._measured[card]), dtype=float)
@@ -146,10 +153,12 @@ def first_place(packs: Mapping[Place, int], cards: Mapping[Place, str], times: S
         rows: of a trial's batch.
     """
 
+    kinds = set(cards.values())
+
     def gain(place: Place) -> float:
         card, pack = cards[place], packs[place]
         before, after = (
-            size / (times.seconds(card, size * rows) or times.guess(card, size)) for size in (pack, pack + 1)
+            size / (times.seconds(card, size * rows) or times.guess(card, size, kinds)) for size in (pack, pack + 1)
         )
         return after - before
 

@@ -15,7 +15,7 @@ from raylora.config.space import Domain
 from raylora.data.examples import ChatExample, Example
 from raylora.families.causal_lm.family import CausalLMFamily
 from raylora.families.diffusion.checkpoint import CLIP_VOCABULARY, CONFIGS
-from raylora.training.memory.budget import GIB, Cost
+from raylora.training.memory.budget import GIB, Cost, reserve
 from raylora.tuning.devices import slots
 from raylora.tuning.plan import make_plan
 from tests.families.causal_lm.tiny_lm import tiny_tokenizer
@@ -169,3 +169,12 @@ def test_slots_of_a_sweep_follow_the_memory() -> None:
     assert (tight.slots([]), tight.slots(["GPU"])) == (1, 1)
     assert make_plan(config("causal_lm"), sweep.model_copy(update={"slots_per_device": 7})).slots(["GPU"]) == 7
     assert make_plan(config("causal_lm"), None).slots(["GPU"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [("L40S", 48), ("L4", 24), ("RTX-A4000", 16), ("A40", 48), ("GeForce-RTX-4080", 16), ("T4", 16), ("A100", 40)],
+)
+def test_a_cards_memory_is_that_of_its_whole_name(name: str, gib: int) -> None:
+    assert slots.card_limit(name, config("causal_lm")) == gib * GIB - reserve(gib * GIB)
+    assert slots.card_limit("GPU", config("causal_lm")) == slots.card_limit("RTX 3090", config("causal_lm"))

@@ -32,13 +32,13 @@ def times(slow: float = 2.0, fast: float = 1.0) -> StepTimes:
 
 
 def test_a_model_without_measurements_only_compares_cards() -> None:
-    model = StepTimes({"fast": 2.0, "slow": 1.0})
+    model = StepTimes({"fast": 2.0, "slow": 1.0}.get)
     assert model.seconds("fast", 1) is None
     assert model.guess("slow", 3) == 2 * model.guess("fast", 3)
 
 
 def test_a_card_that_was_not_measured_follows_one_that_was() -> None:
-    model = StepTimes({"fast": 2.0, "slow": 1.0})
+    model = StepTimes({"fast": 2.0, "slow": 1.0}.get)
     model.note("slow", 4, 1.0)
     slow, fast, other = (model.seconds(card, 4) for card in ("slow", "fast", "other"))
     assert (slow, fast, other) == (1.0, 0.5, 1.0)
@@ -46,6 +46,22 @@ def test_a_card_that_was_not_measured_follows_one_that_was() -> None:
     assert model.seconds("fast", 4) == 0.9
     model.note("fast", 4, 0.4)
     assert 0.4 < (model.seconds("fast", 4) or 0) < 0.9
+
+
+def test_a_card_that_nobody_knows_counts_as_fast_as_those_beside_it() -> None:
+    cards: dict[Place, str] = {SLOW: "GeForce-RTX-3090", FAST: "GeForce-RTX-6090"}
+    model, packs = StepTimes(), {SLOW: 0, FAST: 0}
+    assert model.guess(cards[FAST], 2, cards.values()) == model.guess(cards[SLOW], 2, cards.values())
+    for _ in range(6):
+        place = first_place(packs, cards, model, 1)
+        assert place
+        packs[place] += 1
+    assert packs == {SLOW: 3, FAST: 3}
+    assert model.guess("one", 1, ["one", "other"]) == model.guess("other", 1, ["one", "other"])
+    known = ("GeForce-RTX-3090", "GeForce-RTX-4090", "GeForce-RTX-5090", "A100", "H100")
+    guesses = [model.guess(card, 1, known) for card in known]
+    assert guesses == sorted(guesses, reverse=True)
+    assert guesses[0] < 3 * guesses[2]
 
 
 def test_measured_sizes_give_a_line() -> None:
