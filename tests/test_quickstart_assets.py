@@ -10,7 +10,7 @@ from PIL import Image
 
 from raylora import paths, quickstart
 from raylora.data import chats
-from raylora.data.images import folder as images
+from raylora.data.images.folder import read
 from raylora.data.split import split, without_duplicates
 from raylora.errors import UserError
 
@@ -20,7 +20,7 @@ CHATS = QUICKSTART / "chats"
 
 
 def test_style() -> None:
-    examples, notes = images.read(STYLE, STYLE / "metadata.csv")
+    examples, notes = read(STYLE, STYLE / "metadata.csv")
     assert len(examples) == 64 and not notes
     assert {example.path.name for example in examples} == {path.name for path in STYLE.glob("*.webp")}
     assert len({example.caption for example in examples}) == 64

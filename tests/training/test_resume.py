@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import PARTIAL_PREFIX
-from raylora.training import checkpoint_format as checkpoint_files
+from raylora.training import checkpoint_format
 from raylora.training.base_losses import prepare
 from raylora.training.member import Member
 from raylora.training.pack import Pack
@@ -191,7 +191,7 @@ def test_half_written_checkpoints_are_refused(
     assert problem.where == str(folder)
     assert name in problem.message
     assert problem.hint
-    assert checkpoint_files.whole_state(folder) is None
+    assert checkpoint_format.whole_state(folder) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -255,7 +255,7 @@ def test_a_diverged_trial_stays_diverged(tmp_path: Path) -> None:
     resumed = filled(bench, ()).join("a", pack.configs["a"], tmp_path / "saved")
     assert (resumed.status, resumed.reason, resumed.step) == ("diverged", member.reason, member.step)
     assert resumed.best is None
-    kept = checkpoint_files.read_validation(tmp_path / "saved")
+    kept = checkpoint_format.read_validation(tmp_path / "saved")
     assert kept.losses is None
     assert kept.base.shape == kept.counts.shape
 
@@ -279,7 +279,7 @@ def test_a_trial_goes_on_from_its_newest_whole_checkpoint(saved: Path, tmp_path:
     assert resume_from(tmp_path, config) == tmp_path / "checkpoint_000001"
     # What a trial of the same name and other values left there is not this one's.
     assert resume_from(tmp_path, config.with_values({"lora_rank": 3})) is None
-    assert not [path for path in tmp_path.glob("checkpoint_*") if checkpoint_files.whole_state(path) is not None]
+    assert not [path for path in tmp_path.glob("checkpoint_*") if checkpoint_format.whole_state(path) is not None]
 
 
 SAVER = """
@@ -316,9 +316,9 @@ def test_killed_while_saving_a_folder_is_whole_or_absent(tmp_path: Path) -> None
     kept = [path for path in tmp_path.glob("*/*") if not path.name.startswith(PARTIAL_PREFIX)]
     assert len(kept) >= 12
     for path in kept:
-        assert checkpoint_files.read_state(path)["step"] == 1
+        assert checkpoint_format.read_state(path)["step"] == 1
 
 
 def test_a_configuration_survives_its_checkpoint(saved: Path) -> None:
-    state = checkpoint_files.read_state(saved)
+    state = checkpoint_format.read_state(saved)
     assert TrainConfig.model_validate(state["config"]) == lab("causal_lm", torch.float32).config.with_values(TRIAL)

@@ -13,7 +13,7 @@ import pytest
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.training import checkpoint_format as checkpoint_files
+from raylora.training import checkpoint_format
 from raylora.training.trainer import LeftError, Trainer
 from raylora.training.trial_report import Report
 from tests.training.fixtures import config, read_events
@@ -122,7 +122,7 @@ def test_report_points(trainer: Trainer, save_steps: int | None) -> None:
     assert [report.metrics["step"] for report in reports] == expected
     assert [report.metrics["examples"] for report in reports] == [2 * step for step in expected]
     for report in reports:
-        state = checkpoint_files.read_state(report.checkpoint)
+        state = checkpoint_format.read_state(report.checkpoint)
         assert state["step"] == report.metrics["step"]
         assert state["history"][-1]["value"] == report.metrics["value"]
         assert {"train_loss", "learning_rate", "grad_norm", "seconds"} <= report.metrics.keys()
