@@ -63,7 +63,7 @@ class SweepResult:
         return self.outcome.adapter
 
     def summary(self) -> dict[str, Any]:
-        """What matters, as JSON can hold it."""
+        """The outcome as JSON values: what `--json` prints."""
         best = self.best
         return {
             "name": self.outcome.name,

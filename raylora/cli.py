@@ -227,7 +227,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:
-    """What to say after a Ctrl-C that came outside of the trials' own time: perhaps before there was any."""
+    """The advice after a Ctrl-C that came outside of the trials' own time: perhaps before there was any."""
     words = list(arguments)
     if words[:1] not in (["train"], ["sweep"]) or any(word.startswith("--cluster") for word in words):
         return ""

@@ -1,4 +1,4 @@
-"""Where raylora keeps what it can make again."""
+"""The cache folder: raylora keeps there what it can make again."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class BaseModel(Protocol):
         """
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
-        """What a person should know of how examples were read, also where all of them came from the cache."""
+        """Notes for the person on how examples were read, also where all of them came from the cache."""
 
     def release_encoders(self) -> None:
         """Drop from memory what only `encode` needs."""

@@ -25,7 +25,7 @@ Messages = tuple[tuple[str, str], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What is asked of base model and adapter for the report, and what a person made of it, if known.
+    """A question to base model and adapter for the report, with a person's answer to it, if one is known.
 
     Attributes:
         text: as the report shows it, and as it is asked where there are no `messages`.
@@ -108,7 +108,7 @@ class Family(abc.ABC):
         """
 
     def likely_learning_rate(self, config: TrainConfig) -> float | None:
-        """Where the best learning rate of a trial is to be looked for first; None where nothing is known of it."""
+        """The learning rate at which a search should begin for a trial; None where nothing is known of it."""
         return None
 
     @abc.abstractmethod
@@ -160,7 +160,7 @@ class Family(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def prompts(held_out: Sequence[Example]) -> list[Prompt]:
-        """What held-out examples ask and what a person answered, in their order, each prompt once."""
+        """The prompts of held-out examples with a person's answers, in their order, each prompt once."""
 
     @abc.abstractmethod
     def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
@@ -226,7 +226,7 @@ class Family(abc.ABC):
 
     @classmethod
     def hints(cls, rank: int) -> list[str]:
-        """What programs ask of an adapter of this rank, in sentences."""
+        """Advice on programs that an adapter of this rank asks something of, in sentences."""
         return []
 
 

@@ -53,7 +53,7 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
 
 
 def _what(path: Path) -> str:
-    """What stands in the place of a base model."""
+    """The content of a base model's place, in words."""
     if not path.is_dir():
         return f"it is a {path.suffix} file" if path.suffix else "it is a file without a suffix"
     try:

@@ -68,7 +68,7 @@ class CausalLMFamily(Family):
         return files.architecture(self.model_files)
 
     def likely_learning_rate(self, config: TrainConfig) -> float | None:
-        """Where others found the best one; None for a model that does not say how wide it is.
+        """The best learning rate that others found for such a model; None for one that does not say how wide it is.
 
         Raises:
             UserError: the base model cannot be read.

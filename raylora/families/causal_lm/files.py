@@ -19,7 +19,7 @@ KEY = "base_model"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 _MARKS = (*TOKENIZERS, "tokenizer_config.json", "adapter_config.json", "model.safetensors", "pytorch_model.bin")
 _CAUSAL = re.compile("CausalLM|LMHeadModel|ConditionalGeneration")
-#: What a model's configuration calls the size of its hidden states.
+#: Names of the size of the hidden states in models' configurations.
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _MOST_WIDTH = 10**6
 _INDEX = "model.safetensors.index.json"
@@ -47,7 +47,7 @@ class ModelFiles:
         return self.folder if self.gguf is None else self.folder / self.gguf
 
     def settings(self) -> dict[str, Any]:
-        """What config.json of a safetensors folder says; not to be changed."""
+        """The content of config.json of a safetensors folder; not to be changed."""
         return _read_json(self.folder / "config.json") or {}
 
 
@@ -142,7 +142,7 @@ def _names(names: Iterable[str], most: int = 8) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """What stands in a JSON file; None if it is no object, or the file is not there.
+    """The object in a JSON file; None if it holds none, or is not there.
 
     Raises:
         UserError: the system does not let it be read.

@@ -1,4 +1,4 @@
-"""Where others found the best learning rate of a language model's LoRA: a search begins there.
+"""The best learning rate that others found for LoRA on language models: a search begins there.
 
 J. Schulman and Thinking Machines Lab, "LoRA Without Regret" (2025), and the formula of their cookbook, fitted to sweeps
 over Llama and Qwen models: 5e-5 * 10 * (2000 / width)^p, whatever the rank, for alpha 32 and a factor of alpha / rank.
@@ -14,7 +14,7 @@ import math
 from raylora.config.schema import TrainConfig
 
 _AT_2000, _ALPHA = 5e-4, 32.0
-#: Where LoRA diverges, whatever its alpha.
+#: The learning rate at which LoRA diverges, whatever its alpha.
 _MOST = 1e-2
 
 

@@ -55,7 +55,7 @@ class CausalLM:
         self._in_sequence = takes_a_sequence(model)
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
-        """What a person should know of how chats were read: a missing template, and how many of `encoded` were cut."""
+        """Notes for the person on how chats were read: a missing template, and how many of `encoded` were cut."""
         cut = sum(bool(chat["cut"]) for chat in encoded)
         told = f"chats cut at max_length {self.max_length}: {cut} of {len(encoded)}; raise it to learn whole answers"
         return [*self.tokens.notes, *([told] if cut else [])]

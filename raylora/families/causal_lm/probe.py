@@ -16,7 +16,7 @@ from raylora.families.causal_lm.kernels.packed_attention import ATTENTION, Layou
 
 log = logging.getLogger(__name__)
 
-#: What a model's configuration calls an output head that does more than multiply, with the values that mean "no more".
+#: Settings of models whose output head does more than multiply, each with the values that switch it off.
 _HEAD_EXTRAS = {"final_logit_softcapping": (None, 0), "logit_scale": (None, 1), "logits_scaling": (None, 1)}
 
 

@@ -19,7 +19,7 @@ BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 def problems(config: TrainConfig) -> Iterator[Problem]:
-    """What stands in the way of `quantize`, found out before anything is loaded."""
+    """Obstacles to `quantize`, found before anything is loaded."""
     if config.quantize is None:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -34,7 +34,7 @@ def problems(config: TrainConfig) -> Iterator[Problem]:
 
 
 def loading(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` of transformers is given, so that weights are packed as they are read.
+    """Arguments of transformers' `from_pretrained` that pack weights as they are read.
 
     Raises:
         UserError: bitsandbytes is there, but does not run on this platform.

@@ -208,7 +208,7 @@ class ChatTokens:
         return self._with_stops(list(encoding["input_ids"]), mask, ends_with_answer=messages[-1][0] == "assistant")
 
     def _spans(self, text: str, messages: Messages) -> list[Span]:
-        """Where in `text` the assistant speaks, in characters, from the end of the generation prompt on."""
+        """The parts of `text` that are the assistant's, in characters, from the end of the generation prompt on."""
         answers = [at for at, (role, _) in enumerate(messages) if role == "assistant"]
         spans = self._spans_by_placeholder(text, messages, answers) or self._spans_by_prefix(text, messages, answers)
         if spans is None:
@@ -254,7 +254,7 @@ class ChatTokens:
         return spans
 
     def _prompt_end(self, text: str, before: Messages, span: Span) -> int:
-        """Where a model begins to speak: what a template writes between its prompt and the words is learnt, too."""
+        """The place at which a model begins to speak: what a template writes between its prompt and the words is learnt, too."""
         try:
             prompt = self.render(before, prompt=True)
         except TemplateRefusedError:  # a chat that begins with the assistant

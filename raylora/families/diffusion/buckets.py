@@ -49,7 +49,7 @@ def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
         if height >= step and max(width, height) * resolution <= _LONGEST * area:
             sizes.add((width, height))
             sizes.add((height, width))
-    # Of two sizes with one side in common the smaller one wastes pixels.
+    # A size that fits into another one of the same width or height wastes pixels.
     return sorted(
         (width, height)
         for width, height in sizes

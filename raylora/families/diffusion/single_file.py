@@ -162,7 +162,7 @@ def _check_config(config: Path, path: Path, kind: Kind, shapes: Shapes, key: str
 
 
 def _mismatches(config: Path, kind: Kind, shapes: Shapes) -> Iterator[str]:
-    """In what a file's tensors differ from what a configuration makes of them, as far as telling tensors go."""
+    """The differences between a file's tensors and those that a configuration makes, as far as telling tensors go."""
     for name, expected in _telling_shapes(config, kind).items():
         if name not in shapes:
             yield f"{name} is missing"

@@ -11,7 +11,7 @@ from raylora.families.family import Snippet
 
 
 def image_usage(name: str, base_model: str, adapter: Path) -> list[Snippet]:
-    """What to do in ComfyUI, AUTOMATIC1111 or Forge, and diffusers.
+    """Snippets for ComfyUI, AUTOMATIC1111 or Forge, and diffusers.
 
     Args:
         name: of the sweep, as a file can be called.

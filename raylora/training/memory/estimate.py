@@ -1,4 +1,4 @@
-"""What training will cost, from the configuration and the base model's configuration alone: no weights are read."""
+"""The memory that training will take, from the configuration and the base model's alone: no weights are read."""
 
 from __future__ import annotations
 

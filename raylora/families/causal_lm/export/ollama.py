@@ -66,7 +66,7 @@ def translate(tokens: ChatTokens) -> GoTemplate | None:
 
 
 def _around_system(tokens: ChatTokens, header: str) -> tuple[str, str] | None:
-    """What stands before and after a system text, up to the `header` of the user's turn."""
+    """The text before and after a system message, up to the `header` of the user's turn."""
     try:
         cut = _cut(tokens.render([("system", _SYSTEM), ("user", _USER)], prompt=True), _SYSTEM, _USER)
     except TemplateRefusedError:

@@ -61,7 +61,7 @@ def vllm_rank(rank: int) -> int:
 
 
 def text_usage(name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
-    """What to do with transformers and PEFT, vLLM, llama.cpp and Ollama.
+    """Snippets for transformers and PEFT, vLLM, llama.cpp and Ollama.
 
     Args:
         name: of the sweep, as a model can be called.

@@ -38,7 +38,7 @@ class _Group:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where texts lie in a sequence.
+    """The places of texts in a sequence.
 
     Attributes:
         lengths: tokens of each.
@@ -137,7 +137,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -
 
 
 def _band(length: int, window: int, like: Tensor) -> Tensor:
-    """What is added to scores, (length, length): 0 where a token sees another, else minus infinity."""
+    """The mask that is added to scores, (length, length): 0 where a token sees another, else minus infinity."""
     away = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device)
     return away.triu(1) if window >= length else away.triu(1) + away.tril(-window)
 
