@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +17,11 @@ from raylora.data.examples import ImageExample
 from raylora.errors import UserError
 from raylora.families.base import Tensors
 from raylora.families.diffusion import model as diffusion
-from raylora.families.diffusion.buckets import buckets, choose, fit, step_size
-from raylora.families.diffusion.checkpoint import CONFIGS
 from raylora.families.diffusion.components import load_texts, load_unet, load_vae
-from raylora.families.diffusion.export import export_kohya
 from raylora.families.diffusion.files import describe
-from tests.families.diffusion.original_layout import convert
-from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl
-from tests.families.loading import generate
+from tests.families.diffusion.models import CPU, config, examples, load, seeded
+from tests.families.diffusion.tiny import tiny_sd
 from tests.families.loading import load as load_any
-
-torch.set_num_threads(1)
-
-CPU = torch.device("cpu")
-SIZES = [(20, 20), (40, 20), (17, 60), (16, 16)]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models in all layouts, and pictures of several shapes."""
-    root = tmp_path_factory.mktemp("diffusion")
-    variants: dict[str, Any] = {
-        "sd15": lambda folder: tiny_sd(folder),
-        "sd15-deep": lambda folder: tiny_sd(folder, channels=(8, 16, 16, 24), layers=2),
-        "sdxl": lambda folder: tiny_sdxl(folder),
-        "velocity": lambda folder: tiny_sd(folder, prediction_type="v_prediction"),
-    }
-    for name, build in variants.items():
-        folder = build(root / name)
-        (root / "single" / name).parent.mkdir(exist_ok=True)
-        convert(folder, root / "single" / f"{name}.safetensors")
-        shutil.copytree(folder, root / "single" / name, ignore=shutil.ignore_patterns("*.safetensors"))
-    rng = np.random.default_rng(0)
-    for index, (width, height) in enumerate(SIZES):
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(root / f"{index}.png")
-    return root
-
-
-def config(root: Path, model: str, **values: Any) -> TrainConfig:
-    return TrainConfig(train_data_dir=str(root), base_model=str(root / model), **values)
-
-
-def load(root: Path, model: str, dtype: torch.dtype = torch.float64, **values: Any) -> diffusion.DiffusionModel:
-    return load_any(config(root, model, **values), CPU, dtype)
-
-
-def examples(root: Path) -> list[ImageExample]:
-    return [ImageExample(f"{i:064x}", root / f"{i}.png", f"picture {i}") for i in range(len(SIZES))]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -322,158 +274,6 @@ def test_too_small_a_resolution_is_refused(root: Path) -> None:
     (problem,) = caught.value.problems
     assert problem.key == "resolution"
     assert "16" in problem.hint
-
-
-def test_weights_that_do_not_fit_or_are_missing_are_reported(root: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder = Path(shutil.copytree(root / "sd15", tmp_path / "sd"))
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(file)
-    save_file({name: t for name, t in tensors.items() if name != "conv_out.weight"}, file)
-    with pytest.raises(UserError, match="unet lacks weights: conv_out.weight"):
-        load(tmp_path, "sd")
-    save_file({**tensors, "conv_out.weight": torch.zeros(1, 1, 1, 1)}, file)
-    with pytest.raises(UserError, match="unet does not load"):
-        load(tmp_path, "sd")
-    single = load_file(root / "single" / "sd15.safetensors")
-    for lost, name, load_part in (
-        ("model.diffusion_model.middle_block.0.in_layers.2.weight", "unet", load_unet),
-        ("first_stage_model.quant_conv.bias", "vae", load_vae),
-        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "text_encoder", load_texts),
-    ):
-        save_file({key: t for key, t in single.items() if key != lost}, tmp_path / "single.safetensors")
-        with pytest.raises(UserError, match=f"{name} lacks weights"):
-            load_part(describe(tmp_path / "single.safetensors", root / "sd15"), torch.float32)
-
-
-@pytest.mark.parametrize("file", ["unet/config.json", "vae/config.json", "text_encoder/config.json"])
-@pytest.mark.parametrize("value", [None, -1, 0, 2.5, "x", [], [[]], {}, 3])
-def test_odd_values_in_a_configuration_end_in_a_clear_error_or_in_nothing(
-    file: str, value: object, root: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(root / "sd15", tmp_path / "sd"))
-    settings = json.loads((folder / file).read_text())
-    for key in (
-        "block_out_channels",
-        "sample_size",
-        "layers_per_block",
-        "norm_num_groups",
-        "hidden_size",
-        "vocab_size",
-    ):
-        if key in settings:
-            (folder / file).write_text(json.dumps(settings | {key: value}))
-            try:
-                load(tmp_path, "sd").encode(examples(root)[:1])
-            except UserError as error:
-                assert all(problem.where and problem.hint for problem in error.problems)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "single/sd15.safetensors"])
-def test_generate_shows_the_adapter_and_repeats_itself(name: str, root: Path, tmp_path: Path) -> None:
-    settings = config(root, name, lora_rank=2, lora_alpha=32.0, lora_targets="all")
-    model = load_any(settings, CPU, torch.float32)
-    generator = seeded(0)
-    tensors = {}
-    for target in model.targets("all"):
-        module = model.model.get_submodule(target)
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        ends = (1, 1) if isinstance(module, nn.Conv2d) else ()
-        tensors[f"{target}.lora_A.weight"] = torch.randn(2, *weight.shape[1:], generator=generator) / 10
-        tensors[f"{target}.lora_B.weight"] = torch.randn(weight.shape[0], 2, *ends, generator=generator) / 10
-    adapter = export_kohya(tmp_path / "adapter.safetensors", tensors, settings, {})
-
-    base = generate(settings, None, ["red heart"])
-    again = generate(settings, None, ["red heart"])
-    styled = generate(settings, adapter, ["red heart"])
-
-    pixels = [[np.asarray(image, dtype=int) for image in images] for images in (base, again, styled)]
-    assert all(image.size == (16, 16) and image.mode == "RGB" for image in base)
-    for before, same, after in zip(*pixels, strict=True):
-        assert (before == same).all()
-        assert (before != after).mean() > 0.5
-
-
-@pytest.mark.slow
-def test_nothing_is_printed(root: Path) -> None:
-    code = f"""
-import torch
-from pathlib import Path
-from raylora.config.schema import TrainConfig
-from raylora.families.family import Prompt
-from raylora.families.resolve import resolve
-torch.set_num_threads(1)
-from raylora.data.examples import ImageExample
-config = TrainConfig(train_data_dir="x", base_model={str(root / "sdxl")!r})
-model = resolve(config).load(config, torch.device("cpu"), torch.float32)
-model.encode([ImageExample("0" * 64, Path({str(root / "0.png")!r}), "a very long caption " * 20)])
-resolve(config).generate(config, None, [Prompt("sun")])
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (result.stdout, result.stderr) == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("resolution", "granule"), [(512, 64), (1024, 32), (768, 64), (64, 16), (64, 4), (20, 8), (500, 64)]
-)
-def test_buckets_keep_area_and_steps(resolution: int, granule: int) -> None:
-    step = step_size(resolution, granule)
-    sizes = buckets(resolution, step)
-    assert step <= max(64, granule)
-    assert sizes == sorted({(h, w) for w, h in sizes})  # upright and lying alike
-    for width, height in sizes:
-        assert width * height <= resolution**2
-        assert width % granule == height % granule == 0
-        assert max(width, height) <= 2 * resolution
-    assert choose((3, 3), sizes)[0] * choose((3, 3), sizes)[1] >= (resolution - step) ** 2 * 0.7
-
-
-def test_fit_covers_the_bucket_and_crops_the_middle() -> None:
-    picture = Image.new("RGB", (100, 50), "white")
-    picture.paste((0, 0, 0), (25, 0, 75, 50))
-    fitted = fit(picture, (16, 16))
-    assert (fitted.image.size, fitted.original, fitted.crop) == ((16, 16), (100, 50), (8, 0))
-    assert np.asarray(fitted.image)[3:-3, 3:-3].max() == 0
-    assert fit(picture, (100, 50)).image.tobytes() == picture.tobytes()
-
-
-@pytest.mark.parametrize(
-    ("kind", "parameters"),
-    [
-        ("sd15", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
-        (
-            "sdxl",
-            {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
-        ),
-    ],
-)
-def test_builtin_configurations_are_the_real_ones(kind: str, parameters: dict[str, int]) -> None:
-    """The numbers of parameters of the published models."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    for part, count in parameters.items():
-        settings = json.loads((CONFIGS / kind / part / "config.json").read_text())
-        with torch.device("meta"):
-            if part == "unet":
-                model: nn.Module = UNet2DConditionModel.from_config(settings)
-            elif part == "vae":
-                model = AutoencoderKL.from_config(settings)
-            else:
-                class_ = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
-                model = class_(CLIPTextConfig.from_dict(settings))
-        assert sum(parameter.numel() for parameter in model.parameters()) == count
-
-
-def test_builtin_vocabulary_is_clips() -> None:
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(CONFIGS / "clip")
-    assert len(tokenizer) == 49408
-    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
 def test_rows_hold_what_the_pack_needs(root: Path) -> None:

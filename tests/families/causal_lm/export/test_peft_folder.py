@@ -1,3 +1,5 @@
+""""""
+
 from __future__ import annotations
 
 import json
@@ -12,31 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families.causal_lm.export.ollama import modelfile, translate
 from raylora.families.causal_lm.export.peft_folder import export_peft, target_modules
-from raylora.families.causal_lm.tokenizer import ChatTokens
-from tests.families.causal_lm.tiny_lm import CHATML, tiny_glm, tiny_llama, tiny_qwen, tiny_tokenizer
-from tests.families.loading import generate, load
-
-CPU = torch.device("cpu")
-
-
-def config_of(base: Path, **changes: object) -> TrainConfig:
-    return TrainConfig.model_validate({"train_data_dir": "unused", "base_model": str(base), **changes})
-
-
-def random_adapter(base: Path, config: TrainConfig, dtype: torch.dtype, which: str = "linear") -> dict[str, Tensor]:
-    model = load(config, CPU, dtype)
-    modules = dict(model.model.named_modules())
-    torch.manual_seed(1)
-    tensors = {}
-    for name in model.targets(which):  # type: ignore[arg-type]
-        shape = modules[name].weight.shape
-        tensors[f"{name}.lora_A.weight"] = torch.randn(config.lora_rank, shape[1], dtype=dtype) * 0.1
-        tensors[f"{name}.lora_B.weight"] = torch.randn(shape[0], config.lora_rank, dtype=dtype) * 0.1
-    return tensors
+from tests.families.causal_lm.export.adapters import config_of, random_adapter
+from tests.families.causal_lm.tiny_lm import CHATML, tiny_glm, tiny_llama, tiny_qwen
 
 
 def merged_logits(base: Path, tensors: dict[str, Tensor], scale: float, ids: Tensor, dtype: torch.dtype) -> Tensor:
@@ -169,60 +150,6 @@ def test_a_wrong_rank_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ranks"):
         export_peft(tmp_path / "adapter", tensors, config_of(base, lora_rank=4), str(base))
     assert not (tmp_path / "adapter").exists()
-
-
-def test_samples_come_from_the_exported_folder(tmp_path: Path) -> None:
-    base = tiny_llama(tmp_path / "base")
-    config = config_of(base, lora_rank=8, lora_alpha=64.0, precision="float32")
-    folder = export_peft(tmp_path / "adapter", random_adapter(base, config, torch.float32), config, str(base))
-    plain, adapted = generate(config, None, ["Define: hope"]), generate(config, folder, ["Define: hope"])
-    assert len(plain) == len(adapted) == 1
-    assert plain != adapted
-    assert adapted == generate(config, folder, ["Define: hope"])
-    asked = (("user", "Define: hope"),)
-    assert adapted == generate(config, folder, [asked])
-    assert adapted != generate(config, folder, [(("system", "The assistant answers the user."), *asked)])
-
-
-def test_a_prompt_that_the_template_refuses_is_named(tmp_path: Path) -> None:
-    strict = "{% if messages[-1]['content'] == 'no' %}{{ raise_exception('Not this') }}{% endif %}" + CHATML
-    base = tiny_llama(tmp_path / "base", template=strict)
-    with pytest.raises(UserError, match="refuses the prompt 'no': Not this"):
-        generate(config_of(base, precision="float32"), None, ["yes", "no"])
-
-
-SYSTEMLESS = CHATML.replace(
-    "{% for message in messages %}",
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}",
-)
-
-
-@pytest.mark.parametrize(("template", "default"), [(CHATML, ""), (SYSTEMLESS, "Be kind.")])
-def test_the_ollama_template_says_what_the_chat_template_says(template: str, default: str) -> None:
-    tokenizer = tiny_tokenizer(template)
-    tokenizer.bos_token = "<|im_start|>"  # as SmolLM2 has it: named, and never added
-    tokens = ChatTokens(tokenizer, "here")
-    found = translate(tokens)
-    assert found is not None
-    assert found.default_system == default
-    for system in ("", "Be brief."):
-        chat = [("user", "Hello"), ("assistant", "Hi.")]
-        text = found.template
-        given = system or default
-        if text.startswith("{{ if .System }}"):
-            inner, _, rest = text.removeprefix("{{ if .System }}").partition("{{ end }}")
-            text = (inner if given else "") + rest
-        filled = (
-            text.replace("{{ .System }}", given).replace("{{ .Prompt }}", "Hello").replace("{{ .Response }}", "Hi.")
-        )
-        assert filled == tokens.render([("system", system), *chat] if system else chat)
-
-
-def test_an_untranslatable_template_leaves_a_word() -> None:
-    odd = "{% for m in messages %}{{ loop.index }}: {{ m['content'] }}\n{% endfor %}"
-    text = modelfile(ChatTokens(tiny_tokenizer(odd), "here"), "../base")
-    assert text.startswith("FROM ../base\nADAPTER .\n# TEMPLATE")
 
 
 def test_all_files_have_the_mode_that_the_umask_says(tmp_path: Path) -> None:
