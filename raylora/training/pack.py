@@ -2,7 +2,7 @@
 
 One step of the pack is one optimizer step of each of its trials. Their rows are laid side by side, the base
 model runs forward and backward over them once, and each trial's own loss, clipping, schedule and AdamW follow.
-Which trials share a pack changes nothing about their results (the numerics contract of the design).
+Which trials share a pack changes nothing about their results (the numerics contract, docs/numerics.md).
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ class Pack:
         config: names the memory limit, by which there are fewer rows if need be; None: memory is not looked at.
         together: see `PackedLora`; None: as suits the device.
         sharing: trainers that share the machine's memory.
+
+    Attributes:
+        members: the trials in the pack, by name, the newest last.
+        configs: their configurations, by name.
     """
 
     def __init__(

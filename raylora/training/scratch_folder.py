@@ -12,7 +12,7 @@ import filelock
 _PREFIX, _LOCK = "raylora-scratch-", ".owner"
 
 
-class Scratch:
+class ScratchFolder:
     """A folder of this process alone, held by a lock that goes with the process, however that ends.
 
     A lock and not a process id, which tells nothing across containers that share a folder for temporary files.

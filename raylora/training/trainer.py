@@ -30,7 +30,7 @@ from raylora.files import user_errors_for
 from raylora.training.base_losses import prepare
 from raylora.training.memory.budget import NoRoomError
 from raylora.training.pack import Pack
-from raylora.training.scratch_folder import Scratch
+from raylora.training.scratch_folder import ScratchFolder
 from raylora.training.trial_report import Report
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Trainer:
         self._going: dict[str, Future[Report]] = {}
         #: Trials for which there is no room yet, and what lets them in.
         self._waiting: dict[str, tuple[Future[int], Callable[[], None]]] = {}
-        self._scratch = Scratch()
+        self._scratch = ScratchFolder()
         self._closed = False
         self._pack: Pack | None = None
         self._threads, self._sharing = threads, sharing

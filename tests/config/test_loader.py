@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from raylora.config import loader
 from raylora.config.dump import dump_config
+from raylora.config.fields import InputPath, Section, Text, Whole
 from raylora.config.load import load_config
+from raylora.config.loader import FileFormat
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import Domain
 from raylora.errors import UserError
@@ -196,6 +201,68 @@ def test_a_wrong_override(override: str, key: str, said: str) -> None:
 def test_overrides_are_told_with_a_file_that_cannot_be_read() -> None:
     found = problems("a: [", "lora_rank")
     assert [p.where for p in found] == ["run.yaml:1", "command line: lora_rank"]
+
+
+class Shelf(Section):
+    width: Whole = Field(default=1, ge=1, description="...", examples=[2])
+
+
+class Door(Section):
+    key: InputPath | None = Field(default=None, description="...", examples=["./key.pem"])
+
+
+class House(Section):
+    """A schema that no file of raylora has: the loader knows none."""
+
+    name: Text = Field(description="...", examples=["ours"])
+    door: Door = Field(default_factory=Door, description="...")
+    shelves: dict[str, Shelf] = Field(title="a section of shelves", description="...", examples=["{a: {width: 2}}"])
+
+    @model_validator(mode="after")
+    def _has_shelves(self) -> House:
+        if not self.shelves:
+            raise PydanticCustomError("none", "no shelf", {"key": "shelves", "hint": "add one"})
+        return self
+
+
+HOUSE = FileFormat(House, "a smallest house", "name=x", {House: {"title": "name"}, Shelf: {"breadth": "width"}})
+
+
+def house(text: str, *overrides: str) -> House:
+    Path("house.yaml").write_text(text)
+    return loader.load(HOUSE, "house.yaml", overrides)
+
+
+def test_any_schema_can_be_read(home: Path) -> None:
+    (home / "pem").write_text("")
+    read = house("name: ours\ndoor: {key: pem}\nshelves: {a: {}, b: {width: 3}}\n", "shelves.a.width=2", "name=7")
+    assert (read.name, read.door.key) == ("7", str(home / "pem"))
+    assert {name: shelf.width for name, shelf in read.shelves.items()} == {"a": 2, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "the file is empty\n    a smallest house"),
+        ("title: x\nshelves: {a: {}}\n", "title: there is no such key\n    did you mean name?"),
+        ("shelves: {a: {}}\n", "name: this key is missing\n    add a line, for example name: ours"),
+        ("name: x\nshelves: {a: {breadth: 2}}\n", "shelves.a.breadth: there is no such key\n    did you mean width?"),
+        ("name: x\nshelves: {a: {qqqq: 2}}\n", "known here: width"),
+        (
+            "name: x\nshelves: {a: {width: 0}}\n",
+            "shelves.a.width: 0 is not valid: it must be a whole number, 1 or more",
+        ),
+        ("name: x\nshelves: {a: 5}\n", "shelves.a: 5 is not valid: it must be a section with the keys width"),
+        ("name: x\nshelves: 5\n", "it must be a section of shelves\n    for example {a: {width: 2}}"),
+        ("name: x\nshelves: {}\n", "shelves: no shelf\n    add one"),
+        ("name: x\ndoor: {key: none.pem}\nshelves: {a: {}}\n", 'door.key: "none.pem" does not exist'),
+    ],
+)
+def test_what_is_wrong_is_told_of_any_schema(text: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        house(text)
+    assert len(caught.value.problems) == 1
+    assert told in str(caught.value)
 
 
 _junk = st.one_of(

@@ -1,9 +1,8 @@
-"""Memory: what is counted is what torch allocates, and a pack stays within its limit without changing a result."""
+"""A pack stays within its memory limit without changing a result."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import subprocess
 import sys
@@ -16,105 +15,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.profiler import ProfilerActivity, profile
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.base import BaseModel, Tensors
-from raylora.lora.adapter import Adapter, lora_shapes
-from raylora.lora.packed import PackedLora, Segment
 from raylora.training.memory import budget as memory
-from raylora.training.memory.budget import GIB, Cost, NoRoomError, cut, measure, memory_limit, model_bytes, pass_bytes
+from raylora.training.memory.budget import GIB, Cost, NoRoomError, cut, memory_limit, model_bytes, pass_bytes
 from raylora.training.memory.peak import peak
 from raylora.training.pack import Pack
-from raylora.training.settings import lora_settings
 from raylora.training.trainer import Trainer
-from tests.families.loading import dataset, expected_cost, load
 from tests.training.fixtures import FAMILIES, Lab, config, lab, read_events, variants
+from tests.training.memory.passes import CPU, largest_pass
 
 WAIT = 60
-CPU = torch.device("cpu")
+
+
 TRIALS = [
     {"lora_rank": rank, "learning_rate": 1e-3, "batch_size": 4, "seed": rank, "max_steps": 4} for rank in (2, 4, 8)
 ]
-
-
-def largest_pass(bench: Lab, **values: object) -> tuple[PackedLora, Adapter, Tensors, TrainConfig]:
-    settings = bench.config.with_values(values)
-    targets = bench.base.targets(settings.lora_targets)
-    shapes = lora_shapes(bench.base.model, targets, settings.lora_rank)
-    lora = PackedLora(bench.base.model, bench.base.dtype)
-    lora.attach(targets)
-    encoded = max(bench.data.train, key=lambda row: sum(tensor.numel() for tensor in row.values()))
-    row = bench.base.training_row(encoded, settings, torch.Generator().manual_seed(0))
-    return lora, Adapter(shapes, lora_settings(settings), CPU, torch.float32), row, settings
-
-
-def test_storages_are_followed_from_birth_to_death() -> None:
-    weight = torch.ones(10, 10)
-    with peak(CPU) as found:
-        view = weight.t()[:5]
-        a = view * 2  # 200 bytes
-        assert found.now() == 200
-        b = torch.cat([a, a])  # 400 more
-        del a
-        a = b.view(100)[3:]
-        assert found.now() == 400
-        del a, b
-        assert found.now() == 0
-        assert torch.equal(view, weight[:, :5].t())
-    assert found.most == 600
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_counted_is_what_torch_allocates(family: str) -> None:
-    bench = lab(family, torch.float32)
-    lora, adapter, row, _ = largest_pass(bench)
-    for rows in (1, 3):
-        ours = pass_bytes(bench.base, lora, adapter, row, rows)
-        batch = [row] * rows
-        with lora.rows([Segment(0, rows, adapter)], bench.base.lengths(batch)), allocations() as theirs:
-            torch.autograd.backward(bench.base.losses(batch).sum())
-        assert theirs.peak() <= ours <= 1.2 * theirs.peak()
-
-
-class allocations:  # noqa: N801
-    """The CPU allocator's own record."""
-
-    def __init__(self) -> None:
-        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-
-    def __enter__(self) -> allocations:
-        self._profile.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._profile.__exit__(*error)
-
-    def peak(self) -> int:
-        now = most = 0
-        results = self._profile.profiler.kineto_results.events()
-        for event in sorted((event for event in results if event.name() == "[memory]"), key=lambda e: e.start_ns()):
-            now += event.nbytes()
-            most = max(most, now)
-        return most
-
-
-@pytest.mark.parametrize(
-    "values", [{}, {"gradient_checkpointing": True}, {"lora_dropout": 0.1, "lora_targets": "all"}], ids=str
-)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_estimate_without_weights_agrees_with_the_measurement(family: str, values: dict[str, object]) -> None:
-    settings = config(family).with_values(values)
-    expected = expected_cost(settings, dataset(settings).train, torch.float32)
-    bench = lab(family, torch.float32)
-    if settings.gradient_checkpointing:
-        bench = dataclasses.replace(bench, base=load(settings, CPU, torch.float32))
-    lora, adapter, row, _ = largest_pass(bench, **values)
-    fixed, per_row = measure(lambda rows: pass_bytes(bench.base, lora, adapter, row, rows), GIB)
-    assert expected.base == model_bytes(bench.base.model)
-    assert expected.trial == 4 * adapter.flat.nbytes
-    assert expected.fixed + 3 * expected.row == pytest.approx(fixed + 3 * per_row, rel=0.35)
 
 
 @given(
