@@ -99,6 +99,7 @@ def own(home: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_whole_input_is_planned_and_nothing_is_written(home: Path) -> None:
     for model, data in (("sd", "img"), ("one.safetensors", "img"), ("llm", "chats.jsonl")):
         write_config(home, base_model=model, train_data_dir=data)
@@ -430,6 +431,7 @@ def child(home: Path, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=home, env=environment, text=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk(home: Path) -> None:
     write_config(home)
     limit = (

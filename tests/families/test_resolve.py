@@ -32,6 +32,7 @@ print(json.dumps(seen), file=sys.stderr)
 _BY_TRANSFORMERS = {"tokenizer_config.json": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["diffusion", "causal_lm"])
 def test_plan_opens_each_file_of_the_model_once(family: str, tmp_path: Path) -> None:
     settings = config(family).with_values({"output_dir": str(tmp_path / "out")})

@@ -34,6 +34,7 @@ def product(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_planted_family_is_planned_swept_exported_and_reported(product: Path, tmp_path: Path) -> None:
     def raylora(*arguments: str) -> str:
         environment = os.environ | {"PYTHONPATH": str(product)}

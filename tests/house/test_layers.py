@@ -93,3 +93,12 @@ def test_only_a_family_knows_which_one_it_is() -> None:
     asks = re.compile(r"""(==|!=|\bin) \(?["'](diffusion|causal_lm)["']""")
     outside = [path for path in SOURCES if ROOT / "raylora/families" not in path.parents]
     assert [name_of(path) for path in outside if asks.search(path.read_text())] == []
+
+
+def test_private_ray_lies_behind_one_file_a_half() -> None:
+    private = {
+        name_of(path)
+        for path in SOURCES
+        if any(re.match(r"ray\.(_private|_raylet)\b", name) for name in imports(ast.parse(path.read_text())))
+    }
+    assert private == {"cluster/ray/private_api.py", "raylora/tuning/devices/private_ray.py"}

@@ -19,6 +19,7 @@ CLUSTERS = sorted((ROOT / "configs/cluster").rglob("*.yaml"))
 CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CLUSTERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 def test_configurations_run_as_they_are(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

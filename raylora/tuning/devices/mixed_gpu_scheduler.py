@@ -12,11 +12,11 @@ import time
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ResourceChangingScheduler, TrialScheduler
 
+from raylora.tuning.devices import private_ray
 from raylora.tuning.devices.ray_cluster import Resources, card_of
 from raylora.tuning.devices.step_time_model import Move, Place, Running, StepTimes, View, best_move, first_place
 from raylora.tuning.tune.result_keys import DEVICE_ID, NODE, PACK_ROWS, ROWS, STATUS, STEP, STEP_SECONDS, TOTAL_STEPS
@@ -180,5 +180,5 @@ def _free(share: Resources) -> dict[str, int]:
     needed = {name: amount for name, amount in share.items() if amount}
     return {
         node: min(int(resources.get(name, 0) / amount + 1e-6) for name, amount in needed.items())
-        for node, resources in available_resources_per_node().items()
+        for node, resources in private_ray.available_resources().items()
     }
