@@ -254,7 +254,7 @@ class ChatTokens:
         return spans
 
     def _prompt_end(self, text: str, before: Messages, span: Span) -> int:
-        """The place at which a model begins to speak: what a template writes between prompt and words is learnt, too."""
+        """The place at which a model begins to speak: all that a template writes after its prompt is learnt."""
         try:
             prompt = self.render(before, prompt=True)
         except TemplateRefusedError:  # a chat that begins with the assistant
