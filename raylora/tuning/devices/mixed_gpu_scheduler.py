@@ -1,4 +1,4 @@
-"""Ray Tune's scheduler on cards of different speed: its own one decides, and trials move where `balance` says.
+"""Ray Tune's scheduler on cards of different speed: it decides which trials go on, and `step_time_model` where.
 
 Tune's `ResourceChangingScheduler` wraps ASHA or FIFO: a trial whose resources change pauses at its report, and goes on
 from its checkpoint. What changes here is no amount but the node that its placement group would rather be on. It is a
@@ -12,11 +12,11 @@ import time
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ResourceChangingScheduler, TrialScheduler
 
+from raylora.tuning.devices.private_ray import available_resources_per_node
 from raylora.tuning.devices.ray_cluster import Resources, card_of
 from raylora.tuning.devices.step_time_model import Move, Place, Running, StepTimes, View, best_move, first_place
 from raylora.tuning.tune.result_keys import DEVICE_ID, NODE, PACK_ROWS, ROWS, STATUS, STEP, STEP_SECONDS, TOTAL_STEPS
@@ -35,7 +35,7 @@ class _Held:
     until: float
 
 
-class Balancer(ResourceChangingScheduler):  # type: ignore[misc]
+class MixedGPUScheduler(ResourceChangingScheduler):  # type: ignore[misc]
     """Wraps Tune's scheduler of a sweep.
 
     Args:

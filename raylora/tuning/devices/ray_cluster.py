@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import ray
-from ray._private.state import state as gcs
 
 from raylora.errors import UserError
+from raylora.tuning.devices.private_ray import cluster_config
 
 #: Label of a node that an autoscaler made, or that serves as its head.
 NODE_GROUP = "ray.io/node-group"
@@ -194,7 +194,7 @@ def _floor(share: float) -> float:
 def devices() -> Devices:
     """What the cluster that this process is connected to offers."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    config = gcs.get_cluster_config()
+    config = cluster_config()
     types = [
         NodeType(dict(group.resources), sys.maxsize if group.max_count < 0 else group.max_count)
         for group in (config.node_group_configs if config else ())
