@@ -149,10 +149,19 @@ class Family(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def objective(losses: Losses, counts: Losses, base: Losses) -> float:
-        """The value (lower is better) from summed losses, all three (examples, validation rows).
+    def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
+        """The value (lower is better) of a trial from its losses on held-out examples.
 
-        `base` holds the base model's own losses on the same rows.
+        It depends on the examples by their sums alone: `objective(x, y, z)` is that of `x.sum(-2, keepdims=True)` and
+        so on. A bootstrap of a thousand draws is then one product of matrices.
+
+        Args:
+            losses: summed losses, (..., examples, validation rows).
+            counts: what each was summed over (tokens, or 1), same shape, or one that broadcasts.
+            base: the base model's own losses on the same rows, likewise.
+
+        Returns:
+            A value for each set of examples: (...).
         """
 
     # --- samples

@@ -110,7 +110,7 @@ class CausalLMFamily(Family):
         return Problem(message, key="output_dir", hint="name a folder outside of train_data_dir")
 
     @staticmethod
-    def objective(losses: Losses, counts: Losses, base: Losses) -> float:
+    def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
         from raylora.families.objectives import causal_lm_objective
 
         return causal_lm_objective(losses, counts, base)

@@ -156,7 +156,7 @@ class CausalLM:
 
     def objective(self, losses: Losses, counts: Losses, base: Losses) -> float:
         """Negative log-likelihood per assistant token, in nats."""
-        return causal_lm_objective(losses, counts, base)
+        return float(causal_lm_objective(losses, counts, base))
 
     def weight_bytes(self, quantize: str | None) -> tuple[int, int]:
         """Bytes of the model, and of the largest weight that is unpacked from 4 bits while it is multiplied by."""

@@ -93,7 +93,7 @@ class DiffusionFamily(Family):
         return folder.read(Path(config.train_data_dir), Path(config.metadata_path) if config.metadata_path else None)
 
     @staticmethod
-    def objective(losses: Losses, counts: Losses, base: Losses) -> float:
+    def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
         from raylora.families.objectives import diffusion_objective
 
         return diffusion_objective(losses, counts, base)

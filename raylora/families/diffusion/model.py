@@ -250,7 +250,7 @@ class DiffusionModel:
 
     def objective(self, losses: Losses, counts: Losses, base: Losses) -> float:
         """Mean over timesteps of log(L_adapter / L_base): below 0 is better than the base model."""
-        return diffusion_objective(losses, counts, base)
+        return float(diffusion_objective(losses, counts, base))
 
     def weight_bytes(self, quantize: str | None) -> tuple[int, int]:
         """Bytes of the UNet; none of it is in 4 bits."""

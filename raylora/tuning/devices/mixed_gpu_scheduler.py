@@ -1,4 +1,4 @@
-"""Ray Tune's scheduler on cards of different speed: its own one decides, and trials move where `balance` says.
+"""Ray Tune's scheduler on cards of different speed: it decides which trials go on, and `step_time_model` where.
 
 Tune's `ResourceChangingScheduler` wraps ASHA or FIFO: a trial whose resources change pauses at its report, and goes on
 from its checkpoint. What changes here is no amount but the node that its placement group would rather be on. It is a
@@ -35,7 +35,7 @@ class _Held:
     until: float
 
 
-class Balancer(ResourceChangingScheduler):  # type: ignore[misc]
+class MixedGPUScheduler(ResourceChangingScheduler):  # type: ignore[misc]
     """Wraps Tune's scheduler of a sweep.
 
     Args:

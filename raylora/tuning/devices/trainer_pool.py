@@ -47,7 +47,7 @@ ON_CPU = {
 Place = tuple[str, str, int]
 
 
-class Registry:
+class TrainerPool:
     """One trainer a device, made when the first trial asks for it; on CPUs as many as share them.
 
     Whoever asks for a device waits for that device alone, and the driver, which says that trials are over, waits

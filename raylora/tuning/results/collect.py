@@ -60,7 +60,7 @@ def collect(plan: Plan, folder: RunFolder, trials: list[Any], text: str, device:
         name=folder.path.name,
         family=plan.family.name,
         base=kept.base,
-        base_value=plan.family.objective(kept.base, kept.counts, kept.base),
+        base_value=float(plan.family.objective(kept.base, kept.counts, kept.base)),
         trials=outcomes,
         objective_name=plan.family.objective_name,
         config_yaml=text,

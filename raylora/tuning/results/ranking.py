@@ -26,9 +26,11 @@ from raylora.tuning.results.types import Losses, SweepOutcome, TrialOutcome, Val
 if TYPE_CHECKING:
     import pandas as pd
 
-Objective = Callable[[Losses, Losses, Losses], float]
+Objective = Callable[[Losses, Losses, Losses], Losses]
 Verdict = Literal["clearly better", "better", "equal", "worse", "unknown"]
 
+#: Trials of one product of matrices: few products are fast, and not all draws of all trials need be in memory.
+_TOGETHER = 64
 _RANKED_STATUSES = ("finished", "stopped", "interrupted")
 
 
@@ -141,7 +143,7 @@ def rank(outcome: SweepOutcome, objective: Objective, seed: int = 0, resamples: 
 
     Args:
         outcome: the sweep.
-        objective: `objective(losses, counts, base) -> float`, lower is better; all three (examples, rows).
+        objective: a family's, see `Family.objective`; lower is better.
         seed: of the bootstrap.
         resamples: number of bootstrap draws, at least 2.
 
@@ -154,6 +156,7 @@ def rank(outcome: SweepOutcome, objective: Objective, seed: int = 0, resamples: 
     if len({trial.id for trial in trials}) != len(trials):
         raise ValueError("two trials of the sweep have the same id")
     judged: list[tuple[float, TrialOutcome, Validation]] = []
+    reported: list[tuple[TrialOutcome, Validation]] = []
     unranked: list[RankedTrial] = []
     for trial in trials:
         if trial.best is None or trial.status not in _RANKED_STATUSES:
@@ -165,26 +168,22 @@ def rank(outcome: SweepOutcome, objective: Objective, seed: int = 0, resamples: 
                 f"trial {trial.id} was judged by rows of shape {trial.best.losses.shape}, "
                 f"the base model by {outcome.base.shape}"
             )
-        value = _finite_objective(objective, trial.best, outcome.base)
-        if value is None:
-            unranked.append(_without_place(trial, trial.reason or "its validation loss is not a finite number"))
+        reported.append((trial, trial.best))
+    for (trial, best), value in zip(reported, _values(reported, outcome.base, objective), strict=True):
+        if math.isfinite(value):
+            judged.append((value, trial, best))
         else:
-            judged.append((value, trial, trial.best))
+            unranked.append(_without_place(trial, trial.reason or "its validation loss is not a finite number"))
+    unranked.sort(key=lambda row: row.trial.id)
     if not judged:
         return Ranking(tuple(unranked), outcome.base_value, math.nan, math.nan)
 
     judged.sort(key=lambda item: (item[0], item[1].rank, item[1].id))
     lowest = judged[0][0]
     # The base model is one more trial of the bootstrap, the last, weighed as the lowest trial is.
-    everyone = [validation for _, _, validation in judged]
-    draws = _bootstrap(
-        np.stack([*(validation.losses for validation in everyone), outcome.base]),
-        np.stack([*(validation.counts for validation in everyone), everyone[0].counts]),
-        outcome.base,
-        objective,
-        seed,
-        resamples,
-    )
+    everyone = [(validation.losses, validation.counts) for _, _, validation in judged]
+    everyone.append((outcome.base, everyone[0][1]))
+    draws = _bootstrap(everyone, outcome.base, objective, seed, resamples)
     errors = _standard_errors(draws, len(outcome.base))
     difference_errors = _standard_errors(draws - draws[0], len(outcome.base))
     # A NaN error ties only with an equal value: `nan_to_num` makes it zero.
@@ -254,29 +253,49 @@ def _without_place(trial: TrialOutcome, reason: str) -> RankedTrial:
     return RankedTrial(trial, None, math.nan, math.nan, math.nan, math.nan, tie=False, reason=reason)
 
 
-def _finite_objective(objective: Objective, validation: Validation, base: Losses) -> float | None:
-    if not np.isfinite(validation.losses).all():
-        return None
-    value = objective(validation.losses, validation.counts, base)
-    return value if math.isfinite(value) else None
+def _values(
+    trials: Sequence[tuple[TrialOutcome, Validation]], base: Losses, objective: Objective
+) -> NDArray[np.float64]:
+    """Each trial's objective; NaN where a loss is not a finite number, which an objective need not show."""
+    values = np.full(len(trials), np.nan)
+    for first in range(0, len(trials), _TOGETHER):
+        some = [validation for _, validation in trials[first : first + _TOGETHER]]
+        losses, counts = (np.stack([getattr(one, name) for one in some]) for name in ("losses", "counts"))
+        finite = np.isfinite(losses).all((-2, -1))
+        values[first : first + _TOGETHER][finite] = objective(losses[finite], counts[finite], base)
+    return values
 
 
 def _bootstrap(
-    losses: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    base: Losses,
-    objective: Objective,
-    seed: int,
-    resamples: int,
+    trials: Sequence[tuple[Losses, Losses]], base: Losses, objective: Objective, seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """Every trial's objective on every draw: (trials, resamples); losses and counts are (trials, examples, rows)."""
-    examples = len(base)
+    """Every trial's objective on every draw of examples, (trials, resamples); the draws are the same for all.
+
+    Args:
+        trials: losses and counts of each, (examples, rows).
+        base: losses of the base model, (examples, rows).
+        objective: a family's.
+        seed: of the draws.
+        resamples: how many.
+    """
+    examples, rows = base.shape
     drawn = np.random.default_rng(seed).integers(examples, size=(resamples, examples))
-    values = np.empty((len(losses), resamples))
-    for draw, indices in enumerate(drawn):
-        drawn_base = base[indices]
-        for trial, (trial_losses, trial_counts) in enumerate(zip(losses[:, indices], counts[:, indices], strict=True)):
-            values[trial, draw] = objective(trial_losses, trial_counts, drawn_base)
+    # How often a draw has an example, (resamples, examples): times rows this gives sums, all that objectives need.
+    cells = drawn + examples * np.arange(resamples)[:, None]
+    times = np.bincount(cells.ravel(), minlength=resamples * examples).reshape(resamples, examples).astype(np.float64)
+
+    def sums(arrays: Sequence[Losses]) -> NDArray[np.float64]:
+        """Of each array and draw: (resamples, arrays, 1, rows), as if all examples were one."""
+        found: NDArray[np.float64] = (times @ np.concatenate(arrays, axis=1)).reshape(resamples, len(arrays), 1, rows)
+        return found
+
+    base_sums = sums([base])
+    values = np.empty((len(trials), resamples))
+    for first in range(0, len(trials), _TOGETHER):
+        losses, counts = zip(*trials[first : first + _TOGETHER], strict=True)
+        alike = all(np.array_equal(counts[0], other) for other in counts[1:])
+        count_sums = sums(counts[:1] if alike else counts)
+        values[first : first + _TOGETHER] = objective(sums(losses), count_sums, base_sums).T
     return values
 
 

@@ -18,8 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raylora.config.schema import SweepConfig
 from raylora.paths import cache_root
 from raylora.tuning.devices import ray_cluster
-from raylora.tuning.devices.mixed_gpu_scheduler import Balancer
-from raylora.tuning.devices.trainer_pool import Registry
+from raylora.tuning.devices.mixed_gpu_scheduler import MixedGPUScheduler
+from raylora.tuning.devices.trainer_pool import TrainerPool
 from raylora.tuning.plan import Plan
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune import experiment_state, search_space
@@ -61,7 +61,7 @@ def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
     name = f"registry-{secrets.token_hex(8)}"
     arguments = (plan.config, cache_root(plan.config.cache_dir), plan.validate_every, folder.events)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a worker VM
-    registry = ray.remote(Registry).options(
+    registry = ray.remote(TrainerPool).options(
         name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000, scheduling_strategy=here
     )
     handle = registry.remote(*arguments)
@@ -102,7 +102,7 @@ def new_tuner(plan: Plan, folder: RunFolder, registry_name: str) -> tune.Tuner:
     devices, device, slots = ray_cluster.devices(), plan.config.device, _slots(plan)
     scheduler = search_space.scheduler(sweep, plan.longest, plan.validate_every)
     if devices.mixed(device):
-        scheduler = Balancer(scheduler, devices.share(slots, device), plan.config.batch_size)
+        scheduler = MixedGPUScheduler(scheduler, devices.share(slots, device), plan.config.batch_size)
     return tune.Tuner(
         _trainable(plan, folder, registry_name, slots),
         param_space=search_space.param_space(sweep),

@@ -1,7 +1,7 @@
 """A trial: an ordinary Ray Tune function trainable that trains nothing itself.
 
 It holds a fraction of a device, joins that device's trainer, and passes reports on to Tune. It loads no model
-and imports no torch. It is taken out of the pack by the driver (see `Registry.ended`).
+and imports no torch. It is taken out of the pack by the driver (see `TrainerPool.ended`).
 """
 
 from __future__ import annotations

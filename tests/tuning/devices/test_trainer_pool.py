@@ -13,7 +13,7 @@ import ray
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import Problem
-from raylora.tuning.devices.trainer_pool import Registry, _answers
+from raylora.tuning.devices.trainer_pool import TrainerPool, _answers
 from tests.tuning.runs import RAY_OPTIONS, config, is_alive
 
 #: Long enough for a busy machine; whoever would wait for a blocked trainer waits for ever.
@@ -32,9 +32,9 @@ def node() -> str:
     return str(ray.nodes()[0]["NodeID"])
 
 
-def make(settings: TrainConfig, events: Path, linger: float = 60) -> Registry:
+def make(settings: TrainConfig, events: Path, linger: float = 60) -> TrainerPool:
     assert settings.cache_dir
-    return Registry(settings, Path(settings.cache_dir), 4, events, linger)
+    return TrainerPool(settings, Path(settings.cache_dir), 4, events, linger)
 
 
 async def join(trainer: Any, trial: str, settings: TrainConfig) -> int:
@@ -152,7 +152,7 @@ def test_an_idle_trainer_ends_and_the_next_trial_gets_another(tmp_path: Path) ->
 
 def test_what_trials_refuse_is_told_once_and_they_wait_until_they_may_go() -> None:
     async def act() -> None:
-        registry = Registry(TrainConfig(train_data_dir="-", base_model="-"), Path("-"), 1, Path("-"))
+        registry = TrainerPool(TrainConfig(train_data_dir="-", base_model="-"), Path("-"), 1, Path("-"))
         waiting = asyncio.create_task(registry.refused())
         trials = [asyncio.create_task(registry.refuse([Problem(text)])) for text in ("full", "full too")]
         assert await waiting == (Problem("full"),)

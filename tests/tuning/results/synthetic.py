@@ -11,16 +11,15 @@ import numpy as np
 from raylora.tuning.results.types import Losses, SearchRange, Status, SweepOutcome, TrialOutcome, Validation
 
 
-def diffusion_objective(losses: Losses, counts: Losses, base: Losses) -> float:
-    """Mean over 8 timesteps of the log ratio of losses; (examples, 8 * noises)."""
-    shape = (len(losses), 8, -1)
-    sums = losses.reshape(shape).sum(axis=(0, 2)), base.reshape(shape).sum(axis=(0, 2))
-    return float(np.mean(np.log(sums[0] / sums[1])))
+def diffusion_objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
+    """Mean over 8 timesteps of the log ratio of losses; (..., examples, 8 * noises)."""
+    own, before = (part.reshape((*part.shape[:-1], 8, -1)).sum(axis=(-3, -1)) for part in (losses, base))
+    return np.asarray(np.mean(np.log(own / before), axis=-1))
 
 
-def mean_loss(losses: Losses, counts: Losses, base: Losses) -> float:
+def mean_loss(losses: Losses, counts: Losses, base: Losses) -> Losses:
     """Negative log-likelihood a token."""
-    return float(losses.sum() / counts.sum())
+    return np.asarray(losses.sum((-2, -1)) / counts.sum((-2, -1)))
 
 
 def base_losses(family: str, examples: int = 12, seed: int = 0) -> tuple[Losses, Losses]:
@@ -54,8 +53,8 @@ def trial(
     suits = generator.lognormal(0, 0.025, (len(losses), 1))
     own = losses * (1 - depth) * suits * generator.lognormal(0, 0.012, losses.shape)
     objective = diffusion_objective if family == "diffusion" else mean_loss
-    value = objective(own, counts, losses)
-    start = objective(losses, counts, losses)
+    value = float(objective(own, counts, losses))
+    start = float(objective(losses, counts, losses))
     history = []
     for report in range(1, reports + 1):
         progress = 1 - np.exp(-3.2 * report / 8)
@@ -149,7 +148,7 @@ def text_sweep(trials: int = 8) -> SweepOutcome:
         name="devils dictionary",
         family="causal_lm",
         base=base[0],
-        base_value=mean_loss(*base, base[0]),
+        base_value=float(mean_loss(*base, base[0])),
         trials=made,
         objective_name="loss per token",
         config_yaml="train_data_dir: ./data/devil.jsonl\nbase_model: ./models/SmolLM2-135M-Instruct\n",
