@@ -128,7 +128,7 @@ class Work:
 
 
 def _prompt_tokens(base: Any) -> int:
-    return int(base.checkpoint.settings("text_encoder")["max_position_embeddings"])
+    return int(base.files.settings("text_encoder")["max_position_embeddings"])
 
 
 def _bare(config: TrainConfig, is_lm: bool) -> Any:

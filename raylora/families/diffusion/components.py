@@ -12,7 +12,7 @@ import torch
 
 from raylora.data.reading import few, shown
 from raylora.errors import UserError
-from raylora.families.diffusion.checkpoint import KEY, Checkpoint
+from raylora.families.diffusion.model_files import KEY, ModelFiles
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def load_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def load_unet(files: ModelFiles, dtype: torch.dtype) -> Any:
     """The UNet (diffusers' UNet2DConditionModel), in eval mode, on the CPU.
 
     Raises:
@@ -46,10 +46,10 @@ def load_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     with quiet():
         from diffusers import UNet2DConditionModel
 
-    return _load_diffusers(UNet2DConditionModel, checkpoint, "unet", dtype)
+    return _load_diffusers(UNet2DConditionModel, files, "unet", dtype)
 
 
-def meta_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def meta_unet(files: ModelFiles, dtype: torch.dtype) -> Any:
     """The UNet without weights, on torch's meta device, in eval mode.
 
     Raises:
@@ -58,19 +58,19 @@ def meta_unet(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     with quiet(), torch.device("meta"):
         from diffusers import UNet2DConditionModel
 
-        settings = checkpoint.settings("unet")
-        return _translate(lambda: UNet2DConditionModel.from_config(settings), checkpoint, "unet").to(dtype).eval()
+        settings = files.settings("unet")
+        return _translate(lambda: UNet2DConditionModel.from_config(settings), files, "unet").to(dtype).eval()
 
 
-def load_vae(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def load_vae(files: ModelFiles, dtype: torch.dtype) -> Any:
     """The autoencoder (diffusers' AutoencoderKL), as `load_unet`."""
     with quiet():
         from diffusers import AutoencoderKL
 
-    return _load_diffusers(AutoencoderKL, checkpoint, "vae", dtype)
+    return _load_diffusers(AutoencoderKL, files, "vae", dtype)
 
 
-def load_texts(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
+def load_texts(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
     """The text encoders and tokenizers, under the names that the pipeline's constructor gives them.
 
     Raises:
@@ -80,16 +80,16 @@ def load_texts(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         classes: dict[str, Any] = {"text_encoder": CLIPTextModel}
-        if checkpoint.kind == "sdxl":
+        if files.kind == "sdxl":
             classes["text_encoder_2"] = CLIPTextModelWithProjection
-        tokenizers = {name.replace("text_encoder", "tokenizer"): _tokenizer(checkpoint, name) for name in classes}
-        if checkpoint.layout == "single":
-            return {**_single_file_texts(checkpoint, classes, tokenizers, dtype), **tokenizers}
-        encoders = {name: _load_folder(class_, checkpoint, name, dtype) for name, class_ in classes.items()}
+        tokenizers = {name.replace("text_encoder", "tokenizer"): _tokenizer(files, name) for name in classes}
+        if files.layout == "single":
+            return {**_single_file_texts(files, classes, tokenizers, dtype), **tokenizers}
+        encoders = {name: _load_folder(class_, files, name, dtype) for name, class_ in classes.items()}
     return {**encoders, **tokenizers}
 
 
-def load_scheduler(checkpoint: Checkpoint, name: str) -> Any:
+def load_scheduler(files: ModelFiles, name: str) -> Any:
     """A scheduler of diffusers by its class's name, with the model's own noise schedule.
 
     Raises:
@@ -99,129 +99,129 @@ def load_scheduler(checkpoint: Checkpoint, name: str) -> Any:
         import diffusers
 
         class_ = getattr(diffusers, name)
-        settings = checkpoint.settings("scheduler")
-        return _translate(lambda: class_.from_config(settings, clip_sample=False), checkpoint, "scheduler")
+        settings = files.settings("scheduler")
+        return _translate(lambda: class_.from_config(settings, clip_sample=False), files, "scheduler")
 
 
-def pipeline_class(checkpoint: Checkpoint) -> Any:
+def pipeline_class(files: ModelFiles) -> Any:
     """diffusers' pipeline for this kind of model."""
     with quiet():
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    return StableDiffusionXLPipeline if checkpoint.kind == "sdxl" else StableDiffusionPipeline
+    return StableDiffusionXLPipeline if files.kind == "sdxl" else StableDiffusionPipeline
 
 
-def assemble(checkpoint: Checkpoint, **parts: Any) -> Any:
+def assemble(files: ModelFiles, **parts: Any) -> Any:
     """A pipeline of these parts; those that are not given are absent."""
     names = ["vae", "text_encoder", "tokenizer", "unet", "scheduler"]
-    if checkpoint.kind == "sdxl":
+    if files.kind == "sdxl":
         names += ["text_encoder_2", "tokenizer_2"]
         extra: dict[str, Any] = {"add_watermarker": False}
     else:
         extra = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     with quiet():
-        pipeline = pipeline_class(checkpoint)(**{name: parts.get(name) for name in names}, **extra)
+        pipeline = pipeline_class(files)(**{name: parts.get(name) for name in names}, **extra)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _tokenizer(checkpoint: Checkpoint, encoder: str) -> Any:
+def _tokenizer(files: ModelFiles, encoder: str) -> Any:
     from transformers import CLIPTokenizer
 
     name = encoder.replace("text_encoder", "tokenizer")
-    folder, pad = checkpoint.tokenizer(name)
+    folder, pad = files.tokenizer(name)
 
     def load() -> Any:
-        length = int(checkpoint.settings(encoder).get("max_position_embeddings", 77))
+        length = int(files.settings(encoder).get("max_position_embeddings", 77))
         return CLIPTokenizer.from_pretrained(folder, pad_token=pad, model_max_length=length, local_files_only=True)
 
-    return _translate(load, checkpoint, name)
+    return _translate(load, files, name)
 
 
-def _load_diffusers(class_: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
+def _load_diffusers(class_: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
     with quiet():
-        if checkpoint.layout == "folder":
-            return _load_folder(class_, checkpoint, part, dtype)
+        if files.layout == "folder":
+            return _load_folder(class_, files, part, dtype)
 
         def load() -> Any:
             return class_.from_single_file(
-                str(checkpoint.path),
-                config=str(checkpoint.config),
+                str(files.path),
+                config=str(files.config),
                 subfolder=part,
                 local_files_only=True,
             )
 
-        return _complete(_translate(load, checkpoint, part), checkpoint, part, dtype)
+        return _complete(_translate(load, files, part), files, part, dtype)
 
 
-def _load_folder(class_: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
+def _load_folder(class_: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
     def load() -> Any:
         return class_.from_pretrained(
-            str(checkpoint.path),
+            str(files.path),
             subfolder=part,
             torch_dtype=dtype,
-            variant="fp16" if part in checkpoint.halves else None,
+            variant="fp16" if part in files.halves else None,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
         )
 
-    model, report = _translate(load, checkpoint, part)
+    model, report = _translate(load, files, part)
     missing = sorted(report["missing_keys"])
     if missing:
-        raise _lacks(missing, checkpoint, part)
+        raise _lacks(missing, files, part)
     return model.eval()
 
 
 def _single_file_texts(
-    checkpoint: Checkpoint, classes: dict[str, Any], tokenizers: dict[str, Any], dtype: torch.dtype
+    files: ModelFiles, classes: dict[str, Any], tokenizers: dict[str, Any], dtype: torch.dtype
 ) -> dict[str, Any]:
     absent = {"unet": None, "vae": None, "scheduler": None}
-    if checkpoint.kind == "sd15":
+    if files.kind == "sd15":
         absent |= {"safety_checker": None, "feature_extractor": None}
 
     def load() -> Any:
-        return pipeline_class(checkpoint).from_single_file(
-            str(checkpoint.path),
-            config=str(checkpoint.config),
+        return pipeline_class(files).from_single_file(
+            str(files.path),
+            config=str(files.config),
             local_files_only=True,
             **absent,
             **tokenizers,
         )
 
-    pipeline = _translate(load, checkpoint, "text_encoder")
-    return {name: _complete(getattr(pipeline, name), checkpoint, name, dtype) for name in classes}
+    pipeline = _translate(load, files, "text_encoder")
+    return {name: _complete(getattr(pipeline, name), files, name, dtype) for name in classes}
 
 
-def _translate(load: Callable[[], Any], checkpoint: Checkpoint, part: str) -> Any:
+def _translate(load: Callable[[], Any], files: ModelFiles, part: str) -> Any:
     try:
         return load()
     except MemoryError:
         raise
     except NotImplementedError as error:  # torch's word for moving a tensor that no file filled
-        raise _lacks([], checkpoint, part) from error
+        raise _lacks([], files, part) from error
     except Exception as error:  # loaders raise whatever a configuration with odd values makes them stumble over
         text = " ".join(str(error).split())
         raise UserError.one(
             f"its {part} does not load: {text[:300] or type(error).__name__}",
-            where=shown(checkpoint.path),
+            where=shown(files.path),
             key=KEY,
-            hint=f"the weights and the configuration in {shown(checkpoint.config)} do not belong together",
+            hint=f"the weights and the configuration in {shown(files.config)} do not belong together",
         ) from error
 
 
-def _complete(model: Any, checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Any:
+def _complete(model: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
     """Check what a single file's loader made: it may leave without storage what it did not find, and says nothing."""
     missing = sorted(name for name, tensor in model.state_dict().items() if tensor.is_meta)
     if missing:
-        raise _lacks(missing, checkpoint, part)
+        raise _lacks(missing, files, part)
     return model.to(dtype).eval()
 
 
-def _lacks(missing: list[str], checkpoint: Checkpoint, part: str) -> UserError:
+def _lacks(missing: list[str], files: ModelFiles, part: str) -> UserError:
     return UserError.one(
         f"its {part} lacks weights" + (f": {few(missing)}" if missing else " that its configuration asks for"),
-        where=shown(checkpoint.path),
+        where=shown(files.path),
         key=KEY,
         hint="the file is incomplete, or its configuration is another model's: copy or download the model again",
     )

@@ -15,7 +15,7 @@ from raylora.data.examples import Example, ImageExample
 from raylora.data.images import folder, listing
 from raylora.errors import Problem, UserError
 from raylora.families.diffusion import files
-from raylora.families.diffusion.checkpoint import Checkpoint
+from raylora.families.diffusion.model_files import ModelFiles
 from raylora.families.diffusion.usage import image_usage
 from raylora.families.family import Family, Prompt, Snippet, unreadable_files
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
@@ -44,7 +44,7 @@ class DiffusionFamily(Family):
     looks_like = staticmethod(files.looks_like)
 
     @functools.cached_property
-    def checkpoint(self) -> Checkpoint:
+    def model_files(self) -> ModelFiles:
         """The model's files, all there.
 
         Raises:
@@ -59,7 +59,7 @@ class DiffusionFamily(Family):
             problems.append(Problem(message, "", "quantize", "remove the key"))
         try:
             with unreadable_files(self.base_model):
-                _ = self.checkpoint
+                _ = self.model_files
         except UserError as error:
             raise UserError([*problems, *error.problems]) from error
         if problems:
@@ -82,12 +82,12 @@ class DiffusionFamily(Family):
     def load(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
         from raylora.families.diffusion import model
 
-        return model.load(self.checkpoint, config, device, dtype)
+        return model.load(self.model_files, config, device, dtype)
 
     def meta_model(self, config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
         from raylora.families.diffusion import model
 
-        return model.meta_model(self.checkpoint, config, dtype)
+        return model.meta_model(self.model_files, config, dtype)
 
     def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
         return folder.read(Path(config.train_data_dir), Path(config.metadata_path) if config.metadata_path else None)
@@ -109,7 +109,7 @@ class DiffusionFamily(Family):
     def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
         from raylora.families.diffusion.sample import generate
 
-        return generate(self.checkpoint, config, adapter, [prompt.text for prompt in prompts])
+        return generate(self.model_files, config, adapter, [prompt.text for prompt in prompts])
 
     @classmethod
     def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:

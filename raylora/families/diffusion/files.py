@@ -11,18 +11,18 @@ from pathlib import Path
 
 from raylora.data.reading import missing_place
 from raylora.errors import UserError
-from raylora.families.diffusion.checkpoint import (
+from raylora.families.diffusion.folder_layout import describe_folder
+from raylora.families.diffusion.model_files import (
     CONFIG_KEY,
     CONVERT,
     KEY,
     PICKLES,
     WANTED,
-    Checkpoint,
+    ModelFiles,
     check_prediction,
     refusal,
     whole_file,
 )
-from raylora.families.diffusion.folder_layout import describe_folder
 from raylora.families.diffusion.single_file import find_config, is_language_model, single_kind
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
@@ -49,7 +49,7 @@ def looks_like(path: Path) -> bool:
         return not (path.parent / "config.json").is_file()
 
 
-def describe(path: Path, config: Path | str | None = None) -> Checkpoint:
+def describe(path: Path, config: Path | str | None = None) -> ModelFiles:
     """Find out what `path` holds and check that all of it is there. Reads JSON and the heads of safetensors only.
 
     Args:
@@ -77,13 +77,13 @@ def describe(path: Path, config: Path | str | None = None) -> Checkpoint:
     shapes = whole_file(path)
     kind = single_kind(shapes, path)
     folder = find_config(path, Path(config) if config is not None else None, kind, shapes)
-    checkpoint = Checkpoint(kind, "single", path, folder, frozenset(), (path,))
-    check_prediction(checkpoint)
-    if "v_pred" in shapes and checkpoint.settings("scheduler").get("prediction_type") != "v_prediction":
+    files = ModelFiles(kind, "single", path, folder, frozenset(), (path,))
+    check_prediction(files)
+    if "v_pred" in shapes and files.settings("scheduler").get("prediction_type") != "v_prediction":
         raise refusal(
             "predicts velocities (it is marked v_pred), and its configuration does not say so",
             path,
             "give base_model_config: a diffusers folder whose scheduler_config.json has "
             '"prediction_type": "v_prediction" (and "rescale_betas_zero_snr" as the model\'s authors say)',
         )
-    return checkpoint
+    return files

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raylora.data.reading import few, shown
 from raylora.errors import Problem, UserError
-from raylora.families.diffusion.checkpoint import (
+from raylora.families.diffusion.model_files import (
     CONVERT,
     KEY,
     PARTS,
@@ -14,7 +14,7 @@ from raylora.families.diffusion.checkpoint import (
     TOKENIZERS,
     UNET,
     WANTED,
-    Checkpoint,
+    ModelFiles,
     check_prediction,
     check_settings,
     content_of,
@@ -25,7 +25,7 @@ from raylora.families.diffusion.checkpoint import (
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
 
-def describe_folder(path: Path) -> Checkpoint:
+def describe_folder(path: Path) -> ModelFiles:
     """Find the parts of a folder with model_index.json; an error that names all that is missing or broken."""
     index = path / "model_index.json"
     if not index.is_file():
@@ -55,10 +55,10 @@ def describe_folder(path: Path) -> Checkpoint:
         problems.append(_missing(path / "scheduler", "scheduler_config.json"))
     if problems:
         raise UserError(problems)
-    checkpoint = Checkpoint(kind, "folder", path, path, frozenset(halves), tuple(sorted(weights)))
+    files = ModelFiles(kind, "folder", path, path, frozenset(halves), tuple(sorted(weights)))
     check_settings(path, KEY)
-    check_prediction(checkpoint)
-    return checkpoint
+    check_prediction(files)
+    return files
 
 
 def _better_place(path: Path) -> str:

@@ -20,7 +20,6 @@ from raylora.data.images.decoding import open_rgb
 from raylora.errors import Problem, UserError
 from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion import buckets
-from raylora.families.diffusion.checkpoint import Checkpoint
 from raylora.families.diffusion.components import (
     assemble,
     load_scheduler,
@@ -30,6 +29,7 @@ from raylora.families.diffusion.components import (
     meta_unet,
     quiet,
 )
+from raylora.families.diffusion.model_files import ModelFiles
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
 
 if TYPE_CHECKING:
@@ -58,38 +58,38 @@ _TARGETS = {
 }
 
 
-def load(checkpoint: Checkpoint, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+def load(files: ModelFiles, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
     """Load the UNet and put it on `device` in `dtype`; the encoders wait until they are needed.
 
     Raises:
         UserError: weights are missing, or `config.resolution` is too small for the model.
     """
-    unet = load_unet(checkpoint, dtype)
+    unet = load_unet(files, dtype)
     unet.to(device)
     if config.gradient_checkpointing:
         # diffusers recomputes whenever gradients are wanted, in eval mode too: dropout of the base stays off.
         unet.enable_gradient_checkpointing()
-    found = sizes(checkpoint, config)
-    return DiffusionModel(checkpoint, unet, found, device, dtype, _fingerprint(checkpoint, found, dtype))
+    found = sizes(files, config)
+    return DiffusionModel(files, unet, found, device, dtype, _fingerprint(files, found, dtype))
 
 
-def meta_model(checkpoint: Checkpoint, config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
+def meta_model(files: ModelFiles, config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
     """The model without weights, on torch's meta device: memory and work can be counted with it.
 
     Raises:
         UserError: as `load`, as far as the configuration shows it.
     """
-    unet = meta_unet(checkpoint, dtype)
+    unet = meta_unet(files, dtype)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return DiffusionModel(checkpoint, unet, sizes(checkpoint, config), torch.device("meta"), dtype, "")
+    return DiffusionModel(files, unet, sizes(files, config), torch.device("meta"), dtype, "")
 
 
 class DiffusionModel:
     """A frozen UNet with what it takes to train LoRA on it; implements `families.base.BaseModel`.
 
     Attributes:
-        checkpoint: the files it was loaded from.
+        files: those it was loaded from.
         resolution: side in pixels of a square picture; other shapes have at most its area.
         prediction_type: "epsilon" (noise) or "v_prediction" (velocity).
     """
@@ -98,24 +98,24 @@ class DiffusionModel:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        files: ModelFiles,
         unet: Any,
         sizes: Sizes,
         device: torch.device,
         dtype: torch.dtype,
         fingerprint: str,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.files = files
         # Channels innermost: convolutions need no reordering, on CPUs and on tensor cores, nor do transformer blocks.
         self.model: nn.Module = unet.to(memory_format=torch.channels_last).requires_grad_(False).eval()
         self.device = device
         self.dtype = dtype
         self.resolution = sizes.resolution
-        self.prediction_type = str(checkpoint.settings("scheduler").get("prediction_type", "epsilon"))
+        self.prediction_type = str(files.settings("scheduler").get("prediction_type", "epsilon"))
         self.fingerprint = fingerprint
         self._buckets = sizes.buckets
         #: The share of signal (squared) at each timestep of the noise schedule: (T,), float64.
-        self._signal: Tensor = load_scheduler(checkpoint, "DDPMScheduler").alphas_cumprod.double()
+        self._signal: Tensor = load_scheduler(files, "DDPMScheduler").alphas_cumprod.double()
         self._signal_on_device = self._signal.to(device)
         self._vae: Any = None
         self._texts: Any = None
@@ -129,7 +129,7 @@ class DiffusionModel:
         of the residual blocks and of the down- and upsamplers, but for SDXL's first upsampler.
         """
         wanted = _TARGETS[which]
-        unknown = _UNKNOWN_TO_A1111 if self.checkpoint.kind == "sdxl" else ""
+        unknown = _UNKNOWN_TO_A1111 if self.files.kind == "sdxl" else ""
         return [
             name
             for name, module in self.model.named_modules()
@@ -178,14 +178,14 @@ class DiffusionModel:
 
     def largest_row(self, examples: Sequence[Example]) -> Tensors:
         """A row of the largest picture that fits a bucket, whatever the examples: all have about the same area."""
-        settings = self.checkpoint.settings("unet")
-        factor = 2 ** (len(self.checkpoint.settings("vae")["block_out_channels"]) - 1)
+        settings = self.files.settings("unet")
+        factor = 2 ** (len(self.files.settings("vae")["block_out_channels"]) - 1)
         width, height = max(self._buckets, key=lambda bucket: bucket[0] * bucket[1])
         encoded = {
             "latents": torch.zeros(4, height // factor, width // factor),
             "prompt": torch.zeros(_CAPTION_TOKENS, int(settings["cross_attention_dim"])),
         }
-        if self.checkpoint.kind == "sdxl":
+        if self.files.kind == "sdxl":
             pooled = int(settings["projection_class_embeddings_input_dim"]) - 6 * int(
                 settings["addition_time_embed_dim"]
             )
@@ -279,13 +279,13 @@ class DiffusionModel:
     def _encode(self, example: ImageExample, fitted: buckets.Fitted) -> Tensors:
         if self._vae is None:
             # Never fp16: SDXL's VAE overflows in it.
-            self._vae = load_vae(self.checkpoint, torch.float32).to(self.device)
+            self._vae = load_vae(self.files, torch.float32).to(self.device)
         pixels = torch.from_numpy(np.asarray(fitted.image, dtype=np.float32).copy()).permute(2, 0, 1)
         inputs = (pixels / 127.5 - 1.0)[None].to(self.device)
         mean = self._vae.encode(inputs).latent_dist.mean[0]
         encoded = {"latents": (mean * self._vae.config.scaling_factor).float().cpu().contiguous()}
         encoded |= self._caption(example.caption)
-        if self.checkpoint.kind == "sdxl":
+        if self.files.kind == "sdxl":
             (width, height), (left, top) = fitted.original, fitted.crop
             sizes = [height, width, top, left, fitted.image.height, fitted.image.width]
             encoded["time_ids"] = torch.tensor(sizes, dtype=torch.float32)
@@ -295,13 +295,13 @@ class DiffusionModel:
     def _caption(self, caption: str) -> Tensors:
         """A caption's embeddings, made by diffusers' pipeline, so that training and sampling agree on every detail."""
         if self._texts is None:
-            self._texts = assemble(self.checkpoint, **load_texts(self.checkpoint, torch.float32)).to(self.device)
+            self._texts = assemble(self.files, **load_texts(self.files, torch.float32)).to(self.device)
         with quiet():
             found = self._texts.encode_prompt(
                 caption, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
         texts = {"prompt": found[0][0].float().cpu().contiguous()}
-        if self.checkpoint.kind == "sdxl":
+        if self.files.kind == "sdxl":
             texts["pooled"] = found[2][0].float().cpu().contiguous()
         return texts
 
@@ -323,13 +323,13 @@ class Sizes:
     buckets: list[tuple[int, int]]
 
 
-def sizes(checkpoint: Checkpoint, config: TrainConfig) -> Sizes:
+def sizes(files: ModelFiles, config: TrainConfig) -> Sizes:
     """The sizes that pictures are brought to for a model.
 
     Raises:
         UserError: `config.resolution` is too small for the model.
     """
-    unet, vae = checkpoint.settings("unet"), checkpoint.settings("vae")
+    unet, vae = files.settings("unet"), files.settings("vae")
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     granule = factor * 2 ** (len(unet["block_out_channels"]) - 1)
     own = int(unet.get("sample_size") or 64) * factor
@@ -344,15 +344,15 @@ def sizes(checkpoint: Checkpoint, config: TrainConfig) -> Sizes:
     return Sizes(resolution, found)
 
 
-def _fingerprint(checkpoint: Checkpoint, sizes: Sizes, dtype: torch.dtype) -> str:
+def _fingerprint(files: ModelFiles, sizes: Sizes, dtype: torch.dtype) -> str:
     digest = hashlib.sha256()
     facts: dict[str, Any] = {
         "version": ENCODING_VERSION,
-        "kind": checkpoint.kind,
+        "kind": files.kind,
         "dtype": str(dtype),
         "buckets": sizes.buckets,
         "validation": [TIMESTEPS, VALIDATION_NOISES],
-        **checkpoint.hashes(),
+        **files.hashes(),
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return f"diffusion-{digest.hexdigest()}"

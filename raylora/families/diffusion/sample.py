@@ -11,9 +11,9 @@ import torch
 from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
 from raylora.families.diffusion import buckets
-from raylora.families.diffusion.checkpoint import Checkpoint
 from raylora.families.diffusion.components import assemble, load_scheduler, load_texts, load_unet, load_vae, quiet
 from raylora.families.diffusion.model import seed_of, sizes
+from raylora.families.diffusion.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,14 +22,14 @@ SAMPLING_STEPS = 30
 GUIDANCE = 6.0
 
 
-def generate(checkpoint: Checkpoint, config: TrainConfig, adapter: Path | None, prompts: Sequence[str]) -> list[Image]:
+def generate(files: ModelFiles, config: TrainConfig, adapter: Path | None, prompts: Sequence[str]) -> list[Image]:
     """Paint a picture for each prompt, with diffusers' own pipeline and LoRA loader, as people do.
 
     The noise depends on the configuration's seed, the prompt's place and the prompt alone, so pictures with and without
     an adapter are comparable. Uses a GPU if there is one.
 
     Args:
-        checkpoint: the base model's files.
+        files: the base model's files.
         config: of the run: seed and resolution.
         adapter: an exported .safetensors, or None for the base model.
 
@@ -38,14 +38,14 @@ def generate(checkpoint: Checkpoint, config: TrainConfig, adapter: Path | None, 
     """
     device = own_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    side = buckets.choose((1, 1), sizes(checkpoint, config).buckets)
+    side = buckets.choose((1, 1), sizes(files, config).buckets)
     with quiet():
         parts = {
-            "unet": load_unet(checkpoint, dtype),
-            "vae": load_vae(checkpoint, dtype),
-            **load_texts(checkpoint, dtype),
+            "unet": load_unet(files, dtype),
+            "vae": load_vae(files, dtype),
+            **load_texts(files, dtype),
         }
-        pipeline = assemble(checkpoint, scheduler=load_scheduler(checkpoint, "DDIMScheduler"), **parts)
+        pipeline = assemble(files, scheduler=load_scheduler(files, "DDIMScheduler"), **parts)
         if adapter is not None:
             pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, local_files_only=True)
         pipeline.to(device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raylora.data.reading import few, missing_place, shown
 from raylora.errors import UserError
-from raylora.families.diffusion.checkpoint import (
+from raylora.families.diffusion.model_files import (
     CONFIG_KEY,
     CONFIGS,
     KEY,

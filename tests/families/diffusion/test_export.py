@@ -105,10 +105,10 @@ def test_diffusers_applies_exactly_what_was_trained(
 
 def loaded_deltas(base: Path, path: Path) -> dict[str, Tensor]:
     """The weight updates that diffusers' `load_lora_weights` attaches, by module."""
-    checkpoint = describe(base)
-    parts = {"unet": load_unet(checkpoint, torch.float32), "vae": load_vae(checkpoint, torch.float32)}
+    files = describe(base)
+    parts = {"unet": load_unet(files, torch.float32), "vae": load_vae(files, torch.float32)}
     with quiet():
-        pipeline = assemble(checkpoint, **parts, **load_texts(checkpoint, torch.float32))
+        pipeline = assemble(files, **parts, **load_texts(files, torch.float32))
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="mine")
     return {
         name: module.get_delta_weight("mine").detach()

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from raylora.families.diffusion.checkpoint import CONFIGS
 from raylora.families.diffusion.files import describe, looks_like
+from raylora.families.diffusion.model_files import CONFIGS
 from tests.families.diffusion.models import edit, header, problems
 
 

@@ -81,8 +81,8 @@ def test_encode_gives_what_the_pipeline_would(name: str, root: Path) -> None:
         assert all(t.dtype == torch.float32 and t.is_contiguous() and t.device == CPU for t in e.values())
 
     # By hand, for the picture that needs neither resizing nor cropping.
-    checkpoint = describe(root / name)
-    vae, texts = load_vae(checkpoint, torch.float32), load_texts(checkpoint, torch.float32)
+    files = describe(root / name)
+    vae, texts = load_vae(files, torch.float32), load_texts(files, torch.float32)
     pixels = torch.from_numpy(np.asarray(Image.open(root / "3.png"), dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
     tokens = [
         texts[tokenizer]("picture 3", padding="max_length", return_tensors="pt").input_ids

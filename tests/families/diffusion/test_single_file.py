@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from raylora.families.diffusion.checkpoint import CONFIGS
 from raylora.families.diffusion.files import describe, looks_like
+from raylora.families.diffusion.model_files import CONFIGS
 from raylora.families.safetensors_header import read_shapes
 from tests.families.diffusion.models import edit, header, problems
 

@@ -36,7 +36,7 @@ UNET = "model.diffusion_model."  #: before the names of a UNet's tensors in the 
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class ModelFiles:
     """A model whose files are all there.
 
     Attributes:
@@ -157,12 +157,12 @@ def special_model(channels: object) -> str:
     return f"is {what} model ({channels} input channels), which is not supported"
 
 
-def check_prediction(checkpoint: Checkpoint) -> None:
+def check_prediction(files: ModelFiles) -> None:
     """Refuse a model that predicts neither noise nor velocity."""
-    prediction = checkpoint.settings("scheduler").get("prediction_type", "epsilon")
+    prediction = files.settings("scheduler").get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise refusal(
             f'"prediction_type": "{prediction}" is not supported',
-            checkpoint.config / "scheduler" / "scheduler_config.json",
+            files.config / "scheduler" / "scheduler_config.json",
             "models that predict noise (epsilon) or velocity (v_prediction) can be trained",
         )
