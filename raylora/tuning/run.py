@@ -83,8 +83,8 @@ def _tune(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> tuple
     """Let Ray Tune run; gives its trials, the devices in words, and whether the person interrupted."""
     with ray_cluster.running(dashboard) as url, tune_environment():
         say(f"Ray runs on {ray_cluster.devices().words()}{f', dashboard at http://{url}' if url else ''}")
-        with trainer_pool(plan, folder) as registry_name:
-            tuner = restored_tuner(plan, folder, registry_name) if resume else new_tuner(plan, folder, registry_name)
+        with trainer_pool(plan, folder) as pool_name:
+            tuner = restored_tuner(plan, folder, pool_name) if resume else new_tuner(plan, folder, pool_name)
             try:
                 with signals.catching() as interrupted:
                     tuner.fit()

@@ -111,7 +111,7 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     # Ray's agents look for their dead cluster for a minute more; they hold no device and no base model.
     agents = set(ray_processes("Agent", command.process.pid))
     workers = set(ray_processes("ray", command.process.pid)) - agents
-    assert len(workers) >= 4  # raylet and GCS, the registry, a trainer, trials
+    assert len(workers) >= 4  # raylet and GCS, the pool, a trainer, trials
     os.kill(command.process.pid, signal.SIGKILL)
     command.end()
     wait_for("its processes to go", lambda: not any(is_alive(worker) for worker in workers), 30)

@@ -165,14 +165,13 @@ def test_export_and_report_need_no_pickle(done: Done, tmp_path: Path) -> None:
 
 def test_tune_itself_decides(tmp_path: Path) -> None:
     plan = make_plan(config("causal_lm", tmp_path, ASHA), SweepConfig(**ASHA))
-    tune_config = new_tuner(plan, RunFolder(tmp_path), "registry")._local_tuner._tune_config
+    tune_config = new_tuner(plan, RunFolder(tmp_path), "pool")._local_tuner._tune_config
     assert type(tune_config.search_alg) is ConcurrencyLimiter
     assert type(tune_config.search_alg.searcher) is OptunaSearch
     assert type(tune_config.scheduler) is AsyncHyperBandScheduler  # what ASHAScheduler is another name of
     plan = make_plan(config("causal_lm", tmp_path, GRID), SweepConfig(**GRID))
     assert (
-        type(new_tuner(plan, RunFolder(tmp_path), "registry")._local_tuner._tune_config.search_alg)
-        is BasicVariantGenerator
+        type(new_tuner(plan, RunFolder(tmp_path), "pool")._local_tuner._tune_config.search_alg) is BasicVariantGenerator
     )
 
 

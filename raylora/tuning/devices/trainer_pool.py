@@ -1,7 +1,7 @@
-"""The registry: an actor that the sweep's driver owns, and that makes, holds and ends the trainers.
+"""The trainer pool: an actor that the sweep's driver owns, and that makes, holds and ends the trainers.
 
 A named actor dies with the process that created it, so a trainer made by a trial would die with that trial.
-The registry outlives them all, and when the driver goes, all of them go.
+The pool outlives them all, and when the driver goes, all of them go.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ON_CPU = {
 }
 
 #: Node, id of a device there, and a number: of its trainers, where several share it.
-Place = tuple[str, str, int]
+DeviceShare = tuple[str, str, int]
 
 
 class TrainerPool:
@@ -66,15 +66,15 @@ class TrainerPool:
     ) -> None:
         self._settings: tuple[Any, ...] = (config, cache_root, validate_every, events)
         self._linger = linger
-        self._trainers: dict[Place, Any] = {}
-        self._trials: dict[Place, set[str]] = defaultdict(set)
-        self._threads: dict[Place, int] = {}
+        self._trainers: dict[DeviceShare, Any] = {}
+        self._trials: dict[DeviceShare, set[str]] = defaultdict(set)
+        self._threads: dict[DeviceShare, int] = {}
         #: CPU threads of the devices that several trainers share.
         self._cores: dict[tuple[str, str], int] = {}
-        self._locks: dict[Place, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._leaving: dict[tuple[str, Place], asyncio.Task[bool]] = {}
-        self._idle_since: dict[Place, float] = {}
-        self._endings: dict[Place, asyncio.Task[None]] = {}
+        self._locks: dict[DeviceShare, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._leaving: dict[tuple[str, DeviceShare], asyncio.Task[bool]] = {}
+        self._idle_since: dict[DeviceShare, float] = {}
+        self._endings: dict[DeviceShare, asyncio.Task[None]] = {}
         self._refused, self._released = asyncio.Event(), asyncio.Event()
         self._problems: tuple[Problem, ...] = ()
 
@@ -149,12 +149,12 @@ class TrainerPool:
         """End all trainers, each after its current step, so that they remove their scratch files."""
         await asyncio.gather(*(_end(handle) for handle in self._trainers.values()))
 
-    def _place(self, trial: str, node: str, device: str, sharing: int) -> Place:
+    def _place(self, trial: str, node: str, device: str, sharing: int) -> DeviceShare:
         places = [(node, device, number) for number in range(sharing)]
         own = [place for place in places if trial in self._trials[place]]  # its process died and came back
         return own[0] if own else min(places, key=lambda place: len(self._trials[place]))
 
-    def _leave(self, trial: str, but: Place | None = None) -> None:
+    def _leave(self, trial: str, but: DeviceShare | None = None) -> None:
         for place, trials in self._trials.items():
             if trial not in trials or place == but:
                 continue
@@ -181,12 +181,12 @@ class TrainerPool:
                 self._threads[place] = each
                 self._trainers[place].use_threads.remote(each)
 
-    async def _left(self, trial: str, place: Place, answer: Awaitable[Any]) -> bool:
+    async def _left(self, trial: str, place: DeviceShare, answer: Awaitable[Any]) -> bool:
         out = await _answers(answer)
         self._leaving.pop((trial, place), None)
         return out
 
-    async def _end_idle(self, place: Place) -> None:
+    async def _end_idle(self, place: DeviceShare) -> None:
         while not self._trials[place] and (rest := self._idle_since[place] + self._linger - time.monotonic()) > 0:
             await asyncio.sleep(rest)
         async with self._locks[place]:

@@ -1,4 +1,4 @@
-"""Tune's callback: tells the registry which trials are over, and the person how it goes."""
+"""Tune's callback: tells the pool which trials are over, and the person how it goes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from raylora.tuning.tune import experiment_state
 from raylora.tuning.tune.result_keys import DEVICE, DIVERGED_VALUE, METRIC, REASON, STATUS, TIME
 from raylora.tuning.tune.trainable import NAMESPACE
 
-#: Environment variable of the driver: name of the registry actor of the sweep that is running.
-REGISTRY = "RAYLORA_REGISTRY"
+#: Environment variable of the driver: name of the trainer pool of the sweep that is running.
+TRAINER_POOL = "RAYLORA_TRAINER_POOL"
 
 #: Seconds between two copies of Tune's record that a full disk cannot break, and between two looks at the clock.
 KEEP_EVERY = 20.0
@@ -55,9 +55,9 @@ class Progress(Callback):  # type: ignore[misc]
             UserError: what the trial refuses.
         """
         self._keep(trials)
-        self._refused = self._refused or _registry().refused.remote()
+        self._refused = self._refused or _pool().refused.remote()
         if ray.wait([self._refused], timeout=0)[0]:
-            ray.get(_registry().release.remote())
+            ray.get(_pool().release.remote())
             raise UserError(ray.get(self._refused))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -107,7 +107,7 @@ class Progress(Callback):  # type: ignore[misc]
         self._kept = time.monotonic()
 
     def _ended(self, trial: Any) -> None:
-        ray.get(_registry().ended.remote(str(trial)))
+        ray.get(_pool().ended.remote(str(trial)))
 
     def _say_no_card(self, host: str) -> None:
         if not self._said_no_card:
@@ -115,9 +115,9 @@ class Progress(Callback):  # type: ignore[misc]
         self._said_no_card = True
 
 
-def _registry() -> Any:
+def _pool() -> Any:
     # The name is this run's, not the one that a resumed experiment was pickled with.
-    return ray.get_actor(os.environ[REGISTRY], namespace=NAMESPACE)
+    return ray.get_actor(os.environ[TRAINER_POOL], namespace=NAMESPACE)
 
 
 def _over(trials: list[Any]) -> int:

@@ -23,7 +23,7 @@ from raylora.tuning.devices.trainer_pool import TrainerPool
 from raylora.tuning.plan import Plan
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune import experiment_state, search_space
-from raylora.tuning.tune.callback import REGISTRY, Progress
+from raylora.tuning.tune.callback import TRAINER_POOL, Progress
 from raylora.tuning.tune.trainable import NAMESPACE, run_trial, trial_label
 
 
@@ -57,15 +57,15 @@ def tune_environment() -> Iterator[None]:
 @contextlib.contextmanager
 def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
     """Start the actor that holds the sweep's trainers, and end it with them; gives its name."""
-    # A name of this run alone: the registry of a driver that was killed may live on for some seconds.
-    name = f"registry-{secrets.token_hex(8)}"
+    # A name of this run alone: the pool of a driver that was killed may live on for some seconds.
+    name = f"trainer-pool-{secrets.token_hex(8)}"
     arguments = (plan.config, cache_root(plan.config.cache_dir), plan.validate_every, folder.events)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a worker VM
-    registry = ray.remote(TrainerPool).options(
+    pool = ray.remote(TrainerPool).options(
         name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000, scheduling_strategy=here
     )
-    handle = registry.remote(*arguments)
-    os.environ[REGISTRY] = name
+    handle = pool.remote(*arguments)
+    os.environ[TRAINER_POOL] = name
     try:
         yield name
     except Exception:
@@ -75,7 +75,7 @@ def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
     else:
         ray.get(handle.close.remote())
     finally:
-        del os.environ[REGISTRY]
+        del os.environ[TRAINER_POOL]
         ray.kill(handle)
 
 
@@ -83,19 +83,19 @@ def _slots(plan: Plan) -> int:
     return plan.slots(ray_cluster.devices().cards(plan.config.device))
 
 
-def _trainable(plan: Plan, folder: RunFolder, registry_name: str, slots: int) -> Any:
+def _trainable(plan: Plan, folder: RunFolder, pool_name: str, slots: int) -> Any:
     config, experiment = plan.config, folder.experiment.absolute()
 
     share = ray_cluster.devices().share(slots, config.device)
     cpus = share["CPU"]
 
     def trial(params: dict[str, Any]) -> None:
-        run_trial(params, config, registry_name, experiment, cpus)
+        run_trial(params, config, pool_name, experiment, cpus)
 
     return tune.with_resources(trial, share)
 
 
-def new_tuner(plan: Plan, folder: RunFolder, registry_name: str) -> tune.Tuner:
+def new_tuner(plan: Plan, folder: RunFolder, pool_name: str) -> tune.Tuner:
     """A tuner for a sweep that begins."""
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
     grid = sweep.searcher == "grid"
@@ -104,7 +104,7 @@ def new_tuner(plan: Plan, folder: RunFolder, registry_name: str) -> tune.Tuner:
     if devices.mixed(device):
         scheduler = MixedGPUScheduler(scheduler, devices.share(slots, device), plan.config.batch_size)
     return tune.Tuner(
-        _trainable(plan, folder, registry_name, slots),
+        _trainable(plan, folder, pool_name, slots),
         param_space=search_space.param_space(sweep),
         tune_config=tune.TuneConfig(  # searcher and scheduler name the metric themselves: Tune takes it from one place
             num_samples=1 if grid else sweep.trials,
@@ -128,12 +128,12 @@ def new_tuner(plan: Plan, folder: RunFolder, registry_name: str) -> tune.Tuner:
     )
 
 
-def restored_tuner(plan: Plan, folder: RunFolder, registry_name: str) -> tune.Tuner:
+def restored_tuner(plan: Plan, folder: RunFolder, pool_name: str) -> tune.Tuner:
     """A tuner for a sweep that goes on.
 
     Raises:
         UserError: no whole record of the sweep is left.
     """
     experiment_state.before_restore(folder.experiment)
-    trainable = _trainable(plan, folder, registry_name, _slots(plan))
+    trainable = _trainable(plan, folder, pool_name, _slots(plan))
     return tune.Tuner.restore(str(folder.experiment), trainable, resume_errored=True)

@@ -36,13 +36,13 @@ from raylora.tuning.tune.result_keys import (
 NAMESPACE = "raylora"
 
 
-def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, experiment: Path, cpus: float) -> None:
+def run_trial(params: dict[str, Any], base: TrainConfig, pool_name: str, experiment: Path, cpus: float) -> None:
     """Train one trial of a sweep; what `Tuner` is given.
 
     Args:
         params: the values that Tune drew.
         base: the sweep's configuration.
-        registry_name: name of the sweep's registry actor.
+        pool_name: name of the sweep's trainer pool.
         experiment: Tune's folder, with a folder for each trial.
         cpus: of a node that the trial holds; 0 if it holds a GPU.
     """
@@ -51,11 +51,11 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, exp
     node = context.get_node_id()
     gpus = context.get_accelerator_ids().get("GPU", [])
     device = gpus[0] if gpus else "cpu"
-    registry = ray.get_actor(registry_name, namespace=NAMESPACE)
+    pool = ray.get_actor(pool_name, namespace=NAMESPACE)
     threads, sharing = node_cpus(node), 1
     if device == "cpu":
         sharing = cpu_trainers(base, int(threads / cpus + 1e-6), threads, machine_memory()[0])
-    trainer = ray.get(registry.trainer.remote(trial, node, device, threads, sharing))
+    trainer = ray.get(pool.trainer.remote(trial, node, device, threads, sharing))
     try:
         config = base.with_values(params)
         steps = ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
@@ -67,7 +67,7 @@ def run_trial(params: dict[str, Any], base: TrainConfig, registry_name: str, exp
             raise
         # Trying again would not mend it. The driver ends the sweep and says why. This trial stays unfinished, so
         # that a resumed sweep goes on with it: it does not report, and returns when the driver no longer looks.
-        ray.get(registry.refuse.remote(cause.problems))
+        ray.get(pool.refuse.remote(cause.problems))
 
 
 def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The registry and its trainers: who waits for whom, and what becomes of a trainer that cannot train."""
+"""The pool and its trainers: who waits for whom, and what becomes of a trainer that cannot train."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_nobody_waits_for_a_trainer_that_loads(tmp_path: Path) -> None:
     os.mkfifo(events)  # a trainer stands still in its first event, at the end of its loading, until someone reads
 
     async def act() -> None:
-        registry = make(settings, events)
-        slow = await registry.trainer("a", node(), "0", 1)
+        pool = make(settings, events)
+        slow = await pool.trainer("a", node(), "0", 1)
         joined = asyncio.ensure_future(slow.join.remote("a", settings, None))
-        await asyncio.wait_for(registry.ended("a"), SOON)
-        back = asyncio.create_task(registry.trainer("a", node(), "0", 1))
-        await asyncio.wait_for(registry.trainer("b", node(), "1", 1), SOON)  # another device's trainer
-        await asyncio.wait_for(registry.ended("b"), SOON)
+        await asyncio.wait_for(pool.ended("a"), SOON)
+        back = asyncio.create_task(pool.trainer("a", node(), "0", 1))
+        await asyncio.wait_for(pool.trainer("b", node(), "1", 1), SOON)  # another device's trainer
+        await asyncio.wait_for(pool.ended("b"), SOON)
         assert not joined.done()
         assert not back.done()  # it is still in the pack: one pack at a time
         with events.open() as reader:
@@ -68,7 +68,7 @@ def test_nobody_waits_for_a_trainer_that_loads(tmp_path: Path) -> None:
             assert await joined == settings.max_steps
             assert await back == slow
             assert await join(slow, "a", settings) == settings.max_steps
-            await registry.close()
+            await pool.close()
             await reading
 
     asyncio.run(act())
@@ -80,17 +80,17 @@ def test_a_trainer_that_could_not_load_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")  # where a folder should be
 
     async def act() -> None:
-        registry = make(broken, tmp_path / "events.jsonl")
-        first = await registry.trainer("a", node(), "cpu", 1)
+        pool = make(broken, tmp_path / "events.jsonl")
+        first = await pool.trainer("a", node(), "cpu", 1)
         process = await first.__ray_call__.remote(lambda _: os.getpid())
         with pytest.raises(Exception, match="cache"):
             await join(first, "a", settings)
         (tmp_path / "cache").unlink()
-        second = await registry.trainer("a", node(), "cpu", 1)
+        second = await pool.trainer("a", node(), "cpu", 1)
         assert second != first
         assert await join(second, "a", settings) == settings.max_steps
-        assert await registry.trainer("b", node(), "cpu", 1) == second
-        await registry.close()
+        assert await pool.trainer("b", node(), "cpu", 1) == second
+        await pool.close()
         await gone(process)
 
     asyncio.run(act())
@@ -100,20 +100,20 @@ def test_trials_spread_over_the_trainers_that_share_a_device(tmp_path: Path) -> 
     settings = config("causal_lm", tmp_path / "run")
 
     async def act() -> None:
-        registry = make(settings, tmp_path / "events.jsonl")
-        a, b, c = [await registry.trainer(trial, node(), "cpu", 4, 2) for trial in "abc"]
+        pool = make(settings, tmp_path / "events.jsonl")
+        a, b, c = [await pool.trainer(trial, node(), "cpu", 4, 2) for trial in "abc"]
         assert [await threads(handle) for handle in (a, b)] == [2, 2]
         assert a != b
         assert c == a
-        assert await registry.trainer("b", node(), "cpu", 4, 2) == b  # its process died and came back
-        await registry.ended("a")
+        assert await pool.trainer("b", node(), "cpu", 4, 2) == b  # its process died and came back
+        await pool.ended("a")
         assert [await threads(handle) for handle in (a, b)] == [2, 2]
-        await registry.ended("c")
+        await pool.ended("c")
         await has_threads(b, 4)  # it has the machine for itself
-        assert await registry.trainer("d", node(), "cpu", 4, 2) == a
+        assert await pool.trainer("d", node(), "cpu", 4, 2) == a
         await has_threads(b, 2)
         assert await threads(a) == 2
-        await registry.close()
+        await pool.close()
 
     asyncio.run(act())
 
@@ -139,25 +139,25 @@ def test_an_idle_trainer_ends_and_the_next_trial_gets_another(tmp_path: Path) ->
     settings = config("causal_lm", tmp_path / "run")
 
     async def act() -> None:
-        registry = make(settings, tmp_path / "events.jsonl", linger=0)
-        first = await registry.trainer("a", node(), "cpu", 1)
+        pool = make(settings, tmp_path / "events.jsonl", linger=0)
+        first = await pool.trainer("a", node(), "cpu", 1)
         process = await first.__ray_call__.remote(lambda _: os.getpid())
-        await registry.ended("a")
+        await pool.ended("a")
         await gone(process)
-        assert await registry.trainer("b", node(), "cpu", 1) != first
-        await registry.close()
+        assert await pool.trainer("b", node(), "cpu", 1) != first
+        await pool.close()
 
     asyncio.run(act())
 
 
 def test_what_trials_refuse_is_told_once_and_they_wait_until_they_may_go() -> None:
     async def act() -> None:
-        registry = TrainerPool(TrainConfig(train_data_dir="-", base_model="-"), Path("-"), 1, Path("-"))
-        waiting = asyncio.create_task(registry.refused())
-        trials = [asyncio.create_task(registry.refuse([Problem(text)])) for text in ("full", "full too")]
+        pool = TrainerPool(TrainConfig(train_data_dir="-", base_model="-"), Path("-"), 1, Path("-"))
+        waiting = asyncio.create_task(pool.refused())
+        trials = [asyncio.create_task(pool.refuse([Problem(text)])) for text in ("full", "full too")]
         assert await waiting == (Problem("full"),)
         assert not any(trial.done() for trial in trials)
-        await registry.release()
+        await pool.release()
         await asyncio.gather(*trials)
 
     asyncio.run(act())
