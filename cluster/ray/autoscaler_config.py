@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType, load_cluster_config
-from raylora.cluster.ray.private_api import put_cluster_config
+from raylora.cluster.ray.private_api import cluster_config, put_cluster_config
 from raylora.files import write_text_atomically
 
 PROVIDER = "raylora.cluster.ray.provider.VSphereNodeProvider"
@@ -172,13 +172,11 @@ def _seconds(minutes: float) -> int:
 
 def announce(config: ClusterConfig, head_address: str) -> None:
     """Keep in Ray what this cluster may grow to, where sweeps look for it: an empty cluster shows no card."""
-    from ray.core.generated.autoscaler_pb2 import ClusterConfig as Growth
-
-    growth = Growth()
+    growth = cluster_config()
     for name, kind in config.workers.items():
         most = -1 if kind.max is None else kind.max  # -1: without a limit
         growth.node_group_configs.add(name=name, resources=resources(kind), min_count=kind.min, max_count=most)
-    put_cluster_config(head_address, growth.SerializeToString())
+    put_cluster_config(head_address, growth)
 
 
 def main(cluster_file: str, head_address: str, token_file: str, ray_file: str) -> None:

@@ -19,8 +19,15 @@ def gcs_client(head_address: str) -> Any:
     return GcsClient(address=head_address)
 
 
-def put_cluster_config(head_address: str, message: bytes) -> None:
-    """Keep a serialized `ClusterConfig` in Ray, where its demand scheduler and sweeps look for what may still grow.
+def cluster_config() -> Any:
+    """An empty `ClusterConfig` of Ray's autoscaler.proto; the generated message is in no public module of Ray."""
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig
+
+    return ClusterConfig()
+
+
+def put_cluster_config(head_address: str, config: Any) -> None:
+    """Keep a `ClusterConfig` in Ray, where its demand scheduler and sweeps look for what may still grow.
 
     Ray has the place and the message for it (`ReportClusterConfig`), and no Python function but this to fill it.
     """
@@ -30,7 +37,10 @@ def put_cluster_config(head_address: str, message: bytes) -> None:
     )
 
     gcs_client(head_address).internal_kv_put(
-        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode(), message, True, GCS_AUTOSCALER_STATE_NAMESPACE.encode()
+        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode(),
+        config.SerializeToString(),
+        True,
+        GCS_AUTOSCALER_STATE_NAMESPACE.encode(),
     )
 
 
