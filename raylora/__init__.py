@@ -1,9 +1,12 @@
 """raylora: LoRA sweeps on your own cards.
 
->>> import raylora
->>> config = raylora.load_config("my_style.yaml")  # doctest: +SKIP
->>> result = raylora.sweep(config)  # doctest: +SKIP
->>> result.best.trial.params, result.adapter_path  # doctest: +SKIP
+The same as `raylora sweep my_style.yaml`::
+
+    import raylora
+
+    config = raylora.load_config("my_style.yaml")
+    result = raylora.sweep(config)
+    print(result.best.trial.params, result.adapter_path)
 """
 
 from __future__ import annotations

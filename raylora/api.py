@@ -105,8 +105,10 @@ def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
         UserError: the input cannot be used.
         RayloraError: the run failed.
 
-    >>> config = load_config("configs/quickstart/style.yaml")  # doctest: +SKIP
-    >>> train(config).adapter_path  # doctest: +SKIP
+    Example::
+
+        config = load_config("configs/quickstart/style.yaml")
+        print(train(config).adapter_path)
     """
     return _run(config, None, resume, dashboard)
 
