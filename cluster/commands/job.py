@@ -74,7 +74,8 @@ def run(order: Order) -> int:
     code = _sweep(order, config, order.resume or before != _REFUSED)
     if code == _NOTHING_TO_RESUME and not order.resume:
         code = _sweep(order, config, resume=False)  # it was lost before it began
-    write_text_atomically(state, json.dumps({"code": code}))
+    # Another attempt of the same sweep may be what refused this one: what it has begun still goes on from there.
+    write_text_atomically(state, json.dumps({"code": before if code == _REFUSED else code}))
     return code
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _OF_RAY = re.compile(r"^Running entrypoint for job |\bjob_manager\.py:\d+ -- ")  # what Ray adds to a job's log
 _RUNNING = ("PENDING", "RUNNING")  # states of a job that has not ended
 _PAUSE = 2.0  # seconds between two tries to reach the head again
+_WITHDRAWAL = 30.0  # seconds; so long a job that was stopped may take to end
 _PATIENCE = 300.0  # seconds; a head that vCenter starts again on another host is back by then
 
 
@@ -88,12 +89,16 @@ def sweep(cluster: ClusterConfig, what: Order) -> int:
     to = require(cluster.name)
     client = _client(to)
     jobs = _attempts(client, what.key)
-    last = jobs[-1] if jobs else None
+    running = [job for job in jobs if job.status in _RUNNING]
+    last = running[-1] if running else jobs[-1] if jobs else None
     if last is None or last.status in ("FAILED", "STOPPED"):
         if last is not None:
             say(f"{last.submission_id} {_format_end(last)}; it is started again and goes on from its checkpoints")
-        name = _submit(client, what, last)
-        say(f"submitted as {name} to {to.url}; it goes on when this machine is closed")
+        name, is_ours = _submit(client, what, last)
+        if is_ours:
+            say(f"submitted as {name} to {to.url}; it goes on when this machine is closed")
+        else:
+            say(f"{name}, which somebody submitted at the same moment, runs this sweep: following it")
     else:
         name = str(last.submission_id)
         say(f"{name} {'has finished' if last.status == 'SUCCEEDED' else 'runs already'}: following it")
@@ -130,8 +135,8 @@ def _client(to: Connection) -> JobSubmissionClient:
     return direct_job_client(to.url, to.headers)
 
 
-def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -> str:
-    """Submit a sweep; gives the name of the job that runs it: ours, or that of somebody who was a moment earlier.
+def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -> tuple[str, bool]:
+    """Submit a sweep; gives the name of the job that runs it, and whether it is ours or somebody's a moment earlier.
 
     A job is named by the millisecond of its submission, so that a name does not come again when jobs were deleted: Ray
     would write on in the log of the deleted one. Of people who did not see each other's job the one stays that reached
@@ -148,12 +153,24 @@ def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -
     except RuntimeError as error:
         if "already exists" not in str(error):
             raise
+        return name, False
     running = [job for job in _attempts(client, what.key) if job.status in _RUNNING]
     first = min(running, key=lambda job: (job.start_time or 0, job.submission_id), default=None)
     if first is None or first.submission_id == name:
-        return name
+        return name, True
+    _withdraw(client, name)
+    return str(first.submission_id), False
+
+
+def _withdraw(client: JobSubmissionClient, name: str) -> None:
+    """Stop a job that came a moment too late, and delete it: it would count as the newest attempt of its sweep."""
     client.stop_job(name)
-    return str(first.submission_id)
+    deadline = time.monotonic() + _WITHDRAWAL
+    while client.get_job_status(name) in _RUNNING:
+        if time.monotonic() > deadline:
+            return  # it is told as stopped, and the other one runs: `sweep` looks for that first
+        time.sleep(_PAUSE)
+    client.delete_job(name)
 
 
 def _attempts(client: JobSubmissionClient, key: str) -> list[JobDetails]:

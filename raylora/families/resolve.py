@@ -1,4 +1,4 @@
-"""From a configuration to its family and its data: done once, and the family carried to whoever needs it."""
+"""From a configuration to its family and its data: once a run and process, and the family carried on from there."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ def run_to_end(plan: Plan, resume: bool, dashboard: bool, finish: Callable[[Plan
         UserError: another process works there; and all that `run` and `finish` raise.
     """
     folder = RunFolder(plan.config.output_dir)
+    if resume:
+        folder.check_resumable(dump_config(plan.config))  # before anything is written into a folder that is no run's
     with folder.hold():
         return finish(plan, run(plan, folder, resume, dashboard))
 

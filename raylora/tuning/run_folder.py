@@ -101,7 +101,8 @@ class RunFolder:
         """Keep other processes away: they would move or overwrite what this one writes.
 
         The lock lies in the folder itself, since that is all that two machines, or two users with caches of their own,
-        have in common. It goes with the process, however that ends. Where nothing else was written, it leaves nothing.
+        have in common. It goes with the process, however that ends. A folder that was made for it, and in which nothing
+        else was written, goes again.
 
         Raises:
             UserError: another process works there, or the folder cannot be written to.
@@ -216,6 +217,6 @@ class RunFolder:
                 key="output_dir",
                 hint="choose another output_dir, or move the earlier run by hand",
             ) from error
+        say(f"an earlier run in {self.path} was moved to {aside}")
         if self._held:
             self._acquire()
-        say(f"an earlier run in {self.path} was moved to {aside}")

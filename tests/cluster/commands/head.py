@@ -81,6 +81,10 @@ class Head:
         self.end(request.match_info["name"], "STOPPED")
         return web.json_response({"stopped": True})
 
+    async def _delete(self, request: web.Request) -> web.Response:
+        del self.jobs[request.match_info["name"]]
+        return web.json_response({"deleted": True})
+
     async def _logs(self, request: web.Request) -> web.Response:
         return web.json_response({"logs": self._log(request)})
 
@@ -106,6 +110,7 @@ class Head:
                 web.get("/api/v0/nodes", self._nodes),
                 web.get("/api/jobs/{name}", self._info),
                 web.post("/api/jobs/{name}/stop", self._stop),
+                web.delete("/api/jobs/{name}", self._delete),
                 web.get("/api/jobs/{name}/logs", self._logs),
                 web.get("/api/jobs/{name}/logs/tail", self._tail),
             ]

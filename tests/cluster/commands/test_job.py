@@ -66,3 +66,19 @@ def test_a_sweep_that_was_lost_before_it_began_is_begun(
         (shared / "jobs" / order.key / "state.json").write_text('{"code": null}')
         assert job.run(order) == code
     assert called == [True, False, True], "what never began is begun, what is refused stays as it is"
+
+
+def test_an_attempt_that_another_one_keeps_out_does_not_make_the_next_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    monkeypatch.chdir(tmp_path)
+    order = submit.order(
+        site(shared_folder=str(shared)), config(tmp_path), [], paths=PATHS, resume=False, as_json=False
+    )
+    state = shared / "jobs" / order.key / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text('{"code": null}')  # the other one has begun
+    monkeypatch.setattr(job, "_sweep", lambda *_, **__: 2)  # which holds the run's folder
+    assert job.run(order) == 2
+    assert json.loads(state.read_text()) == {"code": None}

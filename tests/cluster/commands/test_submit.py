@@ -135,8 +135,11 @@ def test_who_did_not_see_the_job_of_another_gives_way_to_it(
     rival = f"{order.key}-7"
     head.before_submit = lambda name: head.add(rival, "RUNNING", start_time=1)
     assert submit.sweep(site(), order) == 0
-    assert [head.jobs[name]["status"] for name in head.names] == ["SUCCEEDED", "STOPPED"]
-    assert f"this is {rival}" in capfd.readouterr().err
+    assert {name: job["status"] for name, job in head.jobs.items()} == {rival: "SUCCEEDED"}
+    said = capfd.readouterr().err
+    assert f"this is {rival}" in said
+    assert "somebody submitted at the same moment" in said and "submitted as" not in said
+    assert submit.sweep(site(), order) == 0 and len(head.names) == 2, "the one that has finished is only followed"
 
 
 def test_a_sweep_that_was_stopped_goes_on_under_a_new_name(head: Head, tmp_path: Path) -> None:
