@@ -28,8 +28,9 @@ demo: setup
 	$(BIN)/raylora sweep configs/quickstart/style.yaml
 	$(BIN)/raylora sweep configs/quickstart/chat.yaml
 
-# Two at once, since many tests wait for processes. A file's tests share what they set up, so they stay together.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two at once, since many tests wait for processes. A file's tests share what they set up, so they stay together; the
+# longest files come first (tests/conftest.py names them), so that no one of them is left over at the end.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	@$(MAKE) --no-print-directory --jobs --output-sync lint types unit

@@ -35,6 +35,19 @@ STARTERS = (
 )
 
 
+#: Files whose tests together take longest, few as they are: they begin first.
+LONGEST = (
+    "tests/cluster/test_end_to_end.py",
+    "tests/test_quickstart.py",
+    "tests/tuning/test_interrupted.py",
+    "tests/test_benchmarks.py",
+    "tests/tuning/test_run.py",
+    "tests/test_bad_input.py",
+    "tests/tuning/devices/test_ray_cluster.py",
+    "tests/families/test_third_family.py",
+)
+
+
 @functools.cache
 def imported(path: Path) -> frozenset[str]:
     """Full names of everything that a file of the tests imports, modules and what is taken from them."""
@@ -73,6 +86,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         if call is not None and "diffusion" in call.params.values() and ROOT / "tests/training" in item.path.parents:
             item.add_marker("slow")
+    first = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
 
 
 @pytest.fixture(autouse=True)
