@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,12 +92,31 @@ class Family(abc.ABC):
         """Whether `path` is meant to be a model of this family, if perhaps a broken one; few bytes are read."""
 
     @abc.abstractmethod
+    def find_files(self) -> object:
+        """Find the base model's files and see that they are whole; what is found, the family keeps.
+
+        Raises:
+            UserError: everything that is missing, of another kind, or broken.
+        """
+
+    def problems(self, config: TrainConfig) -> Iterable[Problem]:
+        """The settings that a model of this family cannot follow, known without its files."""
+        return ()
+
     def check(self, config: TrainConfig) -> None:
         """See that the base model's files are there and whole, and that `config` asks for nothing it cannot do.
 
         Raises:
             UserError: everything that is missing, not supported, or cannot be read.
         """
+        problems = list(self.problems(config))
+        try:
+            with unreadable_files(self.base_model):
+                self.find_files()
+        except UserError as error:
+            problems += error.problems
+        if problems:
+            raise UserError(problems)
 
     @abc.abstractmethod
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +49,11 @@ class CausalLMFamily(Family):
         """
         return files.check(self.base_model)
 
-    def check(self, config: TrainConfig) -> None:
-        problems = list(quantization.problems(config))
-        try:
-            with unreadable_files(self.base_model):
-                _ = self.model_files
-        except UserError as error:
-            raise UserError([*problems, *error.problems]) from error
-        if problems:
-            raise UserError(problems)
+    def find_files(self) -> files.ModelFiles:
+        return self.model_files
+
+    def problems(self, config: TrainConfig) -> Iterable[Problem]:
+        return quantization.problems(config)
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):

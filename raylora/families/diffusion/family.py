@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,18 +52,12 @@ class DiffusionFamily(Family):
         """
         return files.describe(self.base_model, self.base_model_config)
 
-    def check(self, config: TrainConfig) -> None:
-        problems = []
+    def find_files(self) -> ModelFiles:
+        return self.model_files
+
+    def problems(self, config: TrainConfig) -> Iterable[Problem]:
         if config.quantize is not None:
-            message = "is for language models: image models stay in 16 bits"
-            problems.append(Problem(message, "", "quantize", "remove the key"))
-        try:
-            with unreadable_files(self.base_model):
-                _ = self.model_files
-        except UserError as error:
-            raise UserError([*problems, *error.problems]) from error
-        if problems:
-            raise UserError(problems)
+            yield Problem("is for language models: image models stay in 16 bits", "", "quantize", "remove the key")
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):

@@ -36,7 +36,7 @@ class ToyFamily(Family):
     def looks_like(path: Path) -> bool:
         return (path / "toy.json").is_file()
 
-    def check(self, config: TrainConfig) -> None:
+    def find_files(self) -> None:
         if not isinstance(parsed_json(self.base_model / "toy.json").get("width"), int):
             raise UserError.one("names no width", where=str(self.base_model / "toy.json"), key="base_model")
 
