@@ -33,15 +33,18 @@ class Connection:
     Attributes:
         address: its IP address or name.
         token: the cluster's token.
+        id: the cluster's id.
     """
 
     address: str
     token: str
+    id: str = ""
 
     @property
     def url(self) -> str:
         """The URL of Ray's dashboard and its job server."""
-        return f"http://{self.address}:{DASHBOARD_PORT}"
+        host = f"[{self.address}]" if ":" in self.address else self.address  # IPv6
+        return f"http://{host}:{DASHBOARD_PORT}"
 
     @property
     def headers(self) -> dict[str, str]:

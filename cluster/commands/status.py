@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from raylora.cluster.commands import connection
+from raylora.cluster.commands import connection, which
 from raylora.cluster.commands.connection import NoAnswer
 from raylora.cluster.commands.plan import open_inventory
 from raylora.cluster.commands.table import duration, table
@@ -26,6 +26,8 @@ def status(config: ClusterConfig) -> str:
     """
     ray, notes = _ray_nodes(config.name)
     with open_inventory(config) as inventory:
+        config = which.existing(config, inventory.view())
+        others = list(which.others(config, inventory.view()))
         nodes = NodeManager(inventory.vcenter, inventory, config)
         found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.type, node.id))
         reasons, copies, now = nodes.reasons(), nodes.copies(), inventory.vcenter.now()
@@ -43,6 +45,7 @@ def status(config: ClusterConfig) -> str:
     notes += [f"{node.id}: {node.note}" for node in found if node.note and node.note not in ("joined", "starting")]
     notes += [f"there can be no more {name} now: {reason}" for name, reason in reasons.items()]
     notes += [f"{machine.name} carries the mark of this cluster and is a copy: it is left alone" for machine in copies]
+    notes += others
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 

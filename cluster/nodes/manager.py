@@ -22,7 +22,7 @@ from pyVmomi import vim, vmodl
 
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, NodeType
 from raylora.cluster.nodes import placement
-from raylora.cluster.nodes.identity import Identity, Kind, new_identity
+from raylora.cluster.nodes.identity import Identity, Kind
 from raylora.cluster.nodes.inflight import InFlight, Launch, Termination
 from raylora.cluster.nodes.notes import HeadNotes
 from raylora.cluster.nodes.provisioner import Provisioner
@@ -164,6 +164,7 @@ class NodeManager:
             for machine in self.inventory.view().machines.values()
             if machine.owner is not None
             and machine.owner.identity.cluster == self.config.name
+            and machine.owner.identity.cluster_id == (self.config.id or "")
             and not self._inflight.owns(machine)
         ]
 
@@ -235,7 +236,7 @@ class NodeManager:
         site = self.site()
         begun: list[str] = []
         for _ in range(count):
-            identity = new_identity(self.config.name, node_type, request=request)
+            identity = inflight.new_identity(node_type, request=request)
             guest = self._user_data(identity)
             with inflight.lock:
                 view, reservations = self.inventory.view(), inflight.reservations()
@@ -260,16 +261,16 @@ class NodeManager:
         Raises:
             UserError: something is missing, no host can take it, its name is taken, or it could not be made.
         """
-        identity, inflight = new_identity(self.config.name, HEAD_TYPE, "head"), self._inflight
+        inflight = self._inflight
+        identity = inflight.new_identity(HEAD_TYPE, "head")
         site = self.site()
         where = self.config.vcenter.host
         with inflight.lock:
             view = self.inventory.view()
             choices = placement.choose(view, site.reach, self.config.head, inflight.reservations())
             if not choices:
-                hosts = [host for host in view.hosts.values() if host.id in site.reach.hosts]
-                lines = [f"{host.name} {placement.obstacle(host, site.reach)}" for host in hosts]
-                raise UserError.one("no host can take the head", where=where, hint="; ".join(sorted(lines)))
+                lines = placement.explain(view, site.reach, self.config.head)
+                raise UserError.one("no host can take the head", where=where, hint="; ".join(lines))
             launch = self._provisioner.enter(identity, self.config.head, choices[0], guest, look=True)
         self._provisioner.make(launch)
         node = self.by_id().get(identity.node_id)
@@ -289,7 +290,8 @@ class NodeManager:
                     inflight.launches[node_id].cancelled.set()
                     continue
                 termination = inflight.terminations.setdefault(
-                    node_id, Termination(Identity(self.config.name, node_id, ""), reason, always)
+                    node_id,
+                    Termination(dataclasses.replace(inflight.new_identity(""), node_id=node_id), reason, always),
                 )
                 if termination.allowed is not always:  # the reconciler has been at it, on conditions
                     termination.allowed = always

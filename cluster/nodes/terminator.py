@@ -62,7 +62,7 @@ class Terminator:
 
     def find(self, identity: Identity) -> Machine | None:
         """The machine of a node, freshly read; None if there is none."""
-        known = self._inflight.inventory.view().by_node.get((identity.cluster, identity.node_id))
+        known = self._inflight.inventory.view().by_identity.get(identity.uuid)
         if known is not None:
             return self._inflight.fresh(known.id)
         return self._inflight.inventory.find(identity.uuid)

@@ -24,6 +24,7 @@ from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.properties import (
     DETAILS,
     LEAVES,
+    SPECIAL,
     TELLING,
     WATCHED,
     entity_of,
@@ -194,7 +195,7 @@ class Inventory:
             content.viewManager,
             "CreateContainerView",
             container=content.rootFolder,
-            type=[kind for kind in WATCHED if kind is not vim.ClusterComputeResource],
+            type=[kind for kind in WATCHED if kind not in SPECIAL],
             recursive=True,
         )
         tasks = vcenter.read(content.viewManager, "CreateListView", obj=[])

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
-from raylora.cluster.nodes.identity import NOTES_KEY, STATE_KEY, ownership
+from raylora.cluster.nodes.identity import HEAD_KEY, NOTES_KEY, STATE_KEY, ownership
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.types import Card, Entity, Host, Machine, PciDevice, named_card
 
@@ -36,15 +36,23 @@ WATCHED: Final[Mapping[type[Any], tuple[str, ...]]] = {
         "config.graphicsInfo",
         "datastore",
         "network",
+        "hardware.memorySize",
+        "hardware.cpuInfo.numCpuThreads",
+        "runtime.inQuarantineMode",
     ),
-    vim.Datastore: ("name", "summary.accessible", "summary.freeSpace", "summary.type"),
-    vim.Network: ("name",),
+    vim.Datastore: ("name", "parent", "summary.accessible", "summary.freeSpace", "summary.type"),
+    vim.Network: ("name", "parent"),
+    vim.dvs.DistributedVirtualPortgroup: ("tag",),
     vim.ResourcePool: ("name", "parent", "owner"),
     vim.ComputeResource: ("name", "parent", "resourcePool"),
     vim.ClusterComputeResource: ("configurationEx",),
     vim.Folder: ("name", "parent"),
     vim.Datacenter: ("name", "parent", "vmFolder"),
 }
+#: Types whose objects are found as those of a more general one.
+SPECIAL: Final = (vim.ClusterComputeResource, vim.dvs.DistributedVirtualPortgroup)
+#: The mark of the port group that holds a distributed switch's uplinks; Salt and ManageIQ tell it by this too.
+_UPLINK: Final = "SYSTEM/DVS.UPLINKPG"
 #: Watched for the tasks that run for us.
 _TASK: Final[tuple[str, ...]] = ("info.state", "info.error", "info.result")
 #: Read for a machine that might be ours or hold a card: extraConfig and devices are large.
@@ -197,6 +205,8 @@ def machine_of(identifier: str, raw: Mapping[str, Any], details: Mapping[str, An
         devices=tuple(_devices(seen.get("config.hardware.device") or ())),
         state=extra.get(STATE_KEY, ""),
         notes=extra.get(NOTES_KEY, ""),
+        reserved_mib=raw.get("summary.config.memoryReservation") or 0,
+        head=extra.get(HEAD_KEY, ""),
     )
 
 
@@ -256,6 +266,9 @@ def host_of(identifier: str, raw: Mapping[str, Any]) -> Host:
         vgpus=frozenset(raw.get("config.sharedPassthruGpuTypes") or ()),
         datastores=frozenset(map(moid, raw.get("datastore") or ())),
         networks=frozenset(map(moid, raw.get("network") or ())),
+        memory_mib=(raw.get("hardware.memorySize") or 0) >> 20,
+        threads=raw.get("hardware.cpuInfo.numCpuThreads") or 0,
+        quarantine=bool(raw.get("runtime.inQuarantineMode")),
     )
 
 
@@ -278,6 +291,7 @@ def entity_of(kind: str, identifier: str, raw: Mapping[str, Any]) -> Entity:
         free=raw.get("summary.freeSpace") or 0,
         accessible=bool(raw.get("summary.accessible", True)),
         store=raw.get("summary.type") or raw.get("type") or "",
+        uplink=any(tag.key == _UPLINK for tag in raw.get("tag") or ()),
         ha=bool(das is not None and das.enabled),
         restarts={
             moid(entry.key): str(getattr(entry.dasSettings, "restartPriority", None) or "")

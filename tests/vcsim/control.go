@@ -162,6 +162,7 @@ type order struct {
 	TaskMs     *int     `json:"task_ms"`
 	PageSize   *int     `json:"page_size"`
 	CardNames  string   `json:"card_names"`
+	Hardware   hardware `json:"hardware"`
 	DownMs     int      `json:"down_ms"`
 	Finish     bool     `json:"finish"`
 	ID         int      `json:"id"`
@@ -338,6 +339,7 @@ func (w *world) orders(mux *http.ServeMux) {
 		}
 		return done, nil
 	})
+	handle("/template", func(o *order) (interface{}, error) { return done, w.dress(o.Hardware) })
 	handle("/deny", func(o *order) (interface{}, error) {
 		w.denied = map[string]bool{}
 		for _, privilege := range o.Privileges {
