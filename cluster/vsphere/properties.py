@@ -81,23 +81,22 @@ TELLING: Final = {
 LEAVES: Final = {path for path in DETAILS if path in WATCHED[vim.VirtualMachine]}
 
 
-def filter_spec(everything: Any, tasks: Any) -> Any:
-    """The filter of the inventory (`PropertyCollector.FilterSpec`).
+def inventory_filter(everything: Any) -> Any:
+    """The filter of the inventory (`PropertyCollector.FilterSpec`); `everything`: the container view of all objects."""
+    return _filter(everything, vim.view.ContainerView, WATCHED)
 
-    Args:
-        everything: the container view of all objects.
-        tasks: the list view of the tasks that are waited for.
-    """
+
+def task_filter(tasks: Any) -> Any:
+    """The filter of the tasks that are waited for (`PropertyCollector.FilterSpec`), which are in a list view."""
+    return _filter(tasks, vim.view.ListView, {vim.Task: _TASK})
+
+
+def _filter(view: Any, kind: type[Any], watched: Mapping[type[Any], Sequence[str]]) -> Any:
     collector = vmodl.query.PropertyCollector
-
-    def members(view: Any, kind: type[Any]) -> Any:
-        step = collector.TraversalSpec(name="members", path="view", skip=False, type=kind)
-        return collector.ObjectSpec(obj=view, skip=True, selectSet=[step])
-
-    watched = [*WATCHED.items(), (vim.Task, _TASK)]
+    step = collector.TraversalSpec(name="members", path="view", skip=False, type=kind)
     return collector.FilterSpec(
-        objectSet=[members(everything, vim.view.ContainerView), members(tasks, vim.view.ListView)],
-        propSet=[collector.PropertySpec(type=kind, pathSet=list(paths)) for kind, paths in watched],
+        objectSet=[collector.ObjectSpec(obj=view, skip=True, selectSet=[step])],
+        propSet=[collector.PropertySpec(type=each, pathSet=list(paths)) for each, paths in watched.items()],
     )
 
 
@@ -126,6 +125,8 @@ def read_properties(vcenter: VCenter, managed: Any, *paths: str) -> dict[str, An
 def read_each(vcenter: VCenter, managed: Sequence[Any], paths: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Properties of objects of one type, in one call: id to path to value; objects that are gone are left out.
 
+    One that may not be read has no values, one that is half made few.
+
     Raises: as `VCenter.read`.
     """
     if not managed:
@@ -151,9 +152,10 @@ def _retrieve(vcenter: VCenter, spec: Any) -> tuple[dict[tuple[str, str], dict[s
     page = vcenter.read(collector, "RetrievePropertiesEx", specSet=[spec], options=options)
     while page is not None:
         for item in page.objects:
-            values = {entry.name: entry.val for entry in item.propSet}
-            found[kind_of(item.obj), item.obj._GetMoId()] = values
-            refused |= any(isinstance(entry.fault, vim.fault.NotAuthenticated) for entry in item.missingSet or ())
+            faults = [entry.fault for entry in item.missingSet or ()]
+            refused |= any(isinstance(fault, vim.fault.NotAuthenticated) for fault in faults)
+            if not any(isinstance(fault, vmodl.fault.ManagedObjectNotFound) for fault in faults):
+                found[kind_of(item.obj), item.obj._GetMoId()] = {entry.name: entry.val for entry in item.propSet}
         if not page.token:
             break
         page = vcenter.read(collector, "ContinueRetrievePropertiesEx", token=page.token)
