@@ -117,12 +117,14 @@ class NodeManager:
         self.reconciler = Reconciler(self._inflight, self._terminator, self._notes)
         self._threads = concurrent.futures.ThreadPoolExecutor(config.concurrent, "raylora-make")
 
-    def start(self, joined: Joined = lambda: None) -> NodeManager:
+    def start(self, joined: Joined = lambda: None, head_address: str = "") -> NodeManager:
         """Reconcile the nodes from now on, on a thread.
 
-        Args: joined: gives the ids of the nodes that Ray knows, None if that cannot be said.
+        Args:
+            joined: gives the ids of the nodes that Ray knows, None if that cannot be said.
+            head_address: `ip:port` of Ray on the head, which workers are told when it has changed; empty: unknown.
         """
-        self.reconciler.start(joined)
+        self.reconciler.start(joined, head_address)
         return self
 
     def close(self) -> None:

@@ -31,11 +31,6 @@ def when_off(machine: Machine) -> bool:
     return not machine.on
 
 
-def unless_joined(machine: Machine) -> bool:
-    """A machine may be removed unless its guest says that it has joined Ray."""
-    return machine.state != "joined"
-
-
 class Terminator:
     """Removes the machines of the terminations in the book, on threads of its own; what fails is tried again."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
+from raylora.cluster.nodes.identity import HEAD_KEY
 from raylora.cluster.ray import autoscaler_config
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def worker(config: ClusterConfig, identity: Identity, head_address: str, token: 
     """
     settings = {"RAYLORA_HEAD": head_address}
     section = config.node_type(identity.node_type)
-    return _guestinfo(identity, _cloud_config(config, identity, section, settings, [_file(TOKEN_FILE, token, _RAY)]))
+    files = [_file(TOKEN_FILE, token, _RAY)]
+    return _guestinfo(identity, _cloud_config(config, identity, section, settings, files)) | {HEAD_KEY: head_address}
 
 
 def head(config: ClusterConfig, identity: Identity, token: str) -> dict[str, str]:
