@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,7 +23,7 @@ class VCenterSettings(Section):
     port: Whole = Field(default=443, ge=1, le=65_535, description="Its HTTPS port.")
     user: Text = Field(
         min_length=1,
-        description="The service account (privileges.yaml lists its rights).",
+        description="The service account (privileges.yaml lists its rights): `ray@vsphere.local` or `LAB\\ray`.",
         examples=["ray@vsphere.local"],
     )
     password_file: InputPath | None = Field(
@@ -45,7 +46,28 @@ class VCenterSettings(Section):
         default=False,
         description="Accept any certificate. Whoever sits on the network can then read the password: only to try out.",
     )
+    proxy: Text | None = Field(
+        default=None,
+        description="HTTP proxy through which the vCenter is reached (CONNECT), from here and from the head. Null: "
+        "none, whatever the environment says.",
+        examples=["http://proxy.example.com:3128"],
+    )
     timeout_seconds: Number = Field(default=60.0, ge=5, le=3600, description="Longest time that one call may take.")
+
+    @field_validator("proxy")
+    @classmethod
+    def _a_proxy(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value)
+                good = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/")
+            except ValueError:
+                good = False
+            if not good:
+                hint = "for example http://proxy.example.com:3128"
+                message = "{shown} is not the address of an HTTP proxy"
+                raise PydanticCustomError("proxy", message, {"shown": shown(value), "hint": hint})
+        return value
 
     @model_validator(mode="after")
     def _one_password(self) -> VCenterSettings:

@@ -51,6 +51,18 @@ class Connection:
         """The headers of every request."""
         return {"Authorization": f"Bearer {self.token}"}
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that Ray knows, as its state API lists them: state, labels, is_head_node, ...
+
+        Raises:
+            NoAnswer: none came, or none that can be read.
+        """
+        answer = self.get("/api/v0/nodes?detail=1&limit=10000")
+        try:
+            return list(answer["data"]["result"]["result"])
+        except (KeyError, TypeError) as error:
+            raise NoAnswer(f"it does not list its nodes: {answer}"[:200]) from error
+
     def get(self, path: str) -> Any:
         """The JSON at a path of the dashboard.
 

@@ -12,7 +12,9 @@ from raylora.cluster.commands import which
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes import placement
+from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
+from raylora.cluster.ray import user_data
 from raylora.cluster.vsphere import privileges, storage
 from raylora.cluster.vsphere import template as templates
 from raylora.cluster.vsphere.inventory import Inventory
@@ -95,6 +97,7 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
     except UserError as error:
         raise UserError([*problems, *error.problems, *_rights_and_policies(vcenter, None, config)]) from error
     problems += _rights_and_policies(vcenter, site, config)
+    problems += _user_data_problems(config)
     nodes = NodeManager(vcenter, inventory, config)
     own = nodes.by_id().values()
     there = {name: sum(node.type == name for node in own) for name in (HEAD_TYPE, *config.workers)}
@@ -130,6 +133,16 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
         tuple(notes),
         tuple(problems),
     )
+
+
+def _user_data_problems(config: ClusterConfig) -> list[Problem]:
+    """What is in the way of telling new machines who they are."""
+    try:
+        user_data.head(config, new_identity(config.name, "", HEAD_TYPE, "head"), "0" * 64)
+        user_data.worker(config, new_identity(config.name, "", next(iter(config.workers))), "192.0.2.1:6379", "0" * 64)
+    except UserError as error:
+        return [dataclasses.replace(problem, where=config.vcenter.host) for problem in error.problems]
+    return []
 
 
 def _too_large(view: View, site: Site, config: ClusterConfig) -> dict[str, Problem]:

@@ -10,6 +10,7 @@ from typing import Final
 from pyVmomi import vim
 
 from raylora.cluster.commands import connection, which
+from raylora.cluster.commands.addresses import addresses_of
 from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.cluster.commands.plan import make_plan, open_inventory
 from raylora.cluster.commands.table import table
@@ -87,22 +88,25 @@ def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: s
             raise RayloraError(f"the head {head.id} was put off or removed while it started")
         if machine.state.startswith("failed"):
             raise RayloraError(f"the head {head.id} {machine.state}\n    mend that, and run the same command again")
-        if machine.ip and machine.ip != address:
-            address = machine.ip
+        found = addresses_of(inventory.vcenter, head.machine)
+        if found and found[0] != address:
+            address = found[0]
             connection.remember(config.name, Connection(address, token, config.id or ""))
-            say(f"it has the address {address}; Ray starts")
-        if address:
+            others = f" (and {', '.join(found[1:])})" if found[1:] else ""
+            say(f"it has the address {address}{others}; Ray starts")
+        for each in found:
             try:
-                Connection(address, token).get("/api/version")
+                Connection(each, token).get("/api/version")
             except NoAnswer as error:
-                said = str(error)
+                said = f"{each}: {error}"
                 if "token" in said:
                     raise RayloraError(
-                        f"the head at {address} does not take the token in {connection.path_of(config.name)}: it was "
+                        f"the head at {each} does not take the token in {connection.path_of(config.name)}: it was "
                         "started with another one\n    copy that file from whoever started it"
                     ) from error
             else:
-                return address
+                connection.remember(config.name, Connection(each, token, config.id or ""))
+                return each
         time.sleep(_ASK)
     raise RayloraError(
         f"the head {head.id} does not answer after {config.join_minutes:g} minutes: {said}\n"
@@ -145,7 +149,7 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
             return
         nodes.start()
         try:
-            left = nodes.remove_all(_REMOVAL)
+            left = nodes.remove_all(_REMOVAL, lambda what: say(f"waiting for {what}"))
         finally:
             nodes.close()
         there = nodes.by_id()

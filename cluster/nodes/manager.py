@@ -17,11 +17,11 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Collection, Mapping
-
-from pyVmomi import vim, vmodl
+from typing import Final
 
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, NodeType
 from raylora.cluster.nodes import placement
+from raylora.cluster.nodes.clones import running_clones
 from raylora.cluster.nodes.identity import Identity, Kind
 from raylora.cluster.nodes.inflight import InFlight, Launch, Termination
 from raylora.cluster.nodes.notes import HeadNotes
@@ -30,11 +30,12 @@ from raylora.cluster.nodes.reconciler import Joined, Reconciler
 from raylora.cluster.nodes.states import Power, State, counts, state_of
 from raylora.cluster.nodes.terminator import Terminator, always
 from raylora.cluster.vsphere.inventory import Inventory
-from raylora.cluster.vsphere.properties import retrieve
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
 from raylora.cluster.vsphere.types import Machine, View
 from raylora.errors import RayloraError, UserError
+
+_QUIET: Final = 3.0  # seconds after which a person is told what a removal waits for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Node:
         cards: how many it holds or will hold.
         made, booted: by vCenter's clock.
         note: what the node says of itself, or what is being done with it.
+        host_state: how vCenter has lost its host; empty if it has not.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Node:
     booted: datetime.datetime | None = None
     request: str = ""
     note: str = ""
+    host_state: str = ""
 
     @property
     def counts(self) -> bool:
@@ -300,21 +303,31 @@ class NodeManager:
                     termination.due = 0.0
         self._terminator.go()
 
-    def remove_all(self, timeout: float) -> list[str]:
+    def remove_all(self, timeout: float, tell: Callable[[str], None] = lambda _: None) -> list[str]:
         """Remove every node, the head first, so that nobody makes new ones; returns the ids of those that are left.
 
-        Clones that the head had begun are waited for, and then removed too.
+        Clones that the head had begun are waited for, and then removed too; those of other clusters are not.
+
+        Args:
+            timeout: seconds.
+            tell: called with what is waited for when that takes long, and again when it changes.
 
         Raises: as `VCenter.read`.
         """
         deadline = time.monotonic() + timeout
+        quiet, told = time.monotonic() + _QUIET, ""
         while True:
             nodes = self.by_id()
             # A head that cannot be reached is not waited for: what it may still make is removed as it comes.
             heads = [node.id for node in nodes.values() if node.kind == "head" and node.state != "lost"]
             self.terminate(heads or list(nodes), "the cluster is taken down")
-            if not nodes and not self._clones_running() and not self._changed(0.5):
+            clones = [] if nodes else self._clones_running()
+            if not nodes and not clones and not self._changed(0.5):
                 return []
+            waited = "; ".join([*(f"{node.id}: {node.note}" for node in nodes.values()), *clones])
+            if time.monotonic() > quiet and waited != told:
+                told = waited
+                tell(told)
             if time.monotonic() > deadline:
                 return sorted(self.by_id())
             self._changed(1.0)
@@ -324,24 +337,14 @@ class NodeManager:
         before = self.by_id()
         return self.inventory.wait(lambda _: self.by_id() != before, seconds)
 
-    def _clones_running(self) -> bool:
-        """Whether the template is being cloned just now, by whomever."""
-        collector = vmodl.query.PropertyCollector
-        step = collector.TraversalSpec(name="recent", path="recentTask", skip=False, type=vim.TaskManager)
-        start = collector.ObjectSpec(obj=self.vcenter.content.taskManager, skip=True, selectSet=[step])
-        paths = ["info.state", "info.entity", "info.descriptionId"]
-        spec = collector.FilterSpec(objectSet=[start], propSet=[collector.PropertySpec(type=vim.Task, pathSet=paths)])
+    def _clones_running(self) -> list[str]:
+        """Clones of the template that are under way and may be ours, in words."""
         try:
             template = self.site().template.id
         except UserError:
-            return False
-        return any(
-            str(task.get("info.state")) in ("running", "queued")
-            and task.get("info.entity") is not None
-            and task["info.entity"]._GetMoId() == template
-            and "clone" in str(task.get("info.descriptionId")).lower()
-            for task in retrieve(self.vcenter, spec).values()
-        )
+            return []
+        running, prefix = running_clones(self.vcenter, template), f"{self.config.name}-"
+        return [f"the clone {name or 'without a name'}" for name in running if not name or name.startswith(prefix)]
 
 
 def _node(view: View, machine: Machine, launch: Launch | None, termination: Termination | None) -> Node:
@@ -370,6 +373,7 @@ def _node(view: View, machine: Machine, launch: Launch | None, termination: Term
         booted=machine.booted,
         request=identity.request,
         note=note,
+        host_state=placement.lost(host) if host else "",
     )
 
 

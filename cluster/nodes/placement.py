@@ -173,10 +173,8 @@ def obstacle(host: Host, reach: Reach, backed_off: Mapping[str, str] | None = No
     Args:
         backed_off: id of a host to why a node was lately refused there.
     """
-    if host.connection == "notResponding":
-        return "does not respond"
-    if host.connection != "connected":
-        return "is disconnected"
+    if away := lost(host):
+        return away
     if host.maintenance:
         return "is in maintenance mode"
     if host.quarantine:
@@ -192,6 +190,13 @@ def obstacle(host: Host, reach: Reach, backed_off: Mapping[str, str] | None = No
     if reach.networks - host.networks:
         return "does not reach a network of the template's further network cards"
     return (backed_off or {}).get(host.id, "")
+
+
+def lost(host: Host) -> str:
+    """How vCenter has lost a host; empty if it has not."""
+    if host.connection == "notResponding":
+        return "does not respond"
+    return "" if host.connection == "connected" else "is disconnected"
 
 
 def choose(

@@ -190,9 +190,12 @@ class Simulator:
         """How many tasks are queued or running."""
         return int(self._ask("tasks")["running"])
 
-    def set_guest(self, name: str, address: str, host_name: str = "") -> None:
-        """Lets a machine's VMware Tools report an address ("": none)."""
-        self._ask("guest", {"name": name, "address": address, "host_name": host_name})
+    def set_guest(
+        self, name: str, address: str, host_name: str = "", nics: Sequence[tuple[int, Sequence[str]]] = ()
+    ) -> None:
+        """Lets a machine's VMware Tools report an address ("": none), and those of interfaces by their card's key."""
+        told = [{"key": key, "addresses": list(addresses)} for key, addresses in nics]
+        self._ask("guest", {"name": name, "address": address, "host_name": host_name, "nics": told})
 
     def vm_state(self, name: str, state: Literal["power_on", "power_off", "destroy"]) -> None:
         """Does at once, behind the API's back, what a user or a crash does to a machine."""
