@@ -38,13 +38,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def loads(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON, or an object has one key twice.
-    """
-    return json.loads(text, object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def entries(text: str, file: Path, *, lines: bool, parts: tuple[str, ...]) -> Iterator[Entry]:
@@ -92,7 +86,7 @@ def _begins_with_value(text: str, begin: int) -> bool:
 def _whole(text: str) -> Entry | None:
     """The one value that a file is; None if it is none: its lines may each be one."""
     try:
-        return Entry("1", loads(text))
+        return Entry("1", _DECODER.decode(text))
     except _TwiceError as error:
         return Entry("1", error)
     except (ValueError, RecursionError):
@@ -133,7 +127,7 @@ def _lines(text: str) -> Iterator[Entry]:
         if not line.strip():
             continue
         try:
-            value = loads(line)
+            value = _DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             yield Entry(str(number), error)
             continue
@@ -151,7 +145,6 @@ def _is_chat(turns: list[Any]) -> bool:
 
 def _elements(text: str, position: int, file: Path) -> Iterator[Entry]:
     """The elements of a JSON list with the lines they start in, `position` being behind its bracket."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
     line, counted = 1, 0
     separator_due = False
     while True:
@@ -179,7 +172,7 @@ def _elements(text: str, position: int, file: Path) -> Iterator[Entry]:
                 )
             continue
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, position = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             at = text.count("\n", 0, error.pos) + 1 if isinstance(error, json.JSONDecodeError) else line
@@ -190,12 +183,11 @@ def _elements(text: str, position: int, file: Path) -> Iterator[Entry]:
 
 def _one_after_the_other(text: str, position: int) -> Iterator[Entry]:
     """Values that take several lines each, with nothing but space (or a comma) between them."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
     line, counted = 1, 0
     while (position := _skip_space(text, position, ",")) < len(text):
         line, counted = line + text.count("\n", counted, position), position
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, position = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             at = text.count("\n", 0, error.pos) + 1 if isinstance(error, json.JSONDecodeError) else line
             yield Entry(str(at), error)

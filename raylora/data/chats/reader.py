@@ -20,6 +20,7 @@ from raylora.data.examples import ChatExample, Found, Message, TextExample
 from raylora.data.reading import few, limited, shown
 from raylora.errors import Problem, UserError
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _NAMED_KEYS = 8  #: keys that are not used which a note names
 
 
@@ -127,12 +128,12 @@ class _Reading:
 
     def _file(self, file: Path, part: str, key: str, *, by_part: bool = True) -> None:
         wrong: list[Problem] = []
-        before = self._seen
+        before, name = self._seen, shown(file)
         try:
             for entry in entries(file):
                 self._seen += 1
                 self._progress.at(self._seen)
-                where = f"{shown(file)}:{entry.place}"
+                where = f"{name}:{entry.place}"
                 if isinstance(entry.value, Beside):
                     if entry.place not in SILENT and not missing(entry.value.value):
                         self._unused[entry.place] += 1
@@ -145,7 +146,7 @@ class _Reading:
         except UserError as error:
             wrong += error.problems
         if self._seen == before and not wrong:
-            wrong.append(Problem("has no chats in it", shown(file), key, SHAPES))
+            wrong.append(Problem("has no chats in it", name, key, SHAPES))
         self.problems += limited(wrong)
 
     def _entry(self, value: Any, part: str, inner: str, where: str) -> None:
@@ -158,7 +159,7 @@ class _Reading:
             hint = "one object a line, and no comma behind it" if comma else "one object a line"
             raise UnusableError(f"is not JSON: {reason}", hint)
         said = value.get("split") if isinstance(value, dict) else None
-        own = (part_named(said) if isinstance(said, str) else "") or part_named(inner) or part
+        own = (part_named(said) if isinstance(said, str) else "") or (part_named(inner) if inner else part)
         if own == "test":
             self._left_alone += 1
             return
@@ -179,4 +180,4 @@ def _example(found: tuple[Pair, ...] | Text, where: str, train_on: TrainOn) -> C
 
 
 def _id(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_ENCODER.encode(value).encode()).hexdigest()

@@ -42,6 +42,9 @@ def turns(value: Any, key: str, tally: Counter[str], shapes: str) -> tuple[list[
     messages: list[Pair] = []
     tools: list[Any] = []
     for number, turn in enumerate(_list_of_turns(value, key, shapes), 1):
+        if isinstance(turn, dict) and (plain := _plain(turn)):
+            messages += [plain] if plain[0] != "system" or plain[1].strip() else []
+            continue
         name = f"{key}[{number}]"
         if not isinstance(turn, dict):
             raise UnusableError(f"{name} must be an object, not {type(turn).__name__}", shapes)
@@ -81,6 +84,15 @@ def turns(value: Any, key: str, tally: Counter[str], shapes: str) -> tuple[list[
             continue
         messages.append(_message((role, content), learnt, more))
     return messages, tools
+
+
+def _plain(turn: dict[str, Any]) -> Pair | None:
+    """The message of a turn that says who and what and nothing else, as nearly all do; None for others."""
+    if len(turn) != 2:
+        return None
+    role, content = (turn["role"], turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+    known = ROLES.get(role.lower()) if isinstance(role, str) and role.lower() not in CALLING else None
+    return (known, content) if known and isinstance(content, str) else None
 
 
 def tool_definitions(keys: Keys) -> list[Any]:

@@ -142,6 +142,9 @@ def test_few_chats_are_tokenised() -> None:
     made.encoded = lambda example, length: looked.append(example) or encoded(example, length)  # type: ignore[method-assign]
     chats = [ChatExample(str(n), (("user", "a" * n), ("assistant", "b" * 900))) for n in range(1, 200)]
     assert len(usable(made, Found(chats), 500).examples) == 199
+    assert len(looked) == 1
+    long = [ChatExample(f"l{n}", (("user", "The user asks. " * 40), ("assistant", "b"))) for n in range(50)]
+    assert len(usable(made, Found(long), 500).examples) == 50  # 600 bytes, but far fewer tokens
     assert len(looked) == 2
 
 
