@@ -83,7 +83,7 @@ def snapshot(stock: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 def test_workers_come_are_found_again_and_go(stock: dict[str, str], tmp_path: Path) -> None:
     with manager(stock, tmp_path) as nodes:
         assert nodes.limits() == {"plain": 2}, "its two hosts have 4 GiB each"
-        head = nodes.create_head({"guestinfo.userdata": "x"})
+        head = nodes.create_head(lambda _: {"guestinfo.userdata": "x"})
         ids = nodes.create("plain", 2, "request-1")
         assert settled(nodes, 3) == sorted([*ids, head.id])
         nodes.reconciler.tell_head("10.0.0.5:6379")
