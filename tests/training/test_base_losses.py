@@ -1,9 +1,9 @@
-<<<<<<< HEAD
-"""The base model's own losses: computed once, and never taken from a file that is not as it was written."""
+"""The base model's own losses: computed once, finite, and never taken from a file that is not as it was written."""
 
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from raylora.errors import UserError
 from raylora.training.base_losses import prepare
 from raylora.training.pack import Pack
-from tests.families.loading import dataset
+from tests.families.loading import dataset, load
+from tests.training import fixtures
 from tests.training.fixtures import lab
 
 
@@ -47,21 +49,6 @@ def test_damaged_losses_are_computed_again(
 
     monkeypatch.setattr(Pack, "held_out_losses", computed)
     assert np.array_equal(prepare(made.base, data, tmp_path).base_losses, right)
-=======
-"""A base model that gives NaN by itself is named, before anything is trained."""
-
-from __future__ import annotations
-
-import math
-from pathlib import Path
-
-import pytest
-import torch
-
-from raylora.errors import UserError
-from raylora.training.base_losses import prepare
-from tests.families.loading import dataset, load
-from tests.training import fixtures
 
 
 @pytest.mark.parametrize("family", fixtures.FAMILIES)
@@ -88,4 +75,3 @@ def test_an_encoder_that_gives_nan_is_named(tmp_path: Path) -> None:
         next(broken.parameters()).data.fill_(math.nan)
         with pytest.raises(UserError, match=f"its {part} gives numbers that are not finite"):
             base.encode(examples[:1])
->>>>>>> 33880d2 (Image data are read right, or a note says what was not used as it stands)

@@ -63,12 +63,9 @@ class DiffusionFamily(Family):
             yield Problem("is for language models: image models stay in 16 bits", "", "quantize", "remove the key")
         for key, field in ChatKeys.model_fields.items():
             if getattr(config, key) != field.get_default(call_default_factory=True):
-                hint = (
-                    "remove the key; captions are read up to caption_tokens"
-                    if key == "max_length"
-                    else "remove the key"
-                )
-                yield Problem("is for language models, and has no effect on images", "", key, hint)
+                instead = "; captions are read up to caption_tokens" if key == "max_length" else ""
+                message = "is for language models, and has no effect on images"
+                yield Problem(message, "", key, f"remove the key{instead}")
         if config.zero_terminal_snr and config.prediction_type == "epsilon":
             message = "is for models that predict velocity: noise alone tells nothing of its noise"
             yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
