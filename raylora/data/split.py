@@ -51,9 +51,7 @@ def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], t
         UserError: fewer than two different groups, or nothing would be left on one side.
     """
     unique, _ = without_duplicates(examples)
-    groups: dict[str, list[E]] = {}
-    for example in unique:
-        groups.setdefault(example.group, []).append(example)
+    groups = _preferred(unique)
     if len(groups) < (2 if held_out != 0 else 1):
         raise UserError.one(
             f"different examples: {len(groups)}; at least 2 are needed, one to learn from and one to judge by",
@@ -67,18 +65,59 @@ def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], t
             key="validation_examples",
             hint=f"valid: 1 to {len(groups) - 1}; without the key it is {default_held_out(len(groups))}",
         )
-    preferred = sorted(groups.values(), key=_preference)
     if count == 0:
-        judges = preferred[: max(default_held_out(len(groups)), 1)]
-        return unique, tuple(example for group in judges for example in group)
-    held = tuple(example for group in preferred[:count] for example in sorted(group, key=lambda example: example.id))
+        return unique, _members(groups[: max(default_held_out(len(groups)), 1)])
+    held = _members(groups[:count])
     chosen = {example.id for example in held}
     return tuple(example for example in unique if example.id not in chosen), held
 
 
-def _preference(group: list[E]) -> bytes:
-    first = min(example.id for example in group)
-    return hashlib.sha256(f"split{first}".encode()).digest()
+def judged_by(
+    examples: Sequence[E], given: Sequence[E], held_out: int | None
+) -> tuple[tuple[E, ...], tuple[E, ...], list[str]]:
+    """Divide examples where those to judge by come of their own: all that is in both is held out, never learnt.
+
+    Args:
+        examples: to learn from.
+        given: to judge by.
+        held_out: how many of these; None for all, but at most 64. Which ones depends on their content only.
+
+    Returns:
+        Examples to learn from in their order, those to judge by in order of preference, and notes.
+
+    Raises:
+        UserError: nothing is left on one side.
+    """
+    candidates = _preferred(without_duplicates(given)[0])
+    count = min(MAX_HELD_OUT, len(candidates)) if held_out is None else held_out
+    if not 1 <= count <= len(candidates):
+        valid = f"valid: 1 to {len(candidates)}" if candidates else "give some, or remove validation_path"
+        message = f"{count} of {len(candidates)} different examples to judge by cannot be held out"
+        raise UserError.one(message, key="validation_examples", hint=valid)
+    unique, _ = without_duplicates(examples)
+    both = {example.group for example in _members(candidates)}
+    train = tuple(example for example in unique if example.group not in both)
+    if not train:
+        message = "no example to learn from is left: all of them are also among those to judge by"
+        raise UserError.one(message, key="train_data_dir", hint="add examples, or give others as validation_path")
+    notes = []
+    if len(train) < len(unique):
+        notes.append(f"not learnt, as they are among the examples to judge by: {len(unique) - len(train)}")
+    if count < len(candidates):
+        notes.append(f"judged by {count} of the {len(candidates)} examples given for it: see validation_examples")
+    return train, _members(candidates[:count]), notes
+
+
+def _preferred(examples: Sequence[E]) -> list[list[E]]:
+    """The groups of examples, in an order that depends on their content only."""
+    groups: dict[str, list[E]] = {}
+    for example in sorted(examples, key=lambda example: example.id):
+        groups.setdefault(example.group, []).append(example)
+    return sorted(groups.values(), key=lambda group: hashlib.sha256(f"split{group[0].id}".encode()).digest())
+
+
+def _members(groups: Sequence[Sequence[E]]) -> tuple[E, ...]:
+    return tuple(example for group in groups for example in group)
 
 
 def default_held_out(count: int) -> int:

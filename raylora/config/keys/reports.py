@@ -25,8 +25,9 @@ class ReportKeys(Section):
         default=None,
         description="Examples held out of training, by which a trial is judged; chosen by their content, so that they "
         "are the same in every run. An image with several captions counts once. Null: a tenth of the data, at least 8, "
-        "at most 64, and never more than half. 0: all is learned from, and the value is of training examples, which "
-        "judges no sweep: `sweep.retrain` trains its winner on everything.",
+        "at most 64, and never more than half; of examples that are given to judge by, at most 64. 0: all is learned "
+        "from, and the value is of training examples, which judges no sweep: `sweep.retrain` trains its winner on "
+        "everything.",
         examples=[16],
     )
     validate_every: Annotated[Count | None, _SCHEDULE] = Field(

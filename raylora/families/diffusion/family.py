@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
 from raylora.config.keys.chats import ChatKeys
-from raylora.data.examples import Example, ImageExample
+from raylora.data.examples import Example, Found, ImageExample
 from raylora.data.images import folder, listing
 from raylora.data.reading import few, shown
 from raylora.errors import Problem, UserError
@@ -99,15 +99,17 @@ class DiffusionFamily(Family):
 
         return model.meta_model(self.model_files, config, dtype)
 
-    def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
+    def read(self, config: TrainConfig) -> Found:
         metadata = Path(config.metadata_path) if config.metadata_path else None
         examples, notes = folder.read(Path(config.train_data_dir), metadata)
+        held_out, more = folder.read(Path(config.validation_path), None) if config.validation_path else ([], [])
+        notes = [*notes, *more]
         try:
             with unreadable_files(self.base_model):
                 files = self.model_files
         except UserError:  # which `check` tells of
-            return examples, notes
-        return examples, [*notes, *self._notes(files, config, examples)]
+            return Found(examples, held_out, notes)
+        return Found(examples, held_out, [*notes, *self._notes(files, config, [*examples, *held_out])])
 
     def _notes(self, files: ModelFiles, config: TrainConfig, examples: Sequence[ImageExample]) -> list[str]:
         """What a model does to pictures and captions before it learns from them."""
