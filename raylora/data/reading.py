@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from raylora.data.encodings import NotTextError, decode
+from raylora.data.encoding import encoding_hint
 from raylora.errors import Problem, UserError
 from raylora.suggest import printable
 
@@ -25,7 +26,7 @@ def read_text(path: Path) -> str:
     """The text of a file, see `decoded`.
 
     Raises:
-        UserError: it cannot be opened, or is in another encoding, which is named where it is plain; says the line.
+        UserError: it cannot be opened, or is in another encoding; says the line.
     """
     return decoded(read_bytes(path), path)
 
@@ -43,16 +44,34 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decoded(data: bytes, path: Path) -> str:
-    """The text of a file's bytes: UTF-8, or UTF-16 as Windows tools write it.
+    """The text of a file's bytes: UTF-8 with or without byte order mark, or UTF-16 (as Windows tools write).
 
     Raises:
-        UserError: it is in another encoding, which is named where it is plain; says the line.
+        UserError: it is in another encoding; says the line, and shows how it reads in those that may be meant.
     """
+    encoding = _utf16(data) or "utf-8-sig"
     try:
-        return decode(data)
-    except NotTextError as error:
-        line = data.count(b"\n", 0, error.at) + 1
-        raise UserError.one(str(error), where=f"{shown(path)}:{line}", hint=error.hint) from error
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError.one(
+            f"is not UTF-8 text (byte 0x{data[error.start]:02x})",
+            where=f"{shown(path)}:{line}",
+            hint=encoding_hint(data, error.start, path),
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        hint = "remove them, or save the file again as UTF-8"
+        raise UserError.one("holds NUL characters, which no text has", where=f"{shown(path)}:{line}", hint=hint)
+    return text
+
+
+def _utf16(data: bytes) -> str:
+    """The kind of UTF-16 that a text is in, by its mark or by its first character if that is ASCII; else nothing."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zero = [byte == 0 for byte in data[:2]]
+    return "utf-16-be" if zero == [True, False] else "utf-16-le" if zero == [False, True] else ""
 
 
 def is_unicode(text: str) -> bool:
