@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import raylora
 from raylora.cli import _exit_code
+from raylora.sealed_json import sealed
 from tests import mutations
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.original_layout import convert
@@ -222,6 +223,14 @@ def forbid(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
 
     for method in ("stat", "open", "iterdir"):
         monkeypatch.setattr(Path, method, refusing(method))
+    real_open = os.open
+
+    def system_open(path: Any, *args: Any, **kwargs: Any) -> int:
+        if isinstance(path, str | Path) and place in (Path(path), *Path(path).parents):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", system_open)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +260,7 @@ def test_a_base_model_that_may_not_be_read(home: Path, monkeypatch: pytest.Monke
 def test_a_run_that_may_not_be_read(home: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str) -> None:
     (home / "run").mkdir()
     for file in ("sweep.json", "losses.safetensors"):
-        (home / "run" / file).write_text("{}")
+        (home / "run" / file).write_text(sealed({}))
     forbid(monkeypatch, home / "run" / name)
     refused(home, f"{name}: cannot be read: Permission denied", arguments=[command, str(home / "run")])
 

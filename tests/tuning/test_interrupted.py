@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from typing import Any
 import pytest
 
 from raylora.config.dump import dump_config
+from raylora.sealed_json import unsealed
 from raylora.training import checkpoint_format
-from raylora.tuning.tune import experiment_state
+from raylora.tuning.tune.journal import Journal
 from tests.tuning.runs import Event, config, events, is_alive, ray_processes, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,8 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     os.kill(command.process.pid, signal.SIGKILL)
     command.end()
     wait_for("its processes to go", lambda: not any(is_alive(worker) for worker in workers), 30)
-    killed, known = events(folder), terminated(folder, tmp_path / "record")
+    killed = events(folder)
+    known = {trial.id for trial in Journal(folder / "journal.jsonl").read() if trial.state == "over"}
     check_resumed(killed[len(begun) :], over)
 
     command = Command("sweep", yaml, "--resume", "--json")
@@ -124,7 +125,7 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     assert not list(command.scratch.glob("raylora-scratch-*"))  # the killed process's have gone too
     check_resumed(events(folder)[len(killed) :], known)
     result = json.loads(stdout)
-    spent = [last - first for first, last in json.loads((folder / "times.json").read_text())]
+    spent = [last - first for first, last in unsealed((folder / "times.json").read_text())["processes"]]
     assert len(spent) == 3
     assert result["seconds"] == pytest.approx(sum(spent))
     assert {row["trial"] for row in result["trials"]} == {f"trial_{i:05d}" for i in range(1, TRIALS + 1)}
@@ -134,12 +135,3 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
         assert checkpoint_format.read_state(folder / trial["folder"])["step"] == STEPS
     for noise in ("WARNING", "Warning", "INFO", "study created", "Traceback"):
         assert noise not in stderr
-
-
-def terminated(folder: Path, scratch: Path) -> set[str]:
-    """The trials that had ended by the record that a resume goes on from: the kill may have cut the newest one off."""
-    experiment = Path(shutil.copytree(folder / "tune", scratch))
-    experiment_state.before_restore(experiment)
-    snapshot = max(experiment.glob(experiment_state.STATE))
-    trials = [json.loads(trial) for trial, _ in json.loads(snapshot.read_text())["trial_data"]]
-    return {trial["custom_trial_name"] for trial in trials if trial["status"] == "TERMINATED"}
