@@ -30,6 +30,7 @@ _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIS
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
 
 
+_GROWTH = 1 << 16  #: bytes that a file may grow by while it is read, or has that says it has none
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -67,8 +68,10 @@ def read_regular(path: Path, most: int) -> bytes:
         OSError: it is no ordinary file, is larger, or cannot be read; `strerror` says so in words.
     """
     with open_regular(path) as stream:
-        data = stream.read(most + 1)
-    if len(data) > most:
+        # Python makes room for all that it is asked to read, so it is asked for what is there.
+        size = os.fstat(stream.fileno()).st_size
+        data = b"" if size > most else stream.read(size + _GROWTH)
+    if max(size, len(data)) > most:
         raise OSError(errno.EFBIG, f"it is larger than {human_size(most)}", str(path))
     return data
 

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raylora.errors import Problem, UserError
+from raylora.files import read_regular
 from raylora.suggest import printable
 
+_MOST = 1 << 34  #: bytes of a text file; more than any machine that trains on it could hold
 SHOWN = 5  # as many of one kind of problem as a person reads before they look for the common cause
 
 
@@ -28,7 +30,7 @@ def read_text(path: Path) -> str:
         UserError: it cannot be opened, or is in another encoding; says the line.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _MOST)
     except OSError as error:
         raise UserError.one(f"cannot be read: {error.strerror or error}", where=shown(path)) from error
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
