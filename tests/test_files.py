@@ -232,7 +232,12 @@ def test_an_ordinary_file_is_read_and_nothing_else(tmp_path: Path) -> None:
         read_regular(file, 1 << 30)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
-    for name, kind in (("pipe", "a named pipe"), ("link", "a named pipe"), (".", "a folder"), ("/dev/zero", "a device")):
+    for name, kind in (
+        ("pipe", "a named pipe"),
+        ("link", "a named pipe"),
+        (".", "a folder"),
+        ("/dev/zero", "a device"),
+    ):
         with pytest.raises(OSError, match=f"it is {kind}, not a file"):
             read_regular(tmp_path / name, 10)
     with socket.socket(socket.AF_UNIX) as listening:

@@ -98,7 +98,8 @@ def _before(plan: Plan, folder: RunFolder) -> Continuation:
 
 def _tune(plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool) -> tuple[str, bool]:
     """Let Ray Tune run; gives the devices in words, and whether the person interrupted."""
-    with ray_cluster.running(dashboard) as url, tune_environment():
+    # Caught once Ray runs, which sets a handler of its own.
+    with ray_cluster.running(dashboard) as url, tune_environment(), signals.catching() as interrupted:
         words = ray_cluster.devices().words()
         if before is not None and not before.left:
             return words, False
@@ -107,11 +108,14 @@ def _tune(plan: Plan, folder: RunFolder, before: Continuation | None, dashboard:
         with trainer_pool(plan, folder) as pool_name:
             tuner = make_tuner(plan, folder, pool_name, before)
             try:
-                with signals.catching() as interrupted:
-                    tuner.fit()
+                tuner.fit()
+            except Exception:
+                if not interrupted:  # a signal to the whole process group ends Ray before Tune
+                    raise
             finally:
                 remove_pickles(folder.experiment)
                 folder.clock.keep()
-        if not interrupted:
-            folder.journal.close()
-        return ray_cluster.devices().words(), bool(interrupted)
+        if interrupted:
+            return words, True
+        folder.journal.close()
+        return ray_cluster.devices().words(), False

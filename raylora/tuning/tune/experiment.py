@@ -70,13 +70,9 @@ def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
     os.environ[TRAINER_POOL] = name
     try:
         yield name
-    except Exception:
-        with contextlib.suppress(ray.exceptions.RayError):  # Ray itself may be what failed
-            ray.get(handle.close.remote())
-        raise
-    else:
-        ray.get(handle.close.remote())
     finally:
+        with contextlib.suppress(ray.exceptions.RayError):  # Ray itself may be what failed, or was ended by a signal
+            ray.get(handle.close.remote())
         del os.environ[TRAINER_POOL]
         ray.kill(handle)
 
