@@ -36,6 +36,7 @@ class CausalLMFamily(Family):
     data_suffixes = chats.SUFFIXES
     objective_name = "loss per token"
     adapter_name = "adapter"
+    loader_name = "PEFT"
     sample_count = 3
 
     looks_like = staticmethod(files.looks_like)
@@ -128,6 +129,14 @@ class CausalLMFamily(Family):
 
         asked = [prompt.messages or prompt.text for prompt in prompts]
         return generate(self.model_files, config, self.dtype(config, own_device()), adapter, asked)
+
+    def exported_value(self, config: TrainConfig, adapter: Path, held_out: Sequence[Example]) -> float:
+        from raylora.families.base import own_device
+        from raylora.families.causal_lm.export.loading import held_out_loss, load_with_adapter
+
+        device = own_device()
+        loaded = load_with_adapter(self.model_files, config, self.dtype(config, device), device, adapter)
+        return held_out_loss(loaded, [one for one in held_out if isinstance(one, ChatExample)], config.max_length)
 
     @classmethod
     def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:

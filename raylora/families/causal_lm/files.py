@@ -50,6 +50,10 @@ class ModelFiles:
         """The content of config.json of a safetensors folder; not to be changed."""
         return _read_json(self.folder / "config.json") or {}
 
+    def architectures(self) -> list[str]:
+        """The names of transformers' classes that a safetensors folder's configuration gives; a GGUF file has none."""
+        return list(self.settings().get("architectures") or []) if self.gguf is None else []
+
 
 def looks_like(path: Path) -> bool:
     """Whether `path` is meant to be a language model, if perhaps a broken one: `check` then says what is wrong.
