@@ -122,7 +122,7 @@ class Plan:
 
         try:
             with without_numbers():
-                base = self.family.meta_model(self.config, torch.float32)
+                base = self.family.meta_model(self.config, torch.bfloat16)
                 return coverage(base.model, base.targets(self.config.lora_targets)).words()
         except UserError:
             raise
