@@ -20,7 +20,7 @@ LAYERS = (
     ("data", "lora"),
     ("families",),
     ("training",),
-    ("tuning",),
+    ("tuning", "doctor"),
     ("api", "quickstart"),
     ("cli", "__main__"),
 )
