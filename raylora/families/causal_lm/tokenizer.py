@@ -11,11 +11,18 @@ from typing import Any
 
 import torch
 
-from raylora.data.examples import ChatExample
+from raylora.data.examples import ChatExample, TextExample
 from raylora.errors import Problem, UserError
 from raylora.families.base import Tensors
-from raylora.families.causal_lm.answers import Layout, Span, lay_out
-from raylora.families.causal_lm.template import TODAY, ChatTemplate, Messages, TemplateRefusedError, merge_system
+from raylora.families.causal_lm.messages import (
+    Messages,
+    ends_with_answer,
+    hides_tools,
+    left_out,
+    merged_system,
+)
+from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
+from raylora.families.causal_lm.rendering.template import TODAY, ChatTemplate, TemplateRefusedError
 
 _log = logging.getLogger(__name__)
 _MARKER = re.compile(r"\{%-?\s*generation\b")
@@ -96,42 +103,40 @@ class ChatTokens:
             self.notes.append(text)
             _log.warning("%s", text)
 
-    def encode(self, examples: Sequence[ChatExample], max_length: int) -> list[Tensors]:
-        """Tokenise chats.
+    def encode(self, examples: Sequence[ChatExample | TextExample], max_length: int) -> list[Tensors]:
+        """Tokenise chats and texts.
 
         Returns:
-            For each chat `input_ids` (n,), int64, and `loss_mask` (n,), bool; n is at most `max_length`, and the last
+            For each `input_ids` (n,), int64, and `loss_mask` (n,), bool; n is at most `max_length`, and the last
             token is always one with loss, since what follows it cannot matter to a causal model. And `cut` (), int64:
-            how many of the assistant's tokens lie beyond `max_length`, and `bare` (), int64: how many answers are not
-            learnt, see `Tokenised`. These are kept with the others, so that whoever finds the chat in the cache can
-            still tell.
+            how many of the tokens to learn lie beyond `max_length`. It is kept with the others, so that whoever
+            finds the chat in the cache can still tell; likewise `bare` (), int64, see `Tokenised`.
 
         Raises:
-            UserError: chats that the template refuses, or that have no assistant tokens within `max_length`: all.
+            UserError: chats that the template refuses, or that have no tokens to learn within `max_length`: all.
         """
-        encoded: list[Tensors] = []
-        problems: list[Problem] = []
-        for example in examples:
-            place = example.where or example.id[:12]
-            try:
-                whole = self.tokenise(example.messages)
-            except TemplateRefusedError as error:
-                problems.append(Problem(f"the chat template refuses this chat: {error}", place, hint=_ROLES))
-                continue
-            said = [at for at, wanted in enumerate(whole.mask) if wanted and at > 0]
-            kept = [at for at in said if at < max_length]
-            if not kept:
-                problems.append(_unusable(place, len(whole.ids), said, max_length))
-                continue
-            end = kept[-1] + 1
-            mask = torch.tensor(whole.mask[:end], dtype=torch.bool)
-            mask[0] = False  # nothing predicts the first token
-            ids = torch.tensor(whole.ids[:end], dtype=torch.int64)
-            cut = torch.tensor(len(said) - len(kept))
-            encoded.append({"input_ids": ids, "loss_mask": mask, "cut": cut, "bare": torch.tensor(whole.bare)})
-        if problems:
+        results = [self.encoded(example, max_length) for example in examples]
+        if problems := [result for result in results if isinstance(result, Problem)]:
             raise UserError(problems)
-        return encoded
+        return [result for result in results if not isinstance(result, Problem)]
+
+    def encoded(self, example: ChatExample | TextExample, max_length: int) -> Tensors | Problem:
+        """One example as `encode` gives it, or why it cannot be; one that is too long names max_length as key."""
+        place = example.where or example.id[:12]
+        try:
+            whole = self._tokenise_text(example) if isinstance(example, TextExample) else self._tokenise_chat(example)
+        except TemplateRefusedError as error:
+            return Problem(f"the chat template refuses this chat: {error}", place, hint=_ROLES)
+        said = [at for at, wanted in enumerate(whole.mask) if wanted and at > 0]
+        kept = [at for at in said if at < max_length]
+        if not kept:
+            return _unusable(place, len(whole.ids), said, max_length)
+        end = kept[-1] + 1
+        mask = torch.tensor(whole.mask[:end], dtype=torch.bool)
+        mask[0] = False  # nothing predicts the first token
+        ids = torch.tensor(whole.ids[:end], dtype=torch.int64)
+        told = {"cut": torch.tensor(len(said) - len(kept)), "bare": torch.tensor(whole.bare)}
+        return {"input_ids": ids, "loss_mask": mask, **told}
 
     def prompt(self, messages: Messages) -> str:
         """A chat that waits for its answer, as text; a system message goes where `encode` puts it.
@@ -139,22 +144,16 @@ class ChatTokens:
         Raises:
             TemplateRefusedError: the template takes no such chat.
         """
-        try:
-            return self.render(messages, prompt=True)
-        except TemplateRefusedError:
-            merged = merge_system(messages)
-            if merged is None:
-                raise
-            text = self.render(merged, prompt=True)
-            self.note(_MERGED)
-            return text
+        return self._render_whole(messages, prompt=True)[0]
 
     def tokenise(self, messages: Messages) -> Tokenised:
         """Render and tokenise a whole chat; the mask marks what is learnt of it, and the stop tokens that follow.
 
-        A template's own generation markers are honoured; see `raylora.families.causal_lm.answers` for the rest.
+        A template's own generation markers are honoured; see `raylora.families.causal_lm.rendering.answers` for the
+        rest.
         """
         laid, messages = self._lay_out(messages)
+        self._check_tools(laid.text, messages)
         ids, offsets = self._tokens(laid)
         mask = [
             any(begin <= first < end or first < begin < last for begin, end in laid.spans) for first, last in offsets
@@ -162,11 +161,29 @@ class ChatTokens:
         if self._marked and not laid.rebuilt:
             marks = self._chat_template.marks(messages, laid.mode)
             if any(marks) and len(marks) == len(ids):  # not markers that mark nothing, as those around tools only
-                mask = [
-                    wanted and (not laid.bare or offset[0] >= laid.prompt)
-                    for wanted, offset in zip(marks, offsets, strict=True)
-                ]
-        return self._with_stops(ids, mask, laid.bare, ends_with_answer=messages[-1][0] == "assistant")
+                silent = [any(begin <= first < end for begin, end in laid.silent) for first, _ in offsets]
+                mask = [wanted and not quiet for wanted, quiet in zip(marks, silent, strict=True)]
+        return self._with_stops(ids, mask, laid.bare, ends_with_answer=ends_with_answer(messages))
+
+    def _tokenise_chat(self, example: ChatExample) -> Tokenised:
+        if not example.whole:
+            return self.tokenise(example.messages)
+        text, messages = self._render_whole(example.messages)
+        self._check_tools(text, messages)
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._with_stops(ids, [True] * len(ids), 0, ends_with_answer=True)
+
+    def _tokenise_text(self, example: TextExample) -> Tokenised:
+        """A text with the tokens that this tokenizer puts around one, its end learnt too."""
+        encoding = self.tokenizer(example.text, return_offsets_mapping=True)
+        ids = list(encoding["input_ids"])
+        mask = [last > example.learnt_from for _, last in encoding["offset_mapping"]]
+        end = self.tokenizer.eos_token_id
+        if end is not None and ids[-1:] != [end]:
+            ids, mask = [*ids, int(end)], [*mask, True]
+        elif end is not None:
+            mask[-1] = True
+        return Tokenised(ids, mask)
 
     def render(self, messages: Messages, *, prompt: bool = False) -> str:
         """The chat as text; with `prompt` it ends where the assistant begins to speak.
@@ -217,17 +234,37 @@ class ChatTokens:
             return ""
         return text.rpartition("bcd")[2] if "bcd" in text else ""
 
-    def _lay_out(self, messages: Messages) -> tuple[Layout, Messages]:
+    def _render_whole(self, messages: Messages, *, prompt: bool = False) -> tuple[str, Messages]:
         try:
-            return lay_out(self._chat_template, messages), messages
+            return self.render(messages, prompt=prompt), messages
         except TemplateRefusedError:
-            merged = merge_system(messages)
+            merged = merged_system(messages)
             if merged is None:
                 raise
             # its own error is the better one: the system role was not the reason
-            laid = lay_out(self._chat_template, merged)
+            text = self.render(merged, prompt=prompt)
+            self.note(_MERGED)
+            return text, merged
+
+    def _lay_out(self, messages: Messages) -> tuple[Layout, Messages]:
+        stops = [word for word in (self.tokenizer.decode([stop]) for stop in self.stops) if word.strip()]
+        try:
+            return lay_out(self._chat_template, messages, stops), messages
+        except TemplateRefusedError:
+            merged = merged_system(messages)
+            if merged is None:
+                raise
+            # its own error is the better one: the system role was not the reason
+            laid = lay_out(self._chat_template, merged, stops)
             self.note(_MERGED)
             return laid, merged
+
+    def _check_tools(self, text: str, messages: Messages) -> None:
+        """See that nothing which a chat says of tools is lost; of the tools themselves a note tells."""
+        if lost := left_out(text, messages):
+            raise TemplateRefusedError(f"it leaves out {lost}; this base model was not made for tools")
+        if hides_tools(text, messages):
+            self.note("the chat template leaves out the tools that chats define: the model does not see them")
 
     def _with_stops(self, ids: list[int], mask: list[bool], bare: int, *, ends_with_answer: bool) -> Tokenised:
         """Let each answer end with its stop token, if one follows; the last answer gets one in any case."""

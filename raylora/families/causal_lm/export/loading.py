@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from raylora.config.schema import TrainConfig
-from raylora.data.examples import ChatExample
+from raylora.data.examples import ChatExample, TextExample
 from raylora.families.causal_lm.files import ModelFiles
 from raylora.families.causal_lm.lengths import dynamic_ropes, forget_lengths, positions
 from raylora.families.causal_lm.load import as_ids, load_tokenizer, load_weights, read_config
@@ -57,7 +57,7 @@ def load_with_adapter(
     return Loaded(model.to(device).eval(), ChatTokens(tokenizer, str(adapter), stops))
 
 
-def held_out_loss(loaded: Loaded, examples: Sequence[ChatExample], max_length: int) -> float:
+def held_out_loss(loaded: Loaded, examples: Sequence[ChatExample | TextExample], max_length: int) -> float:
     """Negative log-likelihood per token that is learnt, in nats: each chat by itself, by the model's own forward."""
     model, ropes = loaded.model, dynamic_ropes(loaded.model)
     total, count = 0.0, 0

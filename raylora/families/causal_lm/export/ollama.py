@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from raylora.families.causal_lm.template import TemplateRefusedError
+from raylora.families.causal_lm.rendering.template import TemplateRefusedError
 from raylora.families.causal_lm.tokenizer import ChatTokens
 
 _SYSTEM, _USER, _ANSWER, _NEXT = (f"\u2402{name}\u2403" for name in ("system", "user", "answer", "next"))

@@ -11,7 +11,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from raylora.families.causal_lm.template import Answer, ChatTemplate, Messages, Mode, TemplateRefusedError
+from raylora.families.causal_lm.messages import Messages, is_learnt, more_of, with_content
+from raylora.families.causal_lm.rendering.template import Answer, ChatTemplate, Mode, TemplateRefusedError
 
 Span = tuple[int, int]
 
@@ -36,7 +37,7 @@ class Layout:
         text: all of it.
         spans: what is learnt of it, in characters, each from the end of a generation prompt on.
         bare: how many answers are not learnt, because the template leaves out their thoughts.
-        prompt: characters before the last answer.
+        silent: the parts, in characters, in which answers stand that are not learnt, each to the next answer.
         mode: the variables under which the template writes so.
         rebuilt: whether the last answer stands as it would be said after the prompt, which is not how the template
             writes it into a history.
@@ -45,33 +46,44 @@ class Layout:
     text: str
     spans: tuple[Span, ...]
     bare: int
-    prompt: int
+    silent: tuple[Span, ...]
     mode: Mode
     rebuilt: bool = False
 
 
-def lay_out(template: ChatTemplate, messages: Messages) -> Layout:
+def lay_out(template: ChatTemplate, messages: Messages, stops: Sequence[str]) -> Layout:
     """Render a chat and find the assistant's answers in it.
+
+    Args:
+        template: the model's.
+        messages: the chat.
+        stops: texts of the tokens at which a model stops: they end answers that call tools.
 
     Raises:
         TemplateRefusedError: the template takes no such chat, or changes answers so that they cannot be told from the
             rest.
     """
-    answers = {at: Answer.of(content) for at, (role, content) in enumerate(messages) if role == "assistant"}
+    answers = {at: Answer.of(said[1]) for at, said in enumerate(messages) if said[0] == "assistant"}
     if not answers:
-        return Layout(template.render(messages), (), 0, 0, {})
+        return Layout(template.render(messages), (), 0, (), {})
     last = max(answers)
     text, prompt, mode = _in_place(template, messages, last)
-    if prompt is not None and not text.startswith(prompt):
+    calls = any('"tool_calls"' in more_of(message) for message in messages)
+    if prompt is not None and not text.startswith(prompt) and not calls:
         rebuilt = _rebuilt(template, messages, answers, text, prompt)
         if rebuilt is not None:
             return rebuilt
-    found = _by_placeholder(template, messages, answers, text, mode)
+    # how a call of a tool is written is the template's matter
+    found = (
+        _by_stop(template, messages, answers, text, mode, stops)
+        if calls
+        else _by_placeholder(template, messages, answers, text, mode)
+    )
     if found is None:
         spans = _by_prefix(template, messages, list(answers), text, mode)
         found = {at: (span, True) for at, span in zip(answers, spans, strict=True)}
     laid = _layout(template, messages, answers, found, text, mode)
-    if not laid.spans:
+    if not laid.spans and laid.bare:
         raise TemplateRefusedError("it leaves out the thoughts of every answer, so there is nothing to learn")
     return laid
 
@@ -121,7 +133,8 @@ def _rebuild(
         return None
     earlier = _layout(template, history, answers, found, prompt, {})
     span = (len(prompt), len(prompt) + len(said))
-    return Layout(prompt + said + tail, (*earlier.spans, span), earlier.bare, len(prompt), {}, rebuilt=True)
+    spans = (*earlier.spans, span) if is_learnt(messages[last]) else earlier.spans
+    return Layout(prompt + said + tail, spans, earlier.bare, (), {}, rebuilt=True)
 
 
 def _layout(
@@ -132,14 +145,16 @@ def _layout(
     text: str,
     mode: Mode,
 ) -> Layout:
-    spans, bare, end = [], 0, 0
+    spans, begins, silent, bare = [], [], [], 0
     for at, (span, whole) in found.items():
-        end = _prompt_end(template, messages[:at], text, span, mode)
-        if whole:
-            spans.append((end, span[1]))
+        begins.append(_prompt_end(template, messages[:at], text, span, mode))
+        if whole and is_learnt(messages[at]):
+            spans.append((begins[-1], span[1]))
         else:
-            bare += 1
-    return Layout(text, tuple(spans), bare, end, mode)
+            silent.append(len(begins) - 1)
+            bare += is_learnt(messages[at])
+    ends = [*begins[1:], len(text)]
+    return Layout(text, tuple(spans), bare, tuple((begins[one], ends[one]) for one in silent), mode)
 
 
 def _by_placeholder(
@@ -155,7 +170,7 @@ def _by_placeholder(
     for at, answer in answers.items():
         thought, said = (f"\u2402{part}{at}\u2403" for part in ("thought", "answer"))
         marked = dataclasses.replace(answer, thought=thought if answer.thinks else answer.thought, said=said)
-        holed_messages[at] = ("assistant", marked.whole)
+        holed_messages[at] = with_content(messages[at], marked.whole)
         slots += [(at, True, thought, answer.thought)] if answer.thinks else []
         slots.append((at, False, said, answer.said))
     try:
@@ -196,6 +211,28 @@ def _match(text: str, holed: str, slots: Sequence[tuple[str, str]]) -> list[Span
         spans.append((at, at + len(form)))
         at += len(form) + len(after)
     return spans if at == len(text) else None
+
+
+def _by_stop(
+    template: ChatTemplate,
+    messages: Messages,
+    answers: dict[int, Answer],
+    text: str,
+    mode: Mode,
+    stops: Sequence[str],
+) -> dict[int, tuple[Span, bool]] | None:
+    """The answers' places from the end of each prompt to the stop token."""
+    found: dict[int, tuple[Span, bool]] = {}
+    for at, answer in answers.items():
+        before = template.render(messages[:at], prompt=True, mode=mode) if at else ""
+        said = answer.said.strip()
+        start = max(len(before), text.find(said, len(before)) + len(said) if said else 0)
+        ends = [end for end in (text.find(stop, start) for stop in stops) if end >= 0]
+        if not text.startswith(before) or not (ends or at == len(messages) - 1):
+            return None
+        end = min(ends) if ends else len(text.rstrip())
+        found[at] = (len(before), end), answer.thought.strip() in text[len(before) : end]
+    return found
 
 
 def _by_prefix(template: ChatTemplate, messages: Messages, answers: Sequence[int], text: str, mode: Mode) -> list[Span]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
 
-Messages = Sequence[tuple[str, str]]
+from raylora.families.causal_lm.messages import Messages, for_template
+
 Mode = Mapping[str, bool]
 
 #: The day that templates are told, whatever the day: what is learnt must not depend on it. Llama 3's own, for a clock
@@ -98,25 +99,33 @@ class ChatTemplate:
         return [bool(value) for value in encoding["assistant_masks"]]
 
     def _apply(self, messages: Messages, **arguments: Any) -> Any:
-        dicts = [self._as_dict(role, content) for role, content in messages]
         try:
-            return self._tokenizer.apply_chat_template(dicts, chat_template=self.source, **arguments)
+            return self._with_tools(messages, arguments)
         except jinja2.TemplateError as error:
             raise TemplateRefusedError(error.message or type(error).__name__) from error
         except (ValueError, TypeError, IndexError, KeyError) as error:  # a template of less care
             raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
 
-    def _as_dict(self, role: str, content: str) -> dict[str, str]:
-        if role == "assistant" and self._reads_thoughts:
-            answer = Answer.of(content)
-            if answer.around[0]:
-                thought = {"reasoning_content": answer.thought, "reasoning": answer.thought}
-                return {"role": role, "content": answer.said, **thought}
-        return {"role": role, "content": content}
+    def _with_tools(self, messages: Messages, arguments: dict[str, Any]) -> Any:
+        """The template on messages and on the tools that the first of them names."""
+        chat, tools = for_template(messages)
+        try:
+            return self._apply_to(chat, tools, arguments)
+        except TypeError:
+            if not any("tool_calls" in message for message in chat):
+                raise
+            # some templates (DeepSeek) join the arguments of a call to a text, as OpenAI's interface gives them
+            chat, tools = for_template(messages, arguments_as_text=True)
+            return self._apply_to(chat, tools, arguments)
 
+    def _apply_to(self, chat: list[dict[str, Any]], tools: list[dict[str, Any]] | None, arguments: Any) -> Any:
+        thinking = [self._with_thought(message) for message in chat] if self._reads_thoughts else chat
+        return self._tokenizer.apply_chat_template(thinking, tools=tools, chat_template=self.source, **arguments)
 
-def merge_system(messages: Messages) -> Messages | None:
-    """A chat whose system message stands before the user's first words; None if it does not begin with one."""
-    if len(messages) < 2 or messages[0][0] != "system" or messages[1][0] != "user":
-        return None
-    return [("user", f"{messages[0][1]}\n\n{messages[1][1]}"), *messages[2:]]
+    @staticmethod
+    def _with_thought(message: dict[str, Any]) -> dict[str, Any]:
+        """A message with its thought beside what is said, for a template that looks there."""
+        answer = Answer.of(message["content"]) if message["role"] == "assistant" else None
+        if answer is None or not answer.around[0]:
+            return message
+        return {**message, "content": answer.said, "reasoning_content": answer.thought, "reasoning": answer.thought}
