@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -22,7 +23,7 @@ from raylora.families.causal_lm.messages import (
     merged_system,
 )
 from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
-from raylora.families.causal_lm.rendering.template import TODAY, ChatTemplate, TemplateRefusedError
+from raylora.families.causal_lm.rendering.template import TODAY, Answer, ChatTemplate, TemplateRefusedError
 
 _log = logging.getLogger(__name__)
 _MARKER = re.compile(r"\{%-?\s*generation\b")
@@ -154,6 +155,7 @@ class ChatTokens:
         """
         laid, messages = self._lay_out(messages)
         self._check_tools(laid.text, messages)
+        self._check_empty_thoughts(laid.text, messages)
         ids, offsets = self._tokens(laid)
         mask = [
             any(begin <= first < end or first < begin < last for begin, end in laid.spans) for first, last in offsets
@@ -212,6 +214,15 @@ class ChatTokens:
             ids
         )  # not of one that begins texts with a space
         return apart if same else (ids, offsets)
+
+    def _check_empty_thoughts(self, text: str, messages: Messages) -> None:
+        """Tell of a template that writes an answer without thoughts otherwise when others follow it."""
+        first = next((at for at, message in enumerate(messages) if message[0] == "assistant"), len(messages))
+        if self._chat_template.thinks and _EMPTY not in self.notes and first + 1 < len(messages):
+            with contextlib.suppress(TemplateRefusedError):
+                own = self.render(messages[: first + 1]).rstrip()
+                if not Answer.of(messages[first][1]).thinks and not text.startswith(own):
+                    self.note(_EMPTY)
 
     def _find_end_of_turn(self, known: set[int]) -> int | None:
         special = self._special
@@ -288,6 +299,7 @@ class ChatTokens:
 
 
 _MERGED = "the chat template takes no system messages: they are put before the user's first words"
+_EMPTY = "the chat template writes an empty thought before the last answer alone: earlier ones are learnt without"
 _ROLES = "each chat is: an optional system message, then user and assistant in turn"
 
 

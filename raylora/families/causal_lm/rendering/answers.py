@@ -69,7 +69,7 @@ def lay_out(template: ChatTemplate, messages: Messages, stops: Sequence[str]) ->
     last = max(answers)
     text, prompt, mode = _in_place(template, messages, last)
     calls = any('"tool_calls"' in more_of(message) for message in messages)
-    if prompt is not None and not text.startswith(prompt) and not calls:
+    if prompt is not None and not calls:
         rebuilt = _rebuilt(template, messages, answers, text, prompt)
         if rebuilt is not None:
             return rebuilt
@@ -82,7 +82,7 @@ def lay_out(template: ChatTemplate, messages: Messages, stops: Sequence[str]) ->
     if found is None:
         spans = _by_prefix(template, messages, list(answers), text, mode)
         found = {at: (span, True) for at, span in zip(answers, spans, strict=True)}
-    laid = _layout(template, messages, answers, found, text, mode)
+    laid = _layout(template, messages, found, text, mode)
     if not laid.spans and laid.bare:
         raise TemplateRefusedError("it leaves out the thoughts of every answer, so there is nothing to learn")
     return laid
@@ -116,31 +116,22 @@ def _rebuilt(
     before, found, tail = written.rpartition(said)
     if not found or re.sub("</?think>", "", before).strip():
         return None
-    return _rebuild(template, messages, answers, prompt, tail, opened)
-
-
-def _rebuild(
-    template: ChatTemplate, messages: Messages, answers: dict[int, Answer], prompt: str, tail: str, opened: bool
-) -> Layout | None:
-    last = max(answers)
-    answer = answers.pop(last)
     begun = "" if prompt.endswith("\n") else "\n"
     thought = f"{answer.thought}\n</think>\n\n"
-    said = (begun + thought if opened else f"<think>\n{thought}") + answer.said
-    history = messages[:last]
-    found = _by_placeholder(template, history, answers, prompt, {}, prompt=True) if answers else {}
-    if found is None:
+    said = (begun + thought if opened else f"<think>\n{thought}") + said
+    history, earlier = messages[:last], {at: one for at, one in answers.items() if at != last}
+    places = _by_placeholder(template, history, earlier, prompt, {}, prompt=True) if earlier else {}
+    if places is None:
         return None
-    earlier = _layout(template, history, answers, found, prompt, {})
+    before_it = _layout(template, history, places, prompt, {})
     span = (len(prompt), len(prompt) + len(said))
-    spans = (*earlier.spans, span) if is_learnt(messages[last]) else earlier.spans
-    return Layout(prompt + said + tail, spans, earlier.bare, (), {}, rebuilt=True)
+    spans = (*before_it.spans, span) if is_learnt(messages[last]) else before_it.spans
+    return Layout(prompt + said + tail, spans, before_it.bare, (), {}, rebuilt=True)
 
 
 def _layout(
     template: ChatTemplate,
     messages: Messages,
-    answers: dict[int, Answer],
     found: dict[int, tuple[Span, bool]],
     text: str,
     mode: Mode,

@@ -70,6 +70,7 @@ class ChatTemplate:
     Attributes:
         source: the Jinja text that is rendered: the tokenizer's, with a fixed day where it asks for today's.
         dated: whether it asks for the day.
+        thinks: whether it knows of thoughts.
         modes: variables that switch a model's thinking on and off, as far as this template knows them; the first is
             none: as people ask by default.
     """
@@ -79,6 +80,7 @@ class ChatTemplate:
         self.source = _CLOCK.sub(lambda call: repr(TODAY.strftime(call[2])), source)
         self.dated = self.source != source
         self.modes = tuple(mode for mode in _MODES if all(re.search(rf"\b{name}\b", source) for name in mode))
+        self.thinks = "</think>" in source
         self._reads_thoughts = _READS_THOUGHTS.search(source) is not None
 
     def render(self, messages: Messages, *, prompt: bool = False, mode: Mode | None = None) -> str:
