@@ -169,6 +169,14 @@ class Family(abc.ABC):
         """Why a run's folder must not lie where it does, by what would be read of it; both paths are absolute."""
         return None
 
+    def show_encoded(self, config: TrainConfig, examples: Sequence[Example]) -> list[str]:
+        """Examples as the model reads them, in words: a text for each.
+
+        Raises:
+            UserError: the base model cannot be used; or nothing that can be read enters it.
+        """
+        raise UserError.one(f"{self.model_title} reads no tokens", key="--show-tokens", hint="leave it out")
+
     # --- the value of a trial
 
     @staticmethod

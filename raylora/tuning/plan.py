@@ -85,6 +85,14 @@ class Plan:
         lines += ["", *self._memory(), ""]
         return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
 
+    def encoded_text(self, count: int) -> str:
+        """The first training examples as the model reads them.
+
+        Raises:
+            UserError: the base model reads no text.
+        """
+        return "\n\n".join(self.family.show_encoded(self.config, self.dataset.train[:count]))
+
     def first_points(self) -> list[dict[str, Any]]:
         """Where a search that learns from its results begins; nowhere for others.
 

@@ -105,6 +105,14 @@ class CausalLMFamily(Family):
 
         return usable(load_tokenizer(model_files, read_config(model_files)), found, config.max_length)
 
+    def show_encoded(self, config: TrainConfig, examples: Sequence[Example]) -> list[str]:
+        from raylora.families.causal_lm.load import load_tokenizer, read_config
+        from raylora.families.causal_lm.rendering.shown import shown_tokens
+
+        tokens = load_tokenizer(self.model_files, read_config(self.model_files))
+        texts = [one for one in examples if isinstance(one, ChatExample | TextExample)]
+        return [shown_tokens(tokens, one, config.max_length) for one in texts]
+
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """A run's JSON files inside a folder of chats would be read as chats; hidden folders are not read."""
         if not data.is_dir() or not output.is_relative_to(data):
