@@ -54,6 +54,7 @@ class ChatTokens:
         adds_bos: whether plain text is given a token of its own to begin with, by this tokenizer and others like it.
         end_of_turn: the token that ends an assistant's turn: the template's, or the tokenizer's end of sequence.
         stops: all tokens at which generation ends.
+        dated: whether the template asks for the day; it is told a fixed one.
         notes: what a person should know: the template was missing, system messages are merged.
     """
 
@@ -71,7 +72,8 @@ class ChatTokens:
         self.adds_bos = bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
         self.template = self._template(where)
         self._chat_template = ChatTemplate(tokenizer, self.template)
-        if self._chat_template.dated:
+        self.dated = self._chat_template.dated
+        if self.dated:
             self.note(f"the chat template names the day: {TODAY:%d %b %Y} is put there, so that results keep")
         self._special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._marked = _MARKER.search(self.template) is not None
