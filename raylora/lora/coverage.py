@@ -26,7 +26,7 @@ class Coverage:
 
     def words(self) -> str:
         """The coverage for people: "14 layers, 62% of ...; without an update: experts.down_proj 38%"."""
-        text = f"{self.layers} layers, {_percent(self.share)} of the weights of the blocks"
+        text = f"{self.layers} layer{'s'[: self.layers != 1]}, {_percent(self.share)} of the weights of the blocks"
         told = [f"{name} {_percent(share)}" for name, share in self.without if share >= 0.005]
         return f"{text}; without an update: {', '.join(told[:4])}{' ...' if told[4:] else ''}" if told else text
 

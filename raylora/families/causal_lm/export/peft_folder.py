@@ -16,7 +16,7 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.causal_lm.export.ollama import modelfile
 from raylora.families.causal_lm.export.peft_targets import peft_targets
-from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
+from raylora.families.causal_lm.export.usage import auto_class, llama_cpp_commands, load_arguments, vllm_command
 from raylora.families.causal_lm.files import check
 from raylora.families.causal_lm.load import load_tokenizer, read_config, skeleton
 from raylora.files import write_folder_atomically
@@ -136,7 +136,7 @@ def _seen_from(folder: Path, base_model: str) -> str:
 
 def _readme(name: str, base_model: str, rank: int) -> str:
     convert, run = llama_cpp_commands(base_model, name, name)
-    loaded = f"AutoModelForCausalLM.from_pretrained({load_arguments(base_model)})"
+    loaded = f"{auto_class(base_model)}.from_pretrained({load_arguments(base_model)})"
     return (
         f"# {name}: a LoRA adapter for {base_model}\n\n"
         f"- PEFT: `PeftModel.from_pretrained({loaded}, {name!r})`\n"
