@@ -64,6 +64,7 @@ class Family(abc.ABC):
         sample_count: prompts of the report that are taken from held-out examples.
         loader_name: the program by which every export is loaded back to see that it is worth what the trial was; empty:
             exports are not loaded back.
+        rounding: by how much rounding to 16 bits moves what is counted once (the loss of a token): a standard deviation.
     """
 
     name: ClassVar[str]
@@ -76,6 +77,7 @@ class Family(abc.ABC):
     adapter_name: ClassVar[str]
     sample_count: ClassVar[int]
     loader_name: ClassVar[str] = ""
+    rounding: ClassVar[float] = 0.0
 
     def __init__(self, base_model: Path, base_model_config: str | None = None) -> None:
         """Name a base model that `looks_like` took for this family's; nothing is read yet.

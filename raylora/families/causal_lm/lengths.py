@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Tokens of the longer of the two texts that are tried on every model.
 _SHORT = 17
+#: Longest text that is tried.
+_LONGEST = 32_768
 #: Names of numbers of tokens in models' configurations.
 _LENGTHS = re.compile("max_position_embeddings|n_positions|n_ctx|max_seq_len|window|chunk_size|floor_scale")
 
@@ -106,7 +108,7 @@ def _tried(model: Any, most: int) -> list[int]:
         for threshold in _numbers(model.config.get_text_config().to_dict()):
             if threshold < most:
                 lengths |= {max(2, threshold - 3), min(most, threshold + 5), min(most, 2 * threshold)}
-    return sorted(lengths)
+    return sorted(length for length in lengths if length <= _LONGEST)
 
 
 def _numbers(settings: Mapping[str, Any]) -> set[int]:

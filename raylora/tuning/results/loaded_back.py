@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +21,14 @@ from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import make_plan
 from raylora.tuning.results.export import trial_config
 from raylora.tuning.results.samples import reason, task_options
-from raylora.tuning.results.types import TrialOutcome
+from raylora.tuning.results.types import TrialOutcome, Validation
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.run_inputs import inputs_of
 
 #: How far apart the two values may be, relative to what was reported: rounding, in 16 bits and in more.
 _APART, _APART_EXACT = 1e-3, 1e-4
+#: And by how many standard deviations of what rounding to 16 bits does to so few tokens.
+_DEVIATIONS = 3
 
 
 class ExportError(RayloraError):
@@ -58,8 +61,7 @@ def check_export(family: Family, held_out: Sequence[Example], trial: TrialOutcom
     except Exception as error:  # no memory left on the card, Ray itself, ...: that says nothing of the export
         return reason(error)
     reported = trial.best.value
-    exact = config.precision in ("float32", "float64") and not config.quantize  # "auto" may be 16 bits where it trained
-    if abs(found - reported) <= (_APART_EXACT if exact else _APART) * abs(reported):
+    if abs(found - reported) <= _tolerance(family, config, trial.best):
         return None
     shutil.rmtree(adapter) if adapter.is_dir() else adapter.unlink()
     raise ExportError(
@@ -67,6 +69,13 @@ def check_export(family: Family, held_out: Sequence[Example], trial: TrialOutcom
         f"the held-out examples, where training reported {number(reported)}.\nThis is our mistake, not yours; the "
         "trial's checkpoints are kept"
     )
+
+
+def _tolerance(family: Family, config: TrainConfig, reported: Validation) -> float:
+    if config.precision in ("float32", "float64") and not config.quantize:  # "auto" may be 16 bits where it trained
+        return _APART_EXACT * abs(reported.value)
+    rounding = family.rounding / math.sqrt(max(1.0, float(reported.counts.sum())))
+    return _APART * abs(reported.value) + _DEVIATIONS * rounding
 
 
 def check_again(folder: RunFolder, loader: str, trial: TrialOutcome, adapter: Path) -> None:
