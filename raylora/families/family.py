@@ -64,7 +64,7 @@ class Family(abc.ABC):
         sample_count: prompts of the report that are taken from held-out examples.
         loader_name: the program by which every export is loaded back to see that it is worth what the trial was; empty:
             exports are not loaded back.
-        rounding: by how much rounding to 16 bits moves what is counted once (the loss of a token): a standard deviation.
+        rounding: by how much rounding to 16 bits moves what is counted once (a token's loss): a standard deviation.
     """
 
     name: ClassVar[str]
