@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from raylora.data.examples import ChatExample, Found, Message, TextExample
 from raylora.data.reading import few, limited, shown
 from raylora.errors import Problem, UserError
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _NAMED_KEYS = 8  #: keys that are not used which a note names
 
 
@@ -120,19 +121,25 @@ class _Reading:
             more = f" and {len(self._unused) - len(most)} more" if len(self._unused) > len(most) else ""
             named = ", ".join(f"{shown(key)} ({count})" for key, count in most)
             self.notes.append(f"keys that are not used, each with the number of examples that have it: {named}{more}")
+        unlearnt = sum(_is_unlearnt(message) for chat in self._chats() for message in chat.messages)
+        if unlearnt and self.train_on == "assistant":
+            self.notes.append(f"answers that are not learnt, as the file says (weight: 0 or alike): {unlearnt}")
         plain = sum(isinstance(example, TextExample) for example in self.train)
         if plain:
             self.notes.append(f"learnt as they stand, without a chat template: {plain} of {len(self.train)} examples")
         return Found(self.train, self.held_out, self.notes)
 
+    def _chats(self) -> Iterator[ChatExample]:
+        return (one for one in (*self.train, *self.held_out) if isinstance(one, ChatExample))
+
     def _file(self, file: Path, part: str, key: str, *, by_part: bool = True) -> None:
         wrong: list[Problem] = []
-        before = self._seen
+        before, name = self._seen, shown(file)
         try:
             for entry in entries(file):
                 self._seen += 1
                 self._progress.at(self._seen)
-                where = f"{shown(file)}:{entry.place}"
+                where = f"{name}:{entry.place}"
                 if isinstance(entry.value, Beside):
                     if entry.place not in SILENT and not missing(entry.value.value):
                         self._unused[entry.place] += 1
@@ -145,7 +152,7 @@ class _Reading:
         except UserError as error:
             wrong += error.problems
         if self._seen == before and not wrong:
-            wrong.append(Problem("has no chats in it", shown(file), key, SHAPES))
+            wrong.append(Problem("has no chats in it", name, key, SHAPES))
         self.problems += limited(wrong)
 
     def _entry(self, value: Any, part: str, inner: str, where: str) -> None:
@@ -158,7 +165,7 @@ class _Reading:
             hint = "one object a line, and no comma behind it" if comma else "one object a line"
             raise UnusableError(f"is not JSON: {reason}", hint)
         said = value.get("split") if isinstance(value, dict) else None
-        own = (part_named(said) if isinstance(said, str) else "") or part_named(inner) or part
+        own = (part_named(said) if isinstance(said, str) else "") or (part_named(inner) if inner else part)
         if own == "test":
             self._left_alone += 1
             return
@@ -170,6 +177,10 @@ class _Reading:
         (self.held_out if own == "validation" else self.train).append(_example(found, where, self.train_on))
 
 
+def _is_unlearnt(message: Pair) -> bool:
+    return isinstance(message, Message) and not message.learnt
+
+
 def _example(found: tuple[Pair, ...] | Text, where: str, train_on: TrainOn) -> ChatExample | TextExample:
     if isinstance(found, Text):
         return TextExample(_id(["text", found.learnt_from, found.text]), found.text, where, found.learnt_from)
@@ -179,4 +190,4 @@ def _example(found: tuple[Pair, ...] | Text, where: str, train_on: TrainOn) -> C
 
 
 def _id(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_ENCODER.encode(value).encode()).hexdigest()

@@ -22,7 +22,7 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
 }
 CALLING = ("function_call", "tool_call")
-THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "thought")
 _LEARNT = ("weight", "train", "training", "trainable", "loss")
 _MOST_TEXT = "texts of parts are read, pictures and sounds are not"
 
@@ -42,6 +42,9 @@ def turns(value: Any, key: str, tally: Counter[str], shapes: str) -> tuple[list[
     messages: list[Pair] = []
     tools: list[Any] = []
     for number, turn in enumerate(_list_of_turns(value, key, shapes), 1):
+        if isinstance(turn, dict) and (plain := _plain(turn)):
+            messages += [plain] if plain[0] != "system" or plain[1].strip() else []
+            continue
         name = f"{key}[{number}]"
         if not isinstance(turn, dict):
             raise UnusableError(f"{name} must be an object, not {type(turn).__name__}", shapes)
@@ -60,7 +63,8 @@ def turns(value: Any, key: str, tally: Counter[str], shapes: str) -> tuple[list[
             raise UnusableError(
                 f"{name} has an unknown role {shown(str(written))!r}", f"{hint}accepted: {', '.join(ROLES)}"
             )
-        content = "" if content_key is None else _content(keys.take(content_key), f"{name}: the content", called, tally)
+        may_be_empty = called or role == "system"
+        content = _content(keys.take(content_key or ""), f"{name}: the content", may_be_empty, tally)
         more: dict[str, Any] = {}
         learnt = True
         if role == "assistant":
@@ -81,6 +85,15 @@ def turns(value: Any, key: str, tally: Counter[str], shapes: str) -> tuple[list[
             continue
         messages.append(_message((role, content), learnt, more))
     return messages, tools
+
+
+def _plain(turn: dict[str, Any]) -> Pair | None:
+    """The message of a turn that says who and what and nothing else, as nearly all do; None for others."""
+    if len(turn) != 2:
+        return None
+    role, content = (turn["role"], turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+    known = ROLES.get(role.lower()) if isinstance(role, str) and role.lower() not in CALLING else None
+    return (known, content) if known and isinstance(content, str) else None
 
 
 def tool_definitions(keys: Keys) -> list[Any]:
@@ -154,7 +167,7 @@ def _list_of_turns(value: Any, key: str, shapes: str) -> list[Any]:
     return value
 
 
-def _content(content: Any, name: str, called: bool, tally: Counter[str]) -> str:
+def _content(content: Any, name: str, may_be_empty: bool, tally: Counter[str]) -> str:
     """The text of a message: a string, or OpenAI's list of parts if all of them are text."""
     if isinstance(content, str):
         return content
@@ -170,7 +183,7 @@ def _content(content: Any, name: str, called: bool, tally: Counter[str]) -> str:
             keys.finish()
             texts.append(text)
         return "".join(texts)
-    if missing(content) and called:
+    if missing(content) and may_be_empty:
         return ""
     kind = "null" if content is None else type(content).__name__
     raise UnusableError(f"{name} must be text, not {kind}", "fill it in or remove the chat")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raylora.config.schema import TrainConfig
     from raylora.families.base import Losses
     from raylora.families.causal_lm.model import CausalLM
+    from raylora.families.causal_lm.tokenizer import ChatTokens
 
 
 class CausalLMFamily(Family):
@@ -66,6 +67,19 @@ class CausalLMFamily(Family):
     def _architecture(self) -> tuple[str, int] | None:
         return files.architecture(self.model_files)
 
+    @functools.cached_property
+    def _settings(self) -> Any:
+        """transformers' configuration of the model; not to be changed."""
+        from raylora.families.causal_lm.load import read_config
+
+        return read_config(self.model_files)
+
+    @functools.cached_property
+    def _tokens(self) -> ChatTokens:
+        from raylora.families.causal_lm.load import load_tokenizer
+
+        return load_tokenizer(self.model_files, self._settings)
+
     def likely_learning_rate(self, config: TrainConfig) -> float | None:
         """The best learning rate that others found for such a model; None for one that does not say how wide it is.
 
@@ -89,30 +103,27 @@ class CausalLMFamily(Family):
     def load(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> CausalLM:
         from raylora.families.causal_lm import load
 
-        return load.load(self.model_files, config, device, dtype)
+        return load.load(self.model_files, self._settings, self._tokens, config, device, dtype)
 
     def meta_model(self, config: TrainConfig, dtype: torch.dtype) -> CausalLM:
         from raylora.families.causal_lm import load
 
-        return load.meta_model(self.model_files, config, dtype)
+        return load.meta_model(self.model_files, self._settings, self._tokens, config, dtype)
 
     def read(self, config: TrainConfig) -> Found:
         validation = Path(config.validation_path) if config.validation_path else None
         found = reader.read(Path(config.train_data_dir), config.train_on, validation)
         with unreadable_files(self.base_model):
-            model_files = self.model_files
-        from raylora.families.causal_lm.load import load_tokenizer, read_config
+            tokens = self._tokens
         from raylora.families.causal_lm.usable import usable
 
-        return usable(load_tokenizer(model_files, read_config(model_files)), found, config.max_length)
+        return usable(tokens, found, config.max_length)
 
     def show_encoded(self, config: TrainConfig, examples: Sequence[Example]) -> list[str]:
-        from raylora.families.causal_lm.load import load_tokenizer, read_config
         from raylora.families.causal_lm.rendering.shown import shown_tokens
 
-        tokens = load_tokenizer(self.model_files, read_config(self.model_files))
         texts = [one for one in examples if isinstance(one, ChatExample | TextExample)]
-        return [shown_tokens(tokens, one, config.max_length) for one in texts]
+        return [shown_tokens(self._tokens, one, config.max_length) for one in texts]
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """A run's JSON files inside a folder of chats would be read as chats; hidden folders are not read."""

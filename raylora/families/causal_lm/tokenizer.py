@@ -16,14 +16,20 @@ from raylora.data.examples import ChatExample, TextExample
 from raylora.errors import Problem, UserError
 from raylora.families.base import Tensors
 from raylora.families.causal_lm.messages import (
+    DEFINITIONS,
     Messages,
     ends_with_answer,
-    hides_tools,
-    left_out,
+    marked,
     merged_system,
 )
 from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
-from raylora.families.causal_lm.rendering.template import TODAY, Answer, ChatTemplate, TemplateRefusedError
+from raylora.families.causal_lm.rendering.template import (
+    TODAY,
+    Answer,
+    ChatTemplate,
+    TemplateRefusedError,
+    ToolsLeftOutError,
+)
 
 _log = logging.getLogger(__name__)
 _MARKER = re.compile(r"\{%-?\s*generation\b")
@@ -129,7 +135,7 @@ class ChatTokens:
         try:
             whole = self._tokenise_text(example) if isinstance(example, TextExample) else self._tokenise_chat(example)
         except TemplateRefusedError as error:
-            return Problem(f"the chat template refuses this chat: {error}", place, hint=_ROLES)
+            return Problem(f"the chat template refuses this chat: {error}", place, hint=error.hint)
         said = [at for at, wanted in enumerate(whole.mask) if wanted and at > 0]
         kept = [at for at in said if at < max_length]
         if not kept:
@@ -156,7 +162,7 @@ class ChatTokens:
         rest.
         """
         laid, messages = self._lay_out(messages)
-        self._check_tools(laid.text, messages)
+        self._check_tools(messages)
         self._check_empty_thoughts(laid.text, messages)
         ids, offsets = self._tokens(laid)
         mask = [
@@ -173,7 +179,7 @@ class ChatTokens:
         if not example.whole:
             return self.tokenise(example.messages)
         text, messages = self._render_whole(example.messages)
-        self._check_tools(text, messages)
+        self._check_tools(messages)
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._with_stops(ids, [True] * len(ids), 0, ends_with_answer=True)
 
@@ -272,12 +278,16 @@ class ChatTokens:
             self.note(_MERGED)
             return laid, merged
 
-    def _check_tools(self, text: str, messages: Messages) -> None:
-        """See that nothing which a chat says of tools is lost; of the tools themselves a note tells."""
-        if lost := left_out(text, messages):
-            raise TemplateRefusedError(f"it leaves out {lost}; this base model was not made for tools")
-        if hides_tools(text, messages):
-            self.note("the chat template leaves out the tools that chats define: the model does not see them")
+    def _check_tools(self, messages: Messages) -> None:
+        """See that the template shows calls of tools and their answers; of tools that it does not name a note tells."""
+        changed, marks = marked(messages)
+        text = self.render(changed) if marks else ""
+        lost = [meaning for word, meaning in marks.items() if word not in text]
+        if lost and lost != [DEFINITIONS] * len(lost):
+            what = next(meaning for meaning in lost if meaning != DEFINITIONS)
+            raise ToolsLeftOutError(f"it leaves out {what}")
+        if lost:
+            self.note(f"the chat template leaves out {DEFINITIONS}: the model does not see them")
 
     def _with_stops(self, ids: list[int], mask: list[bool], bare: int, *, ends_with_answer: bool) -> Tokenised:
         """Let each answer end with its stop token, if one follows; the last answer gets one in any case."""
@@ -302,7 +312,6 @@ class ChatTokens:
 
 _MERGED = "the chat template takes no system messages: they are put before the user's first words"
 _EMPTY = "the chat template writes an empty thought before the last answer alone: earlier ones are learnt without"
-_ROLES = "each chat is: an optional system message, then user and assistant in turn"
 
 
 def _unusable(place: str, length: int, said: list[int], max_length: int) -> Problem:

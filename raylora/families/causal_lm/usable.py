@@ -2,7 +2,8 @@
 
 Tokenising a data set takes minutes, and a plan should take seconds. So it looks at one chat of each sequence of roles,
 since it is by these that templates refuse chats; and else only at chats that might have no token to learn within
-`max_length`. No token is shorter than a byte, so all others are known to have one.
+`max_length`. No token is shorter than a byte, so all others are known to have one. Of chats with more bytes than that
+before their first answer, just these words are tokenised, with all cores; what is still in doubt is encoded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from raylora.data.examples import ChatExample, Example, Found, TextExample
 from raylora.data.reading import few, limited
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm.messages import is_learnt, more_of
+from raylora.families.causal_lm.rendering.template import TemplateRefusedError
 from raylora.families.causal_lm.tokenizer import ChatTokens
 
 _Kind = tuple[str, ...]  # the roles of a chat, in brackets those of answers that are not learnt
@@ -22,6 +24,7 @@ _Kind = tuple[str, ...]  # the roles of a chat, in brackets those of answers tha
 #: Tokens beside those of the text: a beginning of sequence, and what a tokenizer puts before the first word.
 _AROUND = 16
 _LONGEST = 2**31
+_BATCH = 1000  # prompts that are tokenised in one call
 
 
 def usable(tokens: ChatTokens, found: Found, max_length: int) -> Found:
@@ -58,7 +61,6 @@ class _Judge:
         self._beside: dict[_Kind, int] = {}
         self._refused: dict[_Kind, tuple[Problem, int]] = {}
         self._progress = Progress("looking at long chats")
-        self._looked = 0
 
     @property
     def refused(self) -> list[Problem]:
@@ -70,22 +72,52 @@ class _Judge:
 
     def kept(self, examples: Sequence[Example]) -> list[Example]:
         """Those that are short enough."""
-        found = [one for one in examples if not isinstance(one, ChatExample | TextExample) or not self._too_long(one)]
+        texts = [one for one in examples if isinstance(one, ChatExample | TextExample)]
+        doubtful = [one for one in texts if not self._is_short(one)]
+        gone = {id(one) for one in self._without_short_prompts(doubtful) if self._is_too_long(one)}
         self._progress.end()
-        return found
+        return [one for one in examples if id(one) not in gone]
 
-    def _too_long(self, example: ChatExample | TextExample) -> bool:
+    def _is_short(self, example: ChatExample | TextExample) -> bool:
+        """Whether there are too few bytes before the first words to learn to be as many tokens."""
+        kind = _kind(example)
+        if kind not in self._beside:
+            self._beside[kind] = self._look_at_kind(example)
+            return False
+        return not _has_tools(example) and _bytes_before(example) + self._beside[kind] <= self._max_length
+
+    def _without_short_prompts(self, doubtful: Sequence[ChatExample | TextExample]) -> list[ChatExample | TextExample]:
+        """Those of which not even the words before the first answer show that it lies within `max_length`."""
+        left: list[ChatExample | TextExample] = []
+        for start in range(0, len(doubtful), _BATCH):
+            batch = doubtful[start : start + _BATCH]
+            prompts = {at: text for at, one in enumerate(batch) if (text := self._prompt(one)) is not None}
+            found = (
+                self._tokens.tokenizer(list(prompts.values()), add_special_tokens=False)["input_ids"] if prompts else []
+            )
+            lengths = dict(zip(prompts, map(len, found), strict=True))
+            left += [one for at, one in enumerate(batch) if lengths.get(at, _LONGEST) + 2 * _AROUND > self._max_length]
+            self._progress.at(start + len(batch), len(doubtful))
+        return left
+
+    def _prompt(self, example: ChatExample | TextExample) -> str | None:
+        """A chat up to its first answer that is learnt; None where only the whole of it tells."""
+        if isinstance(example, TextExample):
+            return example.text[: example.learnt_from]
+        at = next((at for at, one in enumerate(example.messages) if one[0] == "assistant" and is_learnt(one)), 0)
+        if _has_tools(example) or not at or self._beside[_kind(example)] == _LONGEST:
+            return None
+        try:
+            return self._tokens.prompt(example.messages[:at])
+        except TemplateRefusedError:
+            return None
+
+    def _is_too_long(self, example: ChatExample | TextExample) -> bool:
         kind = _kind(example)
         if kind in self._refused:
             problem, count = self._refused[kind]
             self._refused[kind] = problem, count + 1
             return False
-        if kind not in self._beside:
-            self._look_at_kind(kind, example)
-        elif not _has_tools(example) and _bytes_before(example) + self._beside[kind] <= self._max_length:
-            return False
-        self._looked += 1
-        self._progress.at(self._looked)
         result = self._tokens.encoded(example, self._max_length)
         if not isinstance(result, Problem):
             return False
@@ -95,14 +127,14 @@ class _Judge:
         self.too_long.append(result)
         return True
 
-    def _look_at_kind(self, kind: _Kind, example: ChatExample | TextExample) -> None:
-        """Find out how many bytes at most a template puts before the first words to learn of such chats."""
+    def _look_at_kind(self, example: ChatExample | TextExample) -> int:
+        """The most bytes that a template puts before the first words to learn of such chats; `_LONGEST` if unknown."""
         result = self._tokens.encoded(example, _LONGEST)
         if isinstance(result, Problem):
-            return
+            return _LONGEST
         first = int(result["loss_mask"].nonzero()[0])
         text = self._tokens.tokenizer.decode(result["input_ids"][: first + 1])
-        self._beside[kind] = max(0, _bytes(text) - _bytes_before(example, stripped=True)) + _AROUND
+        return max(0, _bytes(text) - _bytes_before(example, stripped=True)) + _AROUND
 
 
 def _kind(example: ChatExample | TextExample) -> _Kind:

@@ -30,7 +30,15 @@ _MODES: tuple[Mode, ...] = (
 
 
 class TemplateRefusedError(Exception):
-    """The chat template refused the messages; its own words."""
+    """The chat template refused the messages; its own words, and what to do."""
+
+    hint = "each chat is: an optional system message, then user and assistant in turn"
+
+
+class ToolsLeftOutError(TemplateRefusedError):
+    """The chat template does not show what a chat says of tools."""
+
+    hint = "choose a base model that was made for tools, or write calls and what they give into the messages' texts"
 
 
 @dataclasses.dataclass(frozen=True)
