@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from raylora.families.diffusion.prediction import check_prediction, velocity
 from raylora.families.diffusion.sizes import Sizes, sizes, vae_factor
 from raylora.families.diffusion.texts import TextEncoders, chunk_tokens, chunks_needed
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
+from raylora.lora.selection import WORDS, select
 
 #: Noises drawn at each of the timesteps that a held-out picture is judged at: fixed, as values of runs are compared.
 VALIDATION_NOISES = 1
@@ -117,20 +118,26 @@ class DiffusionModel:
         self._empty: dict[int, Tensors] = {}
         self._prediction_is_known = files.says_prediction
 
-    def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
+    def targets(self, which: str | Sequence[str]) -> list[str]:
         """Names of the modules that get a LoRA, in model order.
 
         `attention`: queries, keys, values and outputs. `linear`: these, the feed-forward layers and the projections
         around each transformer (1x1 convolutions in SD 1.5). `all`: these, and the convolutions and time projections
-        of the residual blocks and of the down- and upsamplers, but for SDXL's first upsampler.
+        of the residual blocks and of the down- and upsamplers, but for SDXL's first upsampler. Anything else chooses
+        among `all`.
+
+        Raises:
+            UserError: names or a pattern that mean none of them.
         """
-        wanted = _TARGETS[which]
+        word = which if isinstance(which, str) and which in WORDS else "all"
+        wanted = _TARGETS[word]
         unknown = _UNKNOWN_TO_A1111 if self.files.kind == "sdxl" else ""
-        return [
+        found = [
             name
             for name, module in self.model.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d) and wanted.fullmatch(name) and name != unknown
         ]
+        return found if which == word else select(which, found, str(self.files.path))
 
     def encode(self, examples: Sequence[Example]) -> list[Tensors]:
         """Bring pictures to their bucket and through the VAE, captions through the text encoders, all in float32.
