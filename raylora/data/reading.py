@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import os
 import re
@@ -10,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from raylora.data.encodings import NotTextError, decode
 from raylora.errors import Problem, UserError
 from raylora.suggest import printable
 
@@ -22,26 +22,37 @@ def shown(path: Path | str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file: UTF-8 with or without byte order mark, or UTF-16 with one (as Windows tools write).
+    """The text of a file, see `decoded`.
 
     Raises:
-        UserError: it cannot be opened, or is in another encoding; says the line.
+        UserError: it cannot be opened, or is in another encoding, which is named where it is plain; says the line.
+    """
+    return decoded(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file.
+
+    Raises:
+        UserError: it cannot be opened.
     """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError.one(f"cannot be read: {error.strerror or error}", where=shown(path)) from error
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def decoded(data: bytes, path: Path) -> str:
+    """The text of a file's bytes: UTF-8, or UTF-16 as Windows tools write it.
+
+    Raises:
+        UserError: it is in another encoding, which is named where it is plain; says the line.
+    """
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError.one(
-            f"is not UTF-8 text (byte 0x{data[error.start]:02x})",
-            where=f"{shown(path)}:{line}",
-            hint='save it as UTF-8: most editors have "Save with encoding", on the command line '
-            "`iconv -f WINDOWS-1252 -t UTF-8`",
-        ) from error
+        return decode(data)
+    except NotTextError as error:
+        line = data.count(b"\n", 0, error.at) + 1
+        raise UserError.one(str(error), where=f"{shown(path)}:{line}", hint=error.hint) from error
 
 
 def is_unicode(text: str) -> bool:
@@ -75,7 +86,7 @@ def limited(problems: Sequence[Problem]) -> list[Problem]:
     kept = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         where = problems[0].where
-        place = re.sub(r":\d+$", "", where)
+        place = re.sub(r":(\d+|\w+\[\d+\])$", "", where)
         kept.append(
             Problem(
                 f"and {len(problems) - SHOWN} more problems of this kind",

@@ -9,12 +9,15 @@ from typing import Protocol, TypeVar
 from raylora.errors import UserError
 
 
-class _HasId(Protocol):
+class _Splittable(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def group(self) -> str: ...
 
-E = TypeVar("E", bound=_HasId)
+
+E = TypeVar("E", bound=_Splittable)
 
 MIN_HELD_OUT, MAX_HELD_OUT = 8, 64
 
@@ -35,33 +38,95 @@ def without_duplicates(examples: Sequence[E]) -> tuple[tuple[E, ...], list[str]]
 def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], tuple[E, ...]]:
     """Divide examples into those to learn from, in their order, and those to judge by, in order of preference.
 
-    Every example has a place in an order of preference that depends on its content only; the first `held_out` are
-    held out. So one more example changes at most one of them. Copies are left out first.
+    Every group of examples (the captions of one picture; a chat is its own) has a place in an order of preference that
+    depends on its content only; the first `held_out` groups are held out. So one more example changes at most one of
+    them. Copies are left out first.
 
     Args:
         examples: what was read.
-        held_out: how many to hold out; None for a tenth, at least 8 and at most 64, but never more than half.
+        held_out: how many groups to hold out; None for a tenth, at least 8 and at most 64, but never more than half.
+            0: nothing is held out, and those to judge by are learned from too.
 
     Raises:
-        UserError: fewer than two different examples, or nothing would be left on one side.
+        UserError: fewer than two different groups, or nothing would be left on one side.
     """
     unique, _ = without_duplicates(examples)
-    if len(unique) < 2:
+    groups = _groups(unique)
+    if len(groups) < (2 if held_out != 0 else 1):
         raise UserError.one(
-            f"different examples: {len(unique)}; at least 2 are needed, one to learn from and one to judge by",
+            f"different examples: {len(groups)}; at least 2 are needed, one to learn from and one to judge by",
             key="train_data_dir",
             hint="add examples",
         )
-    count = default_held_out(len(unique)) if held_out is None else held_out
-    if not 1 <= count < len(unique):
+    count = default_held_out(len(groups)) if held_out is None else held_out
+    if not 0 <= count < len(groups):
         raise UserError.one(
-            f"{count} of {len(unique)} different examples cannot be held out",
+            f"{count} of {len(groups)} different examples cannot be held out",
             key="validation_examples",
-            hint=f"valid: 1 to {len(unique) - 1}; without the key it is {default_held_out(len(unique))}",
+            hint=f"valid: 1 to {len(groups) - 1}; without the key it is {default_held_out(len(groups))}",
         )
-    preferred = sorted(unique, key=lambda example: hashlib.sha256(f"split{example.id}".encode()).digest())[:count]
-    chosen = {example.id for example in preferred}
-    return tuple(example for example in unique if example.id not in chosen), tuple(preferred)
+    preferred = _preferred(groups)
+    if count == 0:
+        return unique, _members(preferred[: max(default_held_out(len(groups)), 1)])
+    held = _members(preferred[:count])
+    chosen = {example.id for example in held}
+    return tuple(example for example in unique if example.id not in chosen), held
+
+
+def judged_by(
+    examples: Sequence[E], given: Sequence[E], held_out: int | None
+) -> tuple[tuple[E, ...], tuple[E, ...], list[str]]:
+    """Divide examples where those to judge by come of their own: all that is in both is held out, never learnt.
+
+    Args:
+        examples: to learn from.
+        given: to judge by.
+        held_out: how many of these; None for all, but at most 64. Which ones depends on their content only.
+
+    Returns:
+        Examples to learn from in their order, those to judge by in order of preference, and notes.
+
+    Raises:
+        UserError: nothing is left on one side.
+    """
+    candidates = _groups(without_duplicates(given)[0])
+    count = min(MAX_HELD_OUT, len(candidates)) if held_out is None else held_out
+    if not 1 <= count <= len(candidates):
+        valid = f"valid: 1 to {len(candidates)}" if candidates else "give some, or remove validation_path"
+        message = f"{count} of {len(candidates)} different examples to judge by cannot be held out"
+        raise UserError.one(message, key="validation_examples", hint=valid)
+    unique, _ = without_duplicates(examples)
+    train = tuple(example for example in unique if example.group not in candidates)
+    if not train:
+        message = "no example to learn from is left: all of them are also among those to judge by"
+        raise UserError.one(message, key="train_data_dir", hint="add examples, or give others as validation_path")
+    notes = []
+    if len(train) < len(unique):
+        notes.append(f"not learnt, as they are among the examples to judge by: {len(unique) - len(train)}")
+    if count < len(candidates):
+        notes.append(f"judged by {count} of the {len(candidates)} examples given for it: see validation_examples")
+    return train, _members(_preferred(candidates)[:count]), notes
+
+
+def _groups(examples: Sequence[E]) -> dict[str, list[E]]:
+    groups: dict[str, list[E]] = {}
+    for example in examples:
+        groups.setdefault(example.group, []).append(example)
+    return groups
+
+
+def _preferred(groups: dict[str, list[E]]) -> list[list[E]]:
+    """Groups in an order that depends on each one's content only."""
+    return sorted(groups.values(), key=_preference)
+
+
+def _preference(group: list[E]) -> bytes:
+    first = min(example.id for example in group)
+    return hashlib.sha256(f"split{first}".encode()).digest()
+
+
+def _members(groups: Sequence[list[E]]) -> tuple[E, ...]:
+    return tuple(example for group in groups for example in sorted(group, key=lambda example: example.id))
 
 
 def default_held_out(count: int) -> int:
