@@ -48,6 +48,7 @@ class Machine:
         reserved_mib: memory that its host must keep for it while it is on.
         head: the address of the head that its guest was last told (guestinfo.raylora.head).
         config: on the head, the configuration that it is to follow, packed as for the guestinfo.
+        drained: on the head, names of hosts that workers leave and that get no new ones.
         address: the address that it was given from a cluster's pool; empty if DHCP gives it one.
     """
 
@@ -67,6 +68,7 @@ class Machine:
     head: str = ""
     address: str = ""
     config: str = ""
+    drained: tuple[str, ...] = ()
 
     @property
     def on(self) -> bool:
