@@ -55,7 +55,8 @@ class Identity:
     @property
     def uuid(self) -> str:
         """The machine's instanceUuid: follows from cluster and node, so the machine is found without any record."""
-        return str(uuid.uuid5(_NAMESPACE, f"{self.cluster_id}/{self.cluster}/{self.node_id}"))
+        name = "/".join(part for part in (self.cluster_id, self.cluster, self.node_id) if part)
+        return str(uuid.uuid5(_NAMESPACE, name))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

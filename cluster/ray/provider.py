@@ -236,19 +236,22 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         head = self._nodes.head()
         if head is None or head.config in ("", self._refused) or self._nodes.busy:
             return
-        own = Path(self._wiring.ray_file).with_name("cluster.yaml")
+        own = Path(self._wiring.ray_file).with_name("cluster.yaml")  # where raylora-node looks for it first
+        fresh = own.with_name("cluster.new.yaml")
         try:
             text = user_data.unpacked_config(head.config)
             if json.loads(text) == json.loads(Path(self._wiring.cluster_file).read_text(encoding="utf-8")):
                 return
-            write_text_atomically(own, text)
-            load_cluster_config(own)
-        except (UserError, ValueError) as error:
-            own.unlink(missing_ok=True)
+            write_text_atomically(fresh, text)
+            load_cluster_config(fresh)
+            fresh.replace(own)
+        except (UserError, ValueError, OSError) as error:
+            fresh.unlink(missing_ok=True)
             self._refused = head.config
             log.error("the changed configuration cannot be used, the old one stays: %s", error)
             return
         log.info("the configuration has changed: the autoscaler starts anew with it")
+        self.close()
         self._restart()
 
 

@@ -265,6 +265,7 @@ def test_a_changed_configuration_is_taken_up_when_nothing_is_under_way(
     sim.release(held)
     assert restarted.wait(10)
     assert load_cluster_config(taken).idle_minutes == 7
+    assert {path.name for path in taken.parent.iterdir()} == {"cluster.yaml", "ray.yaml"}, "nothing half written"
 
 
 def test_a_wrong_password_is_waited_with(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
