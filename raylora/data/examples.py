@@ -95,7 +95,7 @@ class TextExample:
 
     @property
     def group(self) -> str:
-        """As of a chat: every text stands for itself."""
+        """Equal for examples of which all or none must be held out; every text stands for itself."""
         return self.id
 
 

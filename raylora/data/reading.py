@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -9,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from raylora.data.encodings import NotTextError, decode
+from raylora.data.encoding import encoding_hint
 from raylora.errors import Problem, UserError
+from raylora.files import read_regular
 from raylora.suggest import printable
 
+_MOST = 1 << 34  #: bytes of a text file; more than any machine that trains on it could hold
 SHOWN = 5  # as many of one kind of problem as a person reads before they look for the common cause
 
 
@@ -25,7 +28,7 @@ def read_text(path: Path) -> str:
     """The text of a file, see `decoded`.
 
     Raises:
-        UserError: it cannot be opened, or is in another encoding, which is named where it is plain; says the line.
+        UserError: it cannot be opened, or is in another encoding; says the line.
     """
     return decoded(read_bytes(path), path)
 
@@ -37,22 +40,40 @@ def read_bytes(path: Path) -> bytes:
         UserError: it cannot be opened.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path, _MOST)
     except OSError as error:
         raise UserError.one(f"cannot be read: {error.strerror or error}", where=shown(path)) from error
 
 
 def decoded(data: bytes, path: Path) -> str:
-    """The text of a file's bytes: UTF-8, or UTF-16 as Windows tools write it.
+    """The text of a file's bytes: UTF-8 with or without byte order mark, or UTF-16 (as Windows tools write).
 
     Raises:
-        UserError: it is in another encoding, which is named where it is plain; says the line.
+        UserError: it is in another encoding; says the line, and shows how it reads in those that may be meant.
     """
+    encoding = _utf16(data) or "utf-8-sig"
     try:
-        return decode(data)
-    except NotTextError as error:
-        line = data.count(b"\n", 0, error.at) + 1
-        raise UserError.one(str(error), where=f"{shown(path)}:{line}", hint=error.hint) from error
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError.one(
+            f"is not UTF-8 text (byte 0x{data[error.start]:02x})",
+            where=f"{shown(path)}:{line}",
+            hint=encoding_hint(data, error.start, path),
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        hint = "remove them, or save the file again as UTF-8"
+        raise UserError.one("holds NUL characters, which no text has", where=f"{shown(path)}:{line}", hint=hint)
+    return text
+
+
+def _utf16(data: bytes) -> str:
+    """The kind of UTF-16 that a text is in, by its mark or by its first character if that is ASCII; else nothing."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zero = [byte == 0 for byte in data[:2]]
+    return "utf-16-be" if zero == [True, False] else "utf-16-le" if zero == [False, True] else ""
 
 
 def is_unicode(text: str) -> bool:
@@ -86,7 +107,7 @@ def limited(problems: Sequence[Problem]) -> list[Problem]:
     kept = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         where = problems[0].where
-        place = re.sub(r":(\d+|\w+\[\d+\])$", "", where)
+        place = re.sub(r"(:\d+)?(:\d+|:\w+\[\d+\])$", "", where)
         kept.append(
             Problem(
                 f"and {len(problems) - SHOWN} more problems of this kind",

@@ -51,7 +51,7 @@ def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], t
         UserError: fewer than two different groups, or nothing would be left on one side.
     """
     unique, _ = without_duplicates(examples)
-    groups = _groups(unique)
+    groups = _preferred(unique)
     if len(groups) < (2 if held_out != 0 else 1):
         raise UserError.one(
             f"different examples: {len(groups)}; at least 2 are needed, one to learn from and one to judge by",
@@ -65,10 +65,9 @@ def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], t
             key="validation_examples",
             hint=f"valid: 1 to {len(groups) - 1}; without the key it is {default_held_out(len(groups))}",
         )
-    preferred = _preferred(groups)
     if count == 0:
-        return unique, _members(preferred[: max(default_held_out(len(groups)), 1)])
-    held = _members(preferred[:count])
+        return unique, _members(groups[: max(default_held_out(len(groups)), 1)])
+    held = _members(groups[:count])
     chosen = {example.id for example in held}
     return tuple(example for example in unique if example.id not in chosen), held
 
@@ -89,14 +88,15 @@ def judged_by(
     Raises:
         UserError: nothing is left on one side.
     """
-    candidates = _groups(without_duplicates(given)[0])
+    candidates = _preferred(without_duplicates(given)[0])
     count = min(MAX_HELD_OUT, len(candidates)) if held_out is None else held_out
     if not 1 <= count <= len(candidates):
         valid = f"valid: 1 to {len(candidates)}" if candidates else "give some, or remove validation_path"
         message = f"{count} of {len(candidates)} different examples to judge by cannot be held out"
         raise UserError.one(message, key="validation_examples", hint=valid)
     unique, _ = without_duplicates(examples)
-    train = tuple(example for example in unique if example.group not in candidates)
+    both = {example.group for example in _members(candidates)}
+    train = tuple(example for example in unique if example.group not in both)
     if not train:
         message = "no example to learn from is left: all of them are also among those to judge by"
         raise UserError.one(message, key="train_data_dir", hint="add examples, or give others as validation_path")
@@ -105,28 +105,19 @@ def judged_by(
         notes.append(f"not learnt, as they are among the examples to judge by: {len(unique) - len(train)}")
     if count < len(candidates):
         notes.append(f"judged by {count} of the {len(candidates)} examples given for it: see validation_examples")
-    return train, _members(_preferred(candidates)[:count]), notes
+    return train, _members(candidates[:count]), notes
 
 
-def _groups(examples: Sequence[E]) -> dict[str, list[E]]:
+def _preferred(examples: Sequence[E]) -> list[list[E]]:
+    """The groups of examples, in an order that depends on their content only."""
     groups: dict[str, list[E]] = {}
-    for example in examples:
+    for example in sorted(examples, key=lambda example: example.id):
         groups.setdefault(example.group, []).append(example)
-    return groups
+    return sorted(groups.values(), key=lambda group: hashlib.sha256(f"split{group[0].id}".encode()).digest())
 
 
-def _preferred(groups: dict[str, list[E]]) -> list[list[E]]:
-    """Groups in an order that depends on each one's content only."""
-    return sorted(groups.values(), key=_preference)
-
-
-def _preference(group: list[E]) -> bytes:
-    first = min(example.id for example in group)
-    return hashlib.sha256(f"split{first}".encode()).digest()
-
-
-def _members(groups: Sequence[list[E]]) -> tuple[E, ...]:
-    return tuple(example for group in groups for example in sorted(group, key=lambda example: example.id))
+def _members(groups: Sequence[Sequence[E]]) -> tuple[E, ...]:
+    return tuple(example for group in groups for example in group)
 
 
 def default_held_out(count: int) -> int:

@@ -103,7 +103,7 @@ class DiffusionFamily(Family):
         metadata = Path(config.metadata_path) if config.metadata_path else None
         examples, notes = folder.read(Path(config.train_data_dir), metadata)
         held_out, more = folder.read(Path(config.validation_path), None) if config.validation_path else ([], [])
-        notes += more
+        notes = [*notes, *more]
         try:
             with unreadable_files(self.base_model):
                 files = self.model_files

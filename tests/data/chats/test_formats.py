@@ -43,6 +43,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "commas behind the lines": ("a.jsonl", ",\n".join(map(json.dumps, ROWS)) + ",\n"),
     ".ndjson": ("a.ndjson", "\n".join(map(json.dumps, ROWS))),
     "under data": ("a.json", json.dumps({"data": ROWS})),
+    "under data named .jsonl": ("a.jsonl", json.dumps({"data": ROWS})),
+    "under data on several lines named .jsonl": ("a.jsonl", json.dumps({"data": ROWS}, indent=1)),
     "under train": ("a.json", json.dumps({"version": 1, "train": ROWS})),
     "CSV": ("a.csv", 'instruction,output\nSay 0,"out, 0\nsaid"\nSay 1,"out, 1\nsaid"\n\nSay 2,"out, 2\nsaid"\n'),
     "CSV with semicolons": (
