@@ -15,11 +15,12 @@ from raylora.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raylora.families.adapter_file import AdapterFile
     from raylora.tuning.plan import Plan
     from raylora.tuning.results.ranking import RankedTrial, Ranking
     from raylora.tuning.results.types import SweepOutcome
 
-__all__ = ["SweepResult", "export", "load_config", "plan", "report", "sweep", "train"]
+__all__ = ["SweepResult", "export", "inspect", "load_config", "plan", "report", "sweep", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +189,17 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     if to is not None:
         target = family.export_target(Path(to))
     return export_trial(outcome, chosen, target)
+
+
+def inspect(file: str | Path) -> AdapterFile:
+    """What a LoRA file holds, whoever made it, and what would not load where.
+
+    Raises:
+        UserError: no such file, it is not whole, or it is no LoRA.
+    """
+    from raylora.families import adapter_file
+
+    return adapter_file.inspect(Path(file))
 
 
 def report(run: str | Path) -> Path:

@@ -117,6 +117,20 @@ def export(run: Path, to: Path | None, trial: str | None) -> None:
 
 
 @cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_JSON
+def inspect(file: Path, as_json: bool) -> None:
+    """Say what the LoRA in FILE holds: kind, rank, alpha, base model, metadata, and what would not load where.
+
+    FILE is a .safetensors of any program, or a PEFT folder.
+    """
+    from raylora import api
+
+    found = api.inspect(file)
+    click.echo(json.dumps(found.summary()) if as_json else found.text())
+
+
+@cli.command()
 @click.argument("sweep_folder", metavar="SWEEP", type=click.Path(path_type=Path))
 def report(sweep_folder: Path) -> None:
     """Write the HTML report of the finished sweep in folder SWEEP (its output_dir) again, and print its path."""

@@ -85,7 +85,8 @@ KEY_REMARKS = {
 #: A value as it is written elsewhere to the value here, where the key takes that.
 VALUE_ALIASES = {
     **dict.fromkeys(("fp32", "float", "no"), "float32"),
-    **dict.fromkeys(("bf16", "fp16", "float16", "half"), "bfloat16"),
+    **dict.fromkeys(("bf16", "float16"), "bfloat16"),
+    **dict.fromkeys(("fp16", "half"), "float16"),
     **dict.fromkeys(("fp64", "double"), "float64"),
     **dict.fromkeys(("constant_with_warmup",), "constant"),
     **dict.fromkeys(("cosine_with_restarts", "cosine_with_min_lr", "polynomial"), "cosine"),

@@ -166,6 +166,10 @@ class Family(abc.ABC):
         """Why a run's folder must not lie where it does, by what would be read of it; both paths are absolute."""
         return None
 
+    def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
+        """What an exported adapter is to say of the examples it learned from, by the names of its metadata."""
+        return {}
+
     # --- the value of a trial
 
     @staticmethod

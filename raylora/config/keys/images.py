@@ -9,6 +9,7 @@ from pydantic import Field
 from raylora.config.fields import Flag, Number, Positive, Section, Whole
 from raylora.config.marks import RESULT, SAME_FORM, Mark
 
+_WRITTEN = Mark("nothing", shared="adapters of a sweep are written alike")
 _BASE_MODEL = Mark("result", shared="all trials on a device share one base model in its memory")
 
 
@@ -20,6 +21,11 @@ class ImageKeys(Section):
         description="Images: edge in pixels of a square with the area that images are scaled to (their aspect is "
         "kept). Null: what the base model was made for (512 for SD 1.5, 1024 for SDXL).",
         examples=[512],
+    )
+    save_precision: Annotated[Literal["float16", "bfloat16", "float32"], _WRITTEN] = Field(
+        default="float16",
+        description="Images: number format of the exported adapter; what is trained, and checkpoints, are float32. "
+        "`float16` is what all programs load, half as large, and exact enough: 3 digits of every number.",
     )
     caption_tokens: Annotated[Literal[75, 150, 225], SAME_FORM] = Field(
         default=225,

@@ -121,6 +121,22 @@ class DiffusionFamily(Family):
         cut = f"{len(long)} captions are longer than caption_tokens ({most}), and cut off there: {few(long)}"
         return [*([cut] if long else []), *sizes.notes(examples, sizes.sizes(files, config))]
 
+    def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
+        from raylora.families.diffusion.export.training_data import training_data_info
+
+        files = self.model_files.with_schedule(config.prediction_type, config.zero_terminal_snr)
+        velocity = files.prediction_type == "v_prediction"
+        images = [example for example in examples if isinstance(example, ImageExample)]
+        found = sizes.sizes(files, config)
+        return {
+            **training_data_info(Path(config.train_data_dir), images, found),
+            "ss_resolution": f"({found.resolution}, {found.resolution})",
+            "modelspec.resolution": f"{found.resolution}x{found.resolution}",
+            "modelspec.prediction_type": "v" if velocity else "epsilon",
+            "ss_v_parameterization": str(velocity),
+            "ss_zero_terminal_snr": str(bool(files.settings("scheduler").get("rescale_betas_zero_snr"))),
+        }
+
     @staticmethod
     def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
         from raylora.families.objectives import diffusion_objective

@@ -30,7 +30,16 @@ def export_trial(outcome: SweepOutcome, trial: TrialOutcome, target: Path) -> Pa
     if not adapter.exists():
         raise UserError.one("this trial has no adapter: it never reached a valid report", where=str(trial.folder))
     config = trial_config(trial)  # which sees whether the checkpoint is whole
-    info = {"ss_num_train_images": str(outcome.train_examples)}
+    info = {"ss_num_train_images": str(outcome.train_examples), **outcome.data_info}
+    if trial.best is not None:  # the adapter is that of the best report, not of the last step
+        per_epoch = -(-outcome.train_examples // config.batch_size)
+        info |= {
+            "ss_steps": str(trial.best.step),
+            "ss_epoch": str(-(-trial.best.examples // max(1, outcome.train_examples))),
+            "ss_num_epochs": str(-(-config.total_steps(outcome.train_examples) // max(1, per_epoch))),
+            "ss_max_train_steps": str(config.total_steps(outcome.train_examples)),
+            "ss_num_batches_per_epoch": str(per_epoch),
+        }
     if outcome.started is not None:
         info["ss_training_started_at"] = str(outcome.started.timestamp())
     return named(outcome.family).export(target, load_file(adapter), config, info)
