@@ -105,7 +105,7 @@ def limited(problems: Sequence[Problem]) -> list[Problem]:
     kept = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         where = problems[0].where
-        place = re.sub(r":(\d+|\w+\[\d+\])$", "", where)
+        place = re.sub(r"(:\d+)?(:\d+|:\w+\[\d+\])$", "", where)
         kept.append(
             Problem(
                 f"and {len(problems) - SHOWN} more problems of this kind",

@@ -18,6 +18,8 @@ from raylora.errors import UserError
         ("人工知能とは何ですか。質問に答えてください。", "shift_jis", "cp932"),
         ("인공지능은 무엇입니까? 질문에 대답해 주세요.", "euc_kr", "cp949"),
         ("Что такое искусственный интеллект? Ответьте, пожалуйста.", "cp1251", "cp1251"),
+        ("L'été, où ça coûte très « cher » à la forêt, déjà étudiée.", "cp1252", "cp1252"),
+        ("Искусственны", "cp1251", "cp1251"),  # few letters, which a detector takes for Korean
         ("Überall hören wir schöne Grüße, größer und häufiger als früher.", "cp1252", "cp1252"),
     ],
 )
@@ -30,6 +32,8 @@ def test_the_right_reading_is_shown(tmp_path: Path, text: str, encoding: str, na
     assert problem.where == f"{path}:2" and "is not UTF-8 text" in problem.message
     first = next(at for at, char in enumerate(text) if not char.isascii())
     assert f"as {name}: " in problem.hint and text[first : first + 4] in problem.hint
+    if encoding in ("gbk", "big5", "shift_jis"):
+        assert problem.hint.count("as ") == 1 and f"iconv -f {name} -t UTF-8" in problem.hint
     assert "WINDOWS" not in problem.hint and "> chats.utf8.jsonl" in problem.hint
 
 
