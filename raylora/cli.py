@@ -109,11 +109,12 @@ def plan(config: Path, overrides: tuple[str, ...], single: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="File (images) or folder (language models) to write.")
 @click.option("--trial", help="A trial of the sweep instead of its winner, such as trial_00003.")
-def export(run: Path, to: Path | None, trial: str | None) -> None:
+@click.option("--layout", help="Layout to write: kohya (images' own), diffusers, or peft (language models' own).")
+def export(run: Path, to: Path | None, trial: str | None, layout: str | None) -> None:
     """Export the best adapter of the finished run in folder RUN (its output_dir), and print its path."""
     from raylora import api
 
-    click.echo(api.export(run, to=to, trial=trial))
+    click.echo(api.export(run, to=to, trial=trial, layout=layout))
 
 
 @cli.command()

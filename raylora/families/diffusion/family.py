@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
@@ -20,7 +21,7 @@ from raylora.families.diffusion import sample_prompts, sizes
 from raylora.families.diffusion.base_files import describe
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.export.usage import image_usage
-from raylora.families.family import Family, Prompt, Snippet, unreadable_files
+from raylora.families.family import Family, Layout, Prompt, Snippet, unreadable_files
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from raylora.config.schema import TrainConfig
     from raylora.families.base import Losses
     from raylora.families.diffusion.model import DiffusionModel
+
+
+def _export_diffusers(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.diffusion.export.other_layouts import export_diffusers
+
+    return export_diffusers(target, tensors, config)
+
+
+def _export_peft(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.diffusion.export.other_layouts import export_peft
+
+    return export_peft(target, tensors, config)
 
 
 class DiffusionFamily(Family):
@@ -43,6 +56,13 @@ class DiffusionFamily(Family):
     objective_name = "J"
     adapter_name = "adapter.safetensors"
     sample_count = 6
+    layout = "kohya"
+    other_layouts = MappingProxyType(
+        {
+            "diffusers": Layout("pytorch_lora_weights.safetensors", _export_diffusers),
+            "peft": Layout("adapter_peft", _export_peft),
+        }
+    )
 
     looks_like = staticmethod(describe.looks_like)
 
@@ -195,4 +215,4 @@ def _is_adapter(file: Path) -> bool:
         names = read_shapes(file) if file.is_file() else {}
     except BrokenFileError:
         return False
-    return bool(names) and all(name.startswith("lora_unet_") for name in names)
+    return bool(names) and all(name.startswith("lora_unet_") or ".lora_" in name for name in names)

@@ -19,6 +19,7 @@ from raylora.errors import UserError
 from raylora.families.diffusion.base_files.describe import describe
 from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae, quiet
 from raylora.families.diffusion.export.kohya import export_kohya
+from raylora.families.diffusion.export.other_layouts import export_diffusers, export_peft
 from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl
 from tests.families.loading import load
 
@@ -96,13 +97,43 @@ def test_diffusers_applies_exactly_what_was_trained(
     assert metadata["modelspec.architecture"] == architecture
     assert float(metadata["ss_network_alpha"]) == pytest.approx(true_alpha)
 
-    found = loaded_deltas(bases[kind], path)
-    assert set(found) == set(names)
-    for name in names:
+    others = [export_diffusers(tmp_path / "diffusers.safetensors", tensors, config)] if targets != "linear" else []
+    for exported in (path, *others):
+        found = loaded_deltas(bases[kind], exported)
+        assert set(found) == set(names)
+        for name in names:
+            a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+            expected = config.scale * (b.flatten(1) @ a.flatten(1)).reshape(found[name].shape)
+            torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-4)
+            assert float((found[name] * expected).sum() / expected.square().sum()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_peft_loads_the_folder_for_it(bases: dict[str, Path], tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    config = TrainConfig(
+        train_data_dir="x",
+        base_model=str(bases["sd15"]),
+        lora_rank=2,
+        lora_alpha=3.0,
+        use_rslora=True,
+        lora_targets="all",
+        save_precision="float32",
+    )
+    model = load(config, CPU, torch.float32)
+    tensors = adapter(model.model, model.targets("all"), 2)
+    folder = export_peft(tmp_path / "adapter", tensors, config)
+    loaded = PeftModel.from_pretrained(load_unet(describe(bases["sd15"]), torch.float32), folder)
+    found = {name: m for name, m in loaded.base_model.model.named_modules() if isinstance(m, BaseTunerLayer)}
+    assert set(found) == set(model.targets("all"))
+    for name, module in found.items():
         a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
-        expected = config.scale * (b.flatten(1) @ a.flatten(1)).reshape(found[name].shape)
-        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-4)
-        assert float((found[name] * expected).sum() / expected.square().sum()) == pytest.approx(1.0, abs=1e-3)
+        delta = module.get_delta_weight("default").detach()
+        torch.testing.assert_close(delta, config.scale * (b.flatten(1) @ a.flatten(1)).reshape(delta.shape))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("here")
+    with pytest.raises(UserError, match="something else"):
+        export_peft(tmp_path / "mine", tensors, config)
 
 
 def loaded_deltas(base: Path, path: Path) -> dict[str, Tensor]:
