@@ -86,6 +86,8 @@ class DiffusionFamily(Family):
                 instead = "; captions are read up to caption_tokens" if key == "max_length" else ""
                 message = "is for language models, and has no effect on images"
                 yield Problem(message, "", key, f"remove the key{instead}")
+        if config.max_timestep is not None and config.min_timestep >= config.max_timestep:
+            yield Problem(f"no timestep lies from {config.min_timestep} to below it", "", "max_timestep", "raise it")
         if config.zero_terminal_snr and config.prediction_type == "epsilon":
             message = "is for models that predict velocity: noise alone tells nothing of its noise"
             yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
