@@ -12,8 +12,10 @@ from pathlib import Path
 
 from raylora.data.encoding import encoding_hint
 from raylora.errors import Problem, UserError
+from raylora.files import read_regular
 from raylora.suggest import printable
 
+_MOST = 1 << 34  #: bytes of a text file; more than any machine that trains on it could hold
 SHOWN = 5  # as many of one kind of problem as a person reads before they look for the common cause
 
 
@@ -38,7 +40,7 @@ def read_bytes(path: Path) -> bytes:
         UserError: it cannot be opened.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path, _MOST)
     except OSError as error:
         raise UserError.one(f"cannot be read: {error.strerror or error}", where=shown(path)) from error
 

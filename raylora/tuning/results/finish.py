@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raylora.config.dump import dump_config
 from raylora.config.load import load_config
@@ -21,6 +22,12 @@ from raylora.tuning.results.report.html import write_report
 from raylora.tuning.results.samples import report_samples
 from raylora.tuning.results.types import SweepOutcome, TrialOutcome
 from raylora.tuning.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What texts begin with that spreadsheets take for formulas.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
@@ -43,9 +50,15 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
         write_text_atomically(folder.best_config, best_yaml(plan, best))
         outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder.best_config)
     store.save(folder, outcome)
-    write_text_atomically(folder.table, ranking.frame().to_csv(index=False))
+    write_text_atomically(folder.table, as_csv(ranking.frame()))
     write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
     return outcome, ranking
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as CSV that a spreadsheet takes for values and texts: a text that it would run as a formula is quoted."""
+    texts = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
+    return str(texts.to_csv(index=False))
 
 
 def trainers_notes(events: Path) -> list[str]:

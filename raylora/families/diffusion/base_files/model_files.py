@@ -10,6 +10,7 @@ from raylora.data.reading import few, shown
 from raylora.errors import UserError
 from raylora.families.read_once import parsed_json
 from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes, sampled_hash
+from raylora.suggest import printable
 
 Kind = Literal["sd15", "sdxl"]
 
@@ -31,6 +32,10 @@ CONVERT = (
     "pickle files can run code when they are loaded, so they are never opened: convert it to .safetensors where you "
     "trust it, or download the .safetensors version of the same model"
 )
+
+#: Numbers of blocks and layers in the configurations of parts, and more than the deepest has.
+_DEPTHS = ("block_out_channels", "layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
+_DEEPEST = 256
 
 UNET = "model.diffusion_model."  #: before the names of a UNet's tensors in the original layout
 
@@ -162,12 +167,29 @@ def check_settings(config: Path, key: str) -> None:
         for name in ("sample_size", "layers_per_block", "norm_num_groups"):
             if settings.get(name) is not None and not is_size(settings[name]):
                 raise refusal(f'"{name}": {settings[name]} is not a size', where, "copy the model again", key)
+        _check_depth(settings, where, key)
+    for part in ("text_encoder", "text_encoder_2"):
+        where = config / part / "config.json"
+        if where.is_file():
+            _check_depth(read_json(where, key), where, key)
     where = config / "unet" / "config.json"
     settings = read_json(where, key)
     if settings.get("cross_attention_dim") == 1024:
         raise refusal("is Stable Diffusion 2, which is not supported", where, WANTED, key)
     if settings.get("in_channels") not in (None, 4) or settings.get("out_channels") not in (None, 4):
         raise refusal(special_model(settings.get("in_channels")), where, WANTED, key)
+
+
+def _check_depth(settings: dict[str, Any], where: Path, key: str) -> None:
+    """Refuse blocks and layers in numbers that no model has: all would be built before anybody noticed."""
+    for name in _DEPTHS:
+        found = settings.get(name)
+        deep = len(found) if isinstance(found, list) and name == "block_out_channels" else found
+        counts = deep if isinstance(deep, list) else [deep]
+        if any(isinstance(count, int) and count > _DEEPEST for count in counts):
+            raise refusal(
+                f'"{name}": {printable(str(found), 40)} is more than any model has', where, "copy it again", key
+            )
 
 
 def is_size(value: object) -> bool:
