@@ -143,10 +143,12 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
 
     Raises:
         UserError: no finished run there, no such trial, the trial has no adapter, or something else lies at `to`.
+        RayloraError: the export was not what was trained, and is removed.
     """
     from raylora.families.registry import named
     from raylora.tuning.results import store
     from raylora.tuning.results.export import export_trial
+    from raylora.tuning.results.loaded_back import check_again
     from raylora.tuning.results.ranking import rank
     from raylora.tuning.run_folder import RunFolder
 
@@ -170,7 +172,9 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
     target = folder.adapter(family.adapter_name, trial)
     if to is not None:
         target = family.export_target(Path(to))
-    return export_trial(outcome, chosen, target)
+    exported = export_trial(outcome, chosen, target)
+    check_again(folder, family.loader_name, chosen, exported)
+    return exported
 
 
 def report(run: str | Path) -> Path:

@@ -98,11 +98,20 @@ def sweep(
 @_CONFIG
 @_OVERRIDES
 @click.option("--train", "single", is_flag=True, help="Plan `raylora train` instead of `raylora sweep`.")
-def plan(config: Path, overrides: tuple[str, ...], single: bool) -> None:
+@click.option(
+    "--show-tokens",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Also print N training examples as a language model reads them: what is learnt, and after which prompt.",
+)
+def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: int | None) -> None:
     """Check CONFIG, base model and data, and say what would run. Writes nothing."""
     from raylora import api
 
-    click.echo(api.plan(api.load_config(config, overrides), sweep=not single).text())
+    planned = api.plan(api.load_config(config, overrides), sweep=not single)
+    click.echo(planned.text())
+    if show_tokens:
+        click.echo(f"\n{planned.encoded_text(show_tokens)}")
 
 
 @cli.command()

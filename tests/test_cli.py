@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import ray
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import raylora
 from raylora.api import SweepResult
@@ -23,6 +23,8 @@ from raylora.cli import _exit_code
 from raylora.config.marks import shared_keys
 from raylora.config.schema import TrainConfig
 from raylora.families.diffusion.family import DiffusionFamily
+from raylora.tuning.plan import make_plan
+from raylora.tuning.results.loaded_back import ExportError, check_export
 from raylora.tuning.results.types import SweepOutcome
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.original_layout import convert
@@ -260,6 +262,14 @@ def test_a_language_model_trains_from_python(seed: Path, capfd: pytest.CaptureFi
     assert exported == seed / "elsewhere"
     assert {path.name for path in exported.iterdir()} == {path.name for path in result.adapter_path.iterdir()}
     assert raylora.export(result.folder, to=seed / "elsewhere") == exported
+    assert "loaded back with PEFT:" not in capfd.readouterr().err  # it was, and gave what was reported
+    weights = load_file(exported / "adapter_model.safetensors")
+    save_file({name: 50 * tensor for name, tensor in weights.items()}, exported / "adapter_model.safetensors")
+    plan = make_plan(config, None)
+    assert result.best is not None
+    with pytest.raises(ExportError, match="where training reported"):
+        check_export(plan.family, plan.dataset.held_out, result.best.trial, exported)
+    assert not exported.exists()
     with pytest.raises(raylora.UserError, match="no trial 'trial_00009'"):
         raylora.export(result.folder, trial="trial_00009")
     with pytest.raises(raylora.UserError, match="holds something else than an adapter"):

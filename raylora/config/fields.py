@@ -7,6 +7,7 @@ import enum
 import math
 import numbers
 import os
+import re
 import types
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,10 +75,23 @@ def path_value(value: object) -> str:
     return text
 
 
+def pattern(value: object) -> str:
+    """A regular expression: a text with a mark that only such have, so that a misspelt word is none."""
+    text = _text(value)
+    if not re.search(r"[*+?^$|\\()\[\]{}]", text):
+        raise ValueError("not a regular expression")
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return text
+
+
 Whole = Annotated[int, BeforeValidator(whole)]
 Number = Annotated[float, BeforeValidator(number)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Text = Annotated[str, BeforeValidator(_text)]
+Pattern = Annotated[str, BeforeValidator(pattern)]
 PathText = Annotated[str, BeforeValidator(path_value)]
 Positive = Annotated[Number, Field(gt=0)]
 LARGEST_COUNT = 1_000_000_000  #: steps or examples: no run has more, and a slip of the keyboard should be told
@@ -162,7 +176,7 @@ def valid_words(field: FieldInfo) -> str:
         elif kind is bool:
             words.append("true or false")
         elif kind is str:
-            words.append("a path" if path_value in names else "a text")
+            words.append("a path" if path_value in names else "a pattern" if pattern in names else "a text")
         elif get_origin(kind) is Literal:
             options = [str(option) for option in get_args(kind)]
             words.append(options[0] if len(options) == 1 else f"one of {', '.join(options)}")

@@ -8,7 +8,7 @@ other, and what enters every LoRA target must have rows in dimension 0, or all o
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,8 +43,15 @@ class BaseModel(Protocol):
     dtype: torch.dtype
     fixed_pass_bytes: bool  #: whether a pass takes memory beside that of its rows, which the estimate must tell apart
 
-    def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
-        """Names (as of `model.named_modules()`) of the Linear and Conv2d modules that get a LoRA, in model order."""
+    def targets(self, which: str | Sequence[str]) -> list[str]:
+        """Names (as of `model.named_modules()`) of the Linear and Conv2d modules that get a LoRA, in model order.
+
+        Args:
+            which: as `lora_targets` has it: a word, a list of names, or a pattern.
+
+        Raises:
+            UserError: no layer is meant, or one that cannot have an update.
+        """
 
     def encode(self, examples: Sequence[Example]) -> list[Tensors]:
         """Everything of an example that does not change while training (latents, text embeddings; token ids, mask).

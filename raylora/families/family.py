@@ -62,6 +62,9 @@ class Family(abc.ABC):
         objective_name: what a trial's value is called, short: it stands before an equals sign.
         adapter_name: the exported adapter inside a run's folder: a file, or a folder.
         sample_count: prompts of the report that are taken from held-out examples.
+        loader_name: the program by which every export is loaded back to see that it is worth what the trial was; empty:
+            exports are not loaded back.
+        rounding: by how much rounding to 16 bits moves what is counted once (a token's loss): a standard deviation.
     """
 
     name: ClassVar[str]
@@ -73,6 +76,8 @@ class Family(abc.ABC):
     objective_name: ClassVar[str]
     adapter_name: ClassVar[str]
     sample_count: ClassVar[int]
+    loader_name: ClassVar[str] = ""
+    rounding: ClassVar[float] = 0.0
 
     def __init__(self, base_model: Path, base_model_config: str | None = None) -> None:
         """Name a base model that `looks_like` took for this family's; nothing is read yet.
@@ -166,6 +171,14 @@ class Family(abc.ABC):
         """Why a run's folder must not lie where it does, by what would be read of it; both paths are absolute."""
         return None
 
+    def show_encoded(self, config: TrainConfig, examples: Sequence[Example]) -> list[str]:
+        """Examples as the model reads them, in words: a text for each.
+
+        Raises:
+            UserError: the base model cannot be used; or nothing that can be read enters it.
+        """
+        raise UserError.one(f"{self.model_title} reads no tokens", key="--show-tokens", hint="leave it out")
+
     # --- the value of a trial
 
     @staticmethod
@@ -219,6 +232,20 @@ class Family(abc.ABC):
         Raises:
             UserError: no room, no permission, or something else lies there.
         """
+
+    def exported_value(self, config: TrainConfig, adapter: Path, held_out: Sequence[Example]) -> float:
+        """The value of an *exported* adapter on held-out examples, as `loader_name` loads it.
+
+        Args:
+            config: the trial's.
+            adapter: as `export` wrote it.
+            held_out: the examples that the trial was judged by.
+
+        Raises:
+            UserError: as `load`.
+            NotImplementedError: the family has no `loader_name`.
+        """
+        raise NotImplementedError
 
     @classmethod
     @abc.abstractmethod

@@ -20,6 +20,7 @@ from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
+from raylora.lora.selection import WORDS
 from raylora.tuning.devices import slots
 from raylora.tuning.tune.initial_points import first_points
 
@@ -69,7 +70,8 @@ class Plan:
             ("training examples", f"{train}, and {len(self.dataset.held_out)} held out to judge by"),
             ("one run", f"{steps} steps of {config.batch_size} = {steps * config.batch_size} examples seen"),
             ("reports", f"every {self.validate_every} examples"),
-            ("LoRA", f"rank {config.lora_rank}, alpha {config.alpha:g}, on {config.lora_targets} modules"),
+            ("LoRA", f"rank {config.lora_rank}, alpha {config.alpha:g}, on {_target_words(config.lora_targets)}"),
+            ("updated", self._coverage()),
             ("learning rate", f"{config.learning_rate:g}, {config.lr_scheduler}, warm-up {config.warmup(steps)} steps"),
             ("output", config.output_dir),
         ]
@@ -82,6 +84,14 @@ class Plan:
         lines = [f"{name:<18} {value}" for name, value in rows]
         lines += ["", *self._memory(), ""]
         return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
+
+    def encoded_text(self, count: int) -> str:
+        """The first training examples as the model reads them.
+
+        Raises:
+            UserError: the base model reads no text.
+        """
+        return "\n\n".join(self.family.show_encoded(self.config, self.dataset.train[:count]))
 
     def first_points(self) -> list[dict[str, Any]]:
         """Where a search that learns from its results begins; nowhere for others.
@@ -111,14 +121,34 @@ class Plan:
             log.warning("memory is not known before the model is loaded: %s", error)
             return min(slots.ON_CPU, self.trials)
 
+    def _coverage(self) -> str:
+        """Which share of the weights gets an update."""
+        import torch
+
+        from raylora.lora.coverage import coverage
+        from raylora.training.memory.estimate import without_numbers
+
+        try:
+            with without_numbers():
+                base = self.family.meta_model(self.config, torch.bfloat16)
+                return coverage(base.model, base.targets(self.config.lora_targets)).words()
+        except UserError:
+            raise
+        except Exception as error:  # models of any make: some cannot run without numbers
+            return _unknown(error)
+
     def _memory(self) -> list[str]:
         try:
             return slots.table(slots.fits(self.family, self.config, self.sweep, self.trials, self.dataset.train))
         except UserError:
             raise
         except Exception as error:  # models of any make: some cannot run without numbers
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            return [f"{'memory':<18} not known before the model is loaded: {reason}"]
+            return [f"{'memory':<18} {_unknown(error)}"]
+
+
+def _unknown(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"not known before the model is loaded: {reason}"
 
 
 def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = False) -> Plan:
@@ -153,6 +183,12 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
     if sweep:
         longest = max(longest, _longest(config, sweep, train))
     return Plan(config, sweep, family, dataset, every, longest)
+
+
+def _target_words(targets: str | list[str]) -> str:
+    if isinstance(targets, list):
+        return f"layers {', '.join(targets)}"
+    return f"{targets} layers" if targets in WORDS else f"layers like {targets}"
 
 
 def _domain_words(domain: Domain) -> str:

@@ -44,7 +44,7 @@ _configs = st.fixed_dictionaries(
         "weight_decay": st.floats(min_value=0, allow_infinity=False),
         "adam_beta2": st.floats(0, 1, exclude_max=True),
         "use_rslora": st.booleans(),
-        "lora_targets": st.sampled_from(["attention", "linear", "all"]),
+        "lora_targets": st.sampled_from(["attention", "linear", "all", ["q_proj", "v_proj"], r".*\.[0-3]\..*"]),
         "seed": st.integers(0, 2**63 - 1),
         "max_steps": st.none() | st.integers(1, 10**9),
         "min_snr_gamma": st.none() | _rates,

@@ -40,6 +40,8 @@ def test_flags(written: str, value: bool) -> None:
         ("lora_alpha: rnak", "it must be a number above 0, or rank", "did you mean rank?"),
         ("lora_alpha: 0", "0 is not valid: it must be a number above 0, or rank", ""),
         ("lora_targets: Atention", "one of attention, linear, all", "did you mean attention?"),
+        ("lora_targets: 'layers.(q'", "one of attention, linear, all, or a pattern, or a list of texts", ""),
+        ("lora_targets: []", "a list of 0 is not valid", ""),
         ("precision: fp16", "one of auto, float32, bfloat16, float64", "did you mean bfloat16?"),
         ("use_rslora: 1", "it must be true or false", ""),
         ("warmup_steps: -1", "a whole number from 0 to 1000000000, or null", ""),

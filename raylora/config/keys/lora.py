@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylora.config.fields import Flag, Number, Positive, Section, Whole
+from raylora.config.fields import Flag, Number, Pattern, Positive, Section, Text, Whole
 from raylora.config.marks import RESULT
+
+#: One of three words; or layers by name, see `raylora.lora.selection`.
+LoraTargets = Literal["attention", "linear", "all"] | Pattern | Annotated[list[Text], Field(min_length=1)]
 
 
 class LoraKeys(Section):
@@ -34,10 +37,13 @@ class LoraKeys(Section):
         description="Share of the inputs of A that are zeroed in training. 0 because short runs seldom overfit; try "
         "0.05 to 0.1 on few examples.",
     )
-    lora_targets: Annotated[Literal["attention", "linear", "all"], RESULT] = Field(
+    lora_targets: Annotated[LoraTargets, RESULT] = Field(
         default="linear",
         description="Layers that get an update: the projections of `attention`; every `linear` layer of the blocks, "
-        "which reaches what full fine-tuning reaches; `all` adds the convolutions of an image model.",
+        "which reaches what full fine-tuning reaches; `all` adds the convolutions of an image model. Or layers by "
+        "name, as PEFT's `target_modules`: a list of names (`[q_proj, v_proj]`), or a regular expression that the "
+        "whole name of a layer must match (`'.*layers\\.[0-7]\\..*'`). `raylora plan` says which share of the weights "
+        "gets an update.",
     )
     use_rslora: Annotated[Flag, RESULT] = Field(
         default=False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raylora import suggest
 from raylora.data.chats import reader
 from raylora.data.chats.formats import SUFFIXES
-from raylora.data.examples import ChatExample, Example, Found, Message
+from raylora.data.examples import ChatExample, Example, Found, Message, TextExample
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
@@ -37,6 +37,8 @@ class CausalLMFamily(Family):
     data_suffixes = SUFFIXES
     objective_name = "loss per token"
     adapter_name = "adapter"
+    loader_name = "PEFT"
+    rounding = 0.1  # nats: transformers' own bfloat16 and ours differ by 0.085 a token for SmolLM2-135M
     sample_count = 3
 
     looks_like = staticmethod(files.looks_like)
@@ -99,10 +101,15 @@ class CausalLMFamily(Family):
         found = reader.read(Path(config.train_data_dir), config.train_on, validation)
         with unreadable_files(self.base_model):
             model_files = self.model_files
-        from raylora.families.causal_lm.load import load_tokenizer, read_config
+        from raylora.families.causal_lm.lengths import named_positions, positions
+        from raylora.families.causal_lm.load import load_tokenizer, read_config, skeleton
         from raylora.families.causal_lm.usable import usable
 
-        return usable(load_tokenizer(model_files, read_config(model_files)), found, config.max_length)
+        settings = read_config(model_files)
+        most = config.max_length
+        if any(named < most for named in named_positions(settings)):  # by which alone some models know a place
+            most = min(most, positions(skeleton(model_files, settings)()) or most)
+        return usable(load_tokenizer(model_files, settings), found, most)
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """A run's JSON files inside a folder of chats would be read as chats; hidden folders are not read."""
@@ -136,6 +143,15 @@ class CausalLMFamily(Family):
 
         asked = [prompt.messages or prompt.text for prompt in prompts]
         return generate(self.model_files, config, self.dtype(config, own_device()), adapter, asked)
+
+    def exported_value(self, config: TrainConfig, adapter: Path, held_out: Sequence[Example]) -> float:
+        from raylora.families.base import own_device
+        from raylora.families.causal_lm.export.loading import held_out_loss, load_with_adapter
+
+        device = own_device()
+        loaded = load_with_adapter(self.model_files, config, self.dtype(config, device), device, adapter)
+        texts = [one for one in held_out if isinstance(one, ChatExample | TextExample)]
+        return held_out_loss(loaded, texts, config.max_length)
 
     @classmethod
     def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:

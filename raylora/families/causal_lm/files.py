@@ -22,6 +22,8 @@ _CAUSAL = re.compile("CausalLM|LMHeadModel|ConditionalGeneration")
 #: Names of the size of the hidden states in models' configurations.
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _MOST_WIDTH = 10**6
+#: Weights as Mistral's own programs keep them: transformers gives its tensors other names.
+_CONSOLIDATED = re.compile(r"consolidated.*\.(safetensors|pth)$")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -50,6 +52,10 @@ class ModelFiles:
         """The content of config.json of a safetensors folder; not to be changed."""
         return _read_json(self.folder / "config.json") or {}
 
+    def architectures(self) -> list[str]:
+        """The names of transformers' classes that a safetensors folder's configuration gives; a GGUF file has none."""
+        return list(self.settings().get("architectures") or []) if self.gguf is None else []
+
 
 def looks_like(path: Path) -> bool:
     """Whether `path` is meant to be a language model, if perhaps a broken one: `check` then says what is wrong.
@@ -60,11 +66,15 @@ def looks_like(path: Path) -> bool:
         if path.suffix.lower() == ".gguf":
             return True
         beside = path.parent / "config.json"
+        if _CONSOLIDATED.match(path.name):
+            return True
         return path.name in {"model.safetensors", "pytorch_model.bin", _INDEX} and _is_transformers(beside)
     if not path.is_dir() or (path / "model_index.json").exists():
         return False
     if (path / "config.json").exists():
         return _is_transformers(path / "config.json")
+    if any(_CONSOLIDATED.match(entry.name) for entry in path.iterdir()):
+        return True
     marked = any((path / name).exists() for name in (*_MARKS, _INDEX))
     return marked or any(path.glob("*.gguf"))
 
@@ -81,6 +91,8 @@ def check(path: Path) -> ModelFiles:
         raise UserError([_missing_path(path)])
     if path.is_file():
         if path.suffix.lower() != ".gguf":
+            if _CONSOLIDATED.match(path.name):
+                raise _error(f"{path.name} holds weights in Mistral's own form", path, _TRANSFORMERS)
             hint = f"give the folder that holds it: {path.parent}" if looks_like(path) else _WANTED
             raise _error(f"{path.name} is a file, but not a .gguf", path, hint)
         return _find_gguf(path)
@@ -124,6 +136,9 @@ def fingerprint(files: ModelFiles) -> str:
     return digest.hexdigest()
 
 
+_TRANSFORMERS = (
+    "give the version for transformers (config.json and model*.safetensors), which the same repository often has too"
+)
 _WANTED = "give a folder with config.json, *.safetensors and a tokenizer, or a .gguf file"
 
 
@@ -203,6 +218,8 @@ def _find_folder(folder: Path) -> ModelFiles:
     if not names.intersection(TOKENIZERS):
         hint = "copy tokenizer.json and tokenizer_config.json of the same model into it"
         problems.append(_problem("has no tokenizer (" + ", ".join(TOKENIZERS[:3]) + ")", folder, hint))
+    if "config.json" not in names and any(map(_CONSOLIDATED.match, names)):
+        raise UserError([_no_weights(folder, names)])
     if "config.json" not in names:
         inner = [entry for entry in folder.iterdir() if _would_do(entry)]
         if inner:
@@ -238,6 +255,9 @@ def _config_problems(folder: Path, names: set[str]) -> Iterable[Problem]:
         yield _problem("names no model_type", path, "copy config.json of the model as transformers writes it")
     elif (named := config.get("architectures")) and not isinstance(named, list):
         yield _problem('"architectures" is not a list of names', path, "download or copy it again")
+    elif named and "auto_map" in config and not any(_CAUSAL.search(str(name)) for name in named):
+        message = f"is a {named[0]}, whose code comes with the model: raylora never runs such code"
+        yield _problem(message, folder, "use a version for transformers itself: its name often ends in -hf")
     elif named and not any(_CAUSAL.search(str(name)) for name in named):
         hint = "give a model whose config.json names an architecture like LlamaForCausalLM"
         yield _problem(f"is a {named[0]}, not a causal language model", folder, hint)
@@ -278,6 +298,8 @@ def _no_weights(folder: Path, names: set[str]) -> Problem:
             "M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
         )
         return _problem(message, folder, hint)
+    if consolidated := [name for name in names if _CONSOLIDATED.match(name)]:
+        return _problem(f"holds weights in Mistral's own form ({_names(consolidated)})", folder, _TRANSFORMERS)
     if others := [name for name in names if name.endswith(".safetensors")]:
         hint = f"name its weights model.safetensors, or list them in {_INDEX}"
         return _problem(f"has no model.safetensors; it holds {_names(others)}", folder, hint)

@@ -7,17 +7,24 @@ import copy
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
@@ -29,7 +36,7 @@ from raylora.families.causal_lm.files import KEY, ModelFiles, fingerprint
 from raylora.families.causal_lm.model import CausalLM
 from raylora.families.causal_lm.tokenizer import ChatTokens
 
-_ENCODING = 2  # raise when the same chat gives other tensors, so that caches are made anew
+_ENCODING = 3  # raise when the same chat gives other tensors, so that caches are made anew
 
 
 def load(files: ModelFiles, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> CausalLM:
@@ -60,7 +67,7 @@ def meta_model(files: ModelFiles, config: TrainConfig, dtype: torch.dtype) -> Ca
     """
     settings = read_config(files)
     with _quietly(files.path, "its config.json cannot be used"), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+        model = auto_class(files).from_config(settings, dtype=dtype)
     made = CausalLM(model, load_tokenizer(files, settings), "", config.max_length, str(files.path))
     if config.gradient_checkpointing:
         _checkpoint_layers(made.model)
@@ -77,7 +84,10 @@ def load_tokenizer(files: ModelFiles, settings: Any) -> ChatTokens:
     Raises:
         UserError: the tokenizer cannot be used.
     """
-    stops = as_ids(settings.eos_token_id)
+    # of models that see pictures too, the part that reads text may be the only one to name them
+    stops = {
+        id for part in (settings, settings.get_text_config()) for id in as_ids(getattr(part, "eos_token_id", None))
+    }
     generation = files.folder / "generation_config.json"
     if files.gguf is None and generation.exists():
         stops |= as_ids(GenerationConfig.from_pretrained(files.folder, local_files_only=True).eos_token_id)
@@ -86,15 +96,25 @@ def load_tokenizer(files: ModelFiles, settings: Any) -> ChatTokens:
     return ChatTokens(tokenizer, str(files.path), stops)
 
 
-def module_names(files: ModelFiles, settings: Any) -> tuple[list[str], dict[str, Any]]:
-    """Names of all modules of a model (no weights are read), and its configuration as JSON values.
+def auto_class(files: ModelFiles) -> Any:
+    """transformers' class that loads the model as it is served, with all its parts."""
+    named = set(files.architectures()).intersection(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values())
+    return AutoModelForImageTextToText if named else AutoModelForCausalLM
 
-    Raises:
-        UserError: its configuration makes no model.
+
+def skeleton(files: ModelFiles, settings: Any) -> Callable[[], nn.Module]:
+    """Makes the model without weights, as often as it is asked.
+
+    Raises (when it is asked):
+        UserError: the configuration makes no model.
     """
-    with _quietly(files.path, "its config.json cannot be used"), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings)
-    return [name for name, _ in model.named_modules()], {**settings.to_dict(), "architectures": [type(model).__name__]}
+
+    def make() -> nn.Module:
+        with _quietly(files.path, "its config.json cannot be used"), torch.device("meta"):
+            made: nn.Module = auto_class(files).from_config(copy.deepcopy(settings))
+        return made
+
+    return make
 
 
 def as_ids(value: int | list[int] | None) -> set[int]:
@@ -140,13 +160,13 @@ def read_config(files: ModelFiles) -> Any:
         with _quietly(path, "this GGUF file cannot be read"):
             return AutoConfig.from_pretrained(files.folder, **_source(files))
     raw = files.settings()
-    kind, architectures = raw["model_type"], raw.get("architectures") or []
+    kind, architectures = raw["model_type"], files.architectures()
     if kind not in CONFIG_MAPPING_NAMES:
         hint = "raylora never runs code that comes with a model: use a version for transformers itself (often '-hf')"
         if "auto_map" not in raw:
             hint = "a newer transformers may know it"
         raise UserError.one(f"transformers has no model_type '{kind}'", where=str(path), key=KEY, hint=hint)
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    causal = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()}
     known = bool(causal.intersection(architectures))
     if not architectures:
         known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -156,8 +176,7 @@ def read_config(files: ModelFiles) -> Any:
         message = f"is a {named}, not a causal language model"
         raise UserError.one(message, where=str(path), key=KEY, hint=hint)
     with _quietly(path, "its config.json cannot be used"):
-        # as AutoConfig.from_pretrained does, of what has been read already
-        return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(raw))
+        return CONFIG_MAPPING[kind].from_pretrained(files.folder, local_files_only=True)
 
 
 def load_weights(
@@ -171,7 +190,7 @@ def load_weights(
     path = files.path
     exact = dtype == torch.float64
     with _quietly(path, "its weights cannot be loaded"):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto_class(files).from_pretrained(
             files.folder,
             config=settings,
             dtype=dtype,

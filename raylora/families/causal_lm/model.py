@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,18 @@ from raylora.config.schema import TrainConfig
 from raylora.data.examples import ChatExample, Example, TextExample
 from raylora.errors import UserError
 from raylora.families.base import Losses, Tensors
+from raylora.families.causal_lm.export.peft_targets import skeleton_of, without_refused
+from raylora.families.causal_lm.kernels.conv1d import replace_conv1d
 from raylora.families.causal_lm.kernels.linear_cross_entropy import head_loss
 from raylora.families.causal_lm.kernels.packed_attention import Layout
 from raylora.families.causal_lm.kernels.rms_norm import replace_rms_norms
+from raylora.families.causal_lm.lengths import dynamic_ropes, forget_lengths, positions, sharing
 from raylora.families.causal_lm.messages import more_of
-from raylora.families.causal_lm.probe import find_targets, probe, takes_a_sequence
+from raylora.families.causal_lm.probe import decoder_of, find_targets, probe
 from raylora.families.causal_lm.quantization import BYTES_PER_WEIGHT
 from raylora.families.causal_lm.tokenizer import ChatTokens
 from raylora.families.objectives import causal_lm_objective
+from raylora.lora.selection import WORDS
 
 _LONGEST = 16  #: chats that are encoded to find out how long rows become
 
@@ -48,27 +52,54 @@ class CausalLM:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.max_length = max_length
+        if (most := positions(model)) is not None and most < max_length:
+            self.max_length = most
+            tokens.note(f"chats are cut at {most} tokens: the base model knows no more places")
         self.where = where
+        replace_conv1d(model)
         if model.dtype != torch.float64:  # there the model is the reference, to the last digit
             replace_rms_norms(model)
         self._linears, self._head_is_linear = probe(model, where)
-        self._in_sequence = takes_a_sequence(model)
+        self._sharing = sharing(model, self.max_length)
+        self._decoder = decoder_of(model)
+        self._ropes = dynamic_ropes(model)
+        self._targets: dict[tuple[str, ...], list[str]] = {}
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
-        """Notes for the person on how chats were read: a missing template, and how many of `encoded` were cut."""
-        cut = sum(bool(chat["cut"]) for chat in encoded)
-        told = f"chats cut at max_length {self.max_length}: {cut} of {len(encoded)}; raise it to learn whole answers"
-        return [*self.tokens.notes, *([told] if cut else [])]
+        """Notes for the person on how chats were read: a missing template, what of `encoded` is cut or not learnt."""
+        told = list(self.tokens.notes)
+        if cut := sum(bool(chat["cut"]) for chat in encoded):
+            told.append(
+                f"chats cut at max_length {self.max_length}: {cut} of {len(encoded)}; raise it to learn whole answers"
+            )
+        if bare := sum(int(chat["bare"]) for chat in encoded):
+            told.append(
+                f"answers that are not learnt, as the chat template leaves out the thoughts before them: {bare}"
+            )
+        return told
 
-    def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
-        """Linear layers of the decoder: those of its attention, or all (`linear` and `all` are the same here).
+    def targets(self, which: str | Sequence[str]) -> list[str]:
+        """Linear layers of the decoder: those of its attention, or all (`linear` and `all` are the same here), or some.
 
-        The output head is never one, nor are layers that see tokens without their rows (routers and experts).
+        The output head is never one, nor are layers that see tokens without their rows (routers and experts), nor those
+        that PEFT refuses, since the export is loaded by it.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or one that is named is refused.
         """
-        found = find_targets(self.model, self._linears, which)
+        key = (which,) if isinstance(which, str) else ("", *which)
+        if key not in self._targets:
+            self._targets[key] = self._find_targets(which)
+        return list(self._targets[key])
+
+    def _find_targets(self, which: str | Sequence[str]) -> list[str]:
+        wanted = find_targets(self.model, self._linears, which, self.where)
+        found = without_refused(wanted, skeleton_of(self.model))
+        named = which if isinstance(which, str) and which in WORDS else None
+        if lost := [name for name in wanted if name not in set(found)] if named is None else []:
+            last = sorted({name.rpartition(".")[2] for name in lost})
+            message = f"PEFT, by which the adapter is loaded, refuses {', '.join(last)} of this architecture"
+            raise UserError.one(message, where=self.where, key="lora_targets", hint="leave them out, or say linear")
         if not found:
             hint = "set lora_targets: linear" if self._linears and which == "attention" else "choose another base model"
             message = f"{type(self.model).__name__} has no {which} layers that can carry a LoRA"
@@ -87,8 +118,8 @@ class CausalLM:
         """Nothing to drop: a tokenizer is small."""
 
     def shape_key(self, encoded: Tensors) -> Hashable:
-        """One key for all: rows of any lengths share a forward pass."""
-        return "text"
+        """One key for all, but where what a pass computes depends on the longest text in it: see `Sharing`."""
+        return self._sharing.key(len(encoded["input_ids"]))
 
     def largest_row(self, examples: Sequence[Example]) -> Tensors:
         """As many tokens as the longest chat has, of those with most characters: what is looked at is bounded."""
@@ -98,7 +129,7 @@ class CausalLM:
         lengths = [2, *(len(chat["input_ids"]) for chat in found if isinstance(chat, dict))]  # `encode` tells of others
         length = max(lengths)
         ids, mask = torch.zeros(length, dtype=torch.int64), torch.ones(length).bool()
-        return _row({"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(0)})
+        return _row({"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(0), "bare": torch.tensor(0)})
 
     def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
         """The chat itself: nothing of it is random."""
@@ -110,7 +141,7 @@ class CausalLM:
 
     def lengths(self, rows: Sequence[Tensors]) -> list[int] | None:
         """The tokens of each row: they lie in one sequence; None if the model cannot, and they are padded."""
-        return [len(row["input_ids"]) for row in rows] if self._in_sequence else None
+        return [len(row["input_ids"]) for row in rows] if self._sharing.in_sequence else None
 
     def losses(self, rows: Sequence[Tensors]) -> Tensor:
         """Summed negative log-likelihood of each row's tokens with loss: (len(rows),), float32 (float64 for float64).
@@ -120,7 +151,8 @@ class CausalLM:
         (`_probe` checked it) never looks at what follows, so that padding changes nothing.
         """
         lengths = [len(row["input_ids"]) for row in rows]
-        if self._in_sequence:
+        forget_lengths(self._ropes)
+        if self._sharing.in_sequence:
             layout = Layout.of(lengths, self.device)
             ids = torch.cat([row["input_ids"] for row in rows])[None]
             starts = [0, *itertools.accumulate(lengths)]
@@ -140,10 +172,10 @@ class CausalLM:
     def _nll(self, ids: Tensor, places: Tensor, wanted: Tensor, inputs: dict[str, Any]) -> Tensor:
         model: Any = self.model
         if self._head_is_linear:
-            hidden = model.get_decoder()(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+            hidden = self._decoder(input_ids=ids, use_cache=False, **inputs).last_hidden_state
             picked = hidden.flatten(0, 1).index_select(0, places.to(self.device))
             head = model.get_output_embeddings()
-            return head_loss(picked, head.weight, head.bias, wanted)
+            return head_loss(picked.to(head.weight.dtype), head.weight, head.bias, wanted)
         # columns without loss in any row are left out; transformers takes one set of columns for all rows
         columns, column = torch.unique(places % ids.shape[1], return_inverse=True)
         kept = columns.to(self.device)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raylora.errors import UserError
 from raylora.families.causal_lm.files import KEY
-from raylora.families.causal_lm.kernels.packed_attention import ATTENTION, Layout
-
-log = logging.getLogger(__name__)
+from raylora.lora.selection import WORDS, select
 
 #: Settings of models whose output head does more than multiply, each with the values that switch it off.
 _HEAD_EXTRAS = {"final_logit_softcapping": (None, 0), "logit_scale": (None, 1), "logits_scaling": (None, 1)}
 
 
-def find_targets(model: nn.Module, linears: Sequence[str], which: Literal["attention", "linear", "all"]) -> list[str]:
-    """Those of the Linear layers named `linears` that `which` means; attention is told by the classes above a layer."""
+def find_targets(model: nn.Module, linears: Sequence[str], which: str | Sequence[str], where: str) -> list[str]:
+    """Those of the Linear layers named `linears` that `which` means; attention is told by the classes above a layer.
+
+    Raises:
+        UserError: names or a pattern that mean none of them.
+    """
+    if not isinstance(which, str) or which not in WORDS:
+        return select(which, linears, where)
     if which != "attention":
         return list(linears)
     attention = {name for name, module in model.named_modules() if "attention" in type(module).__name__.lower()}
@@ -37,7 +40,7 @@ def probe(model: Any, where: str) -> tuple[list[str], bool]:
         (of a model without weights: whether they may be).
     """
     outlined = model.device.type == "meta"
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder, head = decoder_of(model), model.get_output_embeddings()
     ids = (torch.arange(15, device=model.device).reshape(3, 5) * 7 + 11) % min(
         model.config.get_text_config().vocab_size, 997
     )
@@ -56,7 +59,7 @@ def probe(model: Any, where: str) -> tuple[list[str], bool]:
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits
             hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-            plain = type(head) is nn.Linear and (outlined or bool(torch.equal(logits, head(hidden))))
+            plain = type(head) is nn.Linear and (outlined or _is_product(logits, head, hidden))
     finally:
         for hook in hooks:
             hook.remove()
@@ -69,6 +72,19 @@ def probe(model: Any, where: str) -> tuple[list[str], bool]:
     return below, plain and simple
 
 
+def decoder_of(model: Any) -> Any:
+    """The part of a model that gives hidden states; what transformers calls its decoder may have a head itself."""
+    found = model.get_decoder()
+    while found.get_output_embeddings() is not None and hasattr(found, "model"):
+        found = found.model
+    return found
+
+
+def _is_product(logits: Tensor, head: nn.Linear, hidden: Tensor) -> bool:
+    """Whether logits are the head's product and no more; some models keep one of the two in float32 (Mamba)."""
+    return bool(torch.equal(logits, head(hidden.to(head.weight.dtype)).to(logits.dtype)))
+
+
 def _check_outputs(model: Any, logits: Tensor, where: str) -> None:
     if not bool(logits.isfinite().all()):
         hint = "set precision: float32 (or bfloat16); if that does not help, its weights are broken"
@@ -77,38 +93,6 @@ def _check_outputs(model: Any, logits: Tensor, where: str) -> None:
     if spread > torch.finfo(model.dtype).eps ** 0.5:
         hint = "give a model that reads from left to right, such as LLaMA, Qwen, Mistral or GLM"
         raise UserError.one("is no causal model: its output depends on later tokens", where=where, key=KEY, hint=hint)
-
-
-def takes_a_sequence(model: Any) -> bool:
-    """Whether texts may lie one behind the other in one sequence; then the model's attention is left as it takes that.
-
-    Tried with two texts that attention must keep apart, against the same two in a padded batch.
-    """
-    decoder, before = model.get_decoder(), model.config._attn_implementation
-    ids = (torch.arange(24, device=model.device) * 5 + 3) % min(model.config.get_text_config().vocab_size, 991)
-    lengths = (17, 7)
-    padded = torch.nn.utils.rnn.pad_sequence(ids.split(lengths), batch_first=True)
-    with torch.inference_mode():
-        apart = decoder(input_ids=padded, use_cache=False).last_hidden_state
-        model.set_attn_implementation(ATTENTION)
-        try:
-            layout = Layout.of(lengths, model.device)
-            inputs = {"position_ids": layout.positions(), "layout": layout}
-            found = decoder(input_ids=ids[None], use_cache=False, **inputs).last_hidden_state[0]
-        except (TypeError, ValueError, RuntimeError) as error:  # a model of another build, which need not take all this
-            log.info("%s takes no texts in one sequence: %s", type(model).__name__, error)
-            found = None
-    if found is not None:
-        texts = zip(found.split(lengths), apart, strict=True)
-        if model.device.type == "meta" or all(_alike(text, row[: len(text)]) for text, row in texts):
-            return True
-    model.set_attn_implementation(before)
-    return False
-
-
-def _alike(found: Tensor, wanted: Tensor) -> bool:
-    apart, size = float((found - wanted).abs().max()), float(wanted.abs().max())
-    return bool(apart <= torch.finfo(wanted.dtype).eps ** 0.5 * size)
 
 
 def _in_layers(model: nn.Module, name: str) -> bool:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.base import own_device
+from raylora.families.causal_lm.export.loading import load_with_adapter
 from raylora.families.causal_lm.files import ModelFiles
-from raylora.families.causal_lm.load import as_ids, load_tokenizer, load_weights, read_config
 from raylora.families.causal_lm.messages import Messages
-from raylora.families.causal_lm.tokenizer import ChatTokens, TemplateRefusedError
+from raylora.families.causal_lm.rendering.template import TemplateRefusedError
 
 
 def generate(
@@ -38,21 +38,10 @@ def generate(
     Raises:
         UserError: as `load`; or the chat template refuses a prompt.
     """
-    from peft import PeftModel
-
     device = own_device()
-    settings = read_config(files)
-    model = load_weights(files, settings, dtype, device, config.quantize)
-    if adapter is None:
-        tokens = load_tokenizer(files, settings)
-        stops = list(tokens.stops)
-    else:
-        model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
-        exported = AutoTokenizer.from_pretrained(adapter, local_files_only=True, trust_remote_code=False)
-        tokens = ChatTokens(exported, str(adapter))
-        stops = sorted(as_ids(GenerationConfig.from_pretrained(adapter, local_files_only=True).eos_token_id))
-    tokenizer = tokens.tokenizer
-    model = model.to(device).eval()
+    loaded = load_with_adapter(files, config, dtype, device, adapter)
+    model, tokens = loaded.model, loaded.tokens
+    tokenizer, stops = tokens.tokenizer, list(tokens.stops)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0]
     # a fresh configuration: the model's own may ask for sampling
     greedy = GenerationConfig(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import jinja2
 import torch
 
 from raylora.data.examples import ChatExample, TextExample
@@ -18,15 +19,17 @@ from raylora.families.causal_lm.messages import (
     DEFINITIONS,
     Messages,
     ends_with_answer,
-    for_template,
-    is_learnt,
     marked,
     merged_system,
-    more_of,
-    with_content,
 )
-
-Span = tuple[int, int]
+from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
+from raylora.families.causal_lm.rendering.template import (
+    TODAY,
+    Answer,
+    ChatTemplate,
+    TemplateRefusedError,
+    ToolsLeftOutError,
+)
 
 _log = logging.getLogger(__name__)
 _MARKER = re.compile(r"\{%-?\s*generation\b")
@@ -36,24 +39,16 @@ _FALLBACK = (
 )
 
 
-class TemplateRefusedError(Exception):
-    """The chat template refused the messages; its own words, and what to do."""
-
-    hint = "each chat is: an optional system message, then user and assistant in turn"
-
-
-class ToolsLeftOutError(TemplateRefusedError):
-    """The chat template does not show what a chat says of tools."""
-
-    hint = "choose a base model that was made for tools, or write calls and what they give into the messages' texts"
-
-
 @dataclasses.dataclass(frozen=True)
 class Tokenised:
-    """A chat as ids, `mask` being True where the token is the assistant's own (both as long as the chat)."""
+    """A chat as ids, `mask` being True where the token is learnt (both as long as the chat).
+
+    `bare` counts the answers that are not learnt, because the template leaves out their thoughts.
+    """
 
     ids: list[int]
     mask: list[bool]
+    bare: int = 0
 
 
 class ChatTokens:
@@ -65,6 +60,7 @@ class ChatTokens:
         adds_bos: whether plain text is given a token of its own to begin with, by this tokenizer and others like it.
         end_of_turn: the token that ends an assistant's turn: the template's, or the tokenizer's end of sequence.
         stops: all tokens at which generation ends.
+        dated: whether the template asks for the day; it is told a fixed one.
         notes: what a person should know: the template was missing, system messages are merged.
     """
 
@@ -81,6 +77,11 @@ class ChatTokens:
             raise UserError.one(f"has a slow tokenizer ({type(tokenizer).__name__})", where=where, hint=hint)
         self.adds_bos = bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
         self.template = self._template(where)
+        self._chat_template = ChatTemplate(tokenizer, self.template)
+        self.dated = self._chat_template.dated
+        if self.dated:
+            self.note(f"the chat template names the day: {TODAY:%d %b %Y} is put there, so that results keep")
+        self._special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._marked = _MARKER.search(self.template) is not None
         known = set(stops)
         if tokenizer.eos_token_id is not None:
@@ -118,7 +119,7 @@ class ChatTokens:
             For each `input_ids` (n,), int64, and `loss_mask` (n,), bool; n is at most `max_length`, and the last
             token is always one with loss, since what follows it cannot matter to a causal model. And `cut` (), int64:
             how many of the tokens to learn lie beyond `max_length`. It is kept with the others, so that whoever
-            finds the chat in the cache can still tell.
+            finds the chat in the cache can still tell; likewise `bare` (), int64, see `Tokenised`.
 
         Raises:
             UserError: chats that the template refuses, or that have no tokens to learn within `max_length`: all.
@@ -143,7 +144,8 @@ class ChatTokens:
         mask = torch.tensor(whole.mask[:end], dtype=torch.bool)
         mask[0] = False  # nothing predicts the first token
         ids = torch.tensor(whole.ids[:end], dtype=torch.int64)
-        return {"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(len(said) - len(kept))}
+        told = {"cut": torch.tensor(len(said) - len(kept)), "bare": torch.tensor(whole.bare)}
+        return {"input_ids": ids, "loss_mask": mask, **told}
 
     def prompt(self, messages: Messages) -> str:
         """A chat that waits for its answer, as text; a system message goes where `encode` puts it.
@@ -154,28 +156,24 @@ class ChatTokens:
         return self._render_whole(messages, prompt=True)[0]
 
     def tokenise(self, messages: Messages) -> Tokenised:
-        """Render and tokenise a whole chat; the mask marks each answer and the stop token that follows it.
+        """Render and tokenise a whole chat; the mask marks what is learnt of it, and the stop tokens that follow.
 
-        A template's own generation markers are honoured; without them an answer is found by rendering the chat
-        once more with placeholders in the place of answers, or, where the template changes answers (strips thoughts),
-        as what each further message adds to the text.
+        A template's own generation markers are honoured; see `raylora.families.causal_lm.rendering.answers` for the
+        rest.
         """
-        if self._marked:
-            marked = self._tokenise_marked(messages)
-            if marked is not None:
-                return marked
-        text, messages = self._render_whole(messages)
+        laid, messages = self._lay_out(messages)
         self._check_tools(messages)
-        spans = self._spans(text, messages)
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
-        mask = [False] * len(ids)
-        for begin, end in spans:
-            for at, (first, last) in enumerate(offsets):
-                # byte tokens may cover no character of their own, and a token may begin before the answer does
-                if begin <= first < end or (first < begin < last):
-                    mask[at] = True
-        return self._with_stops(ids, mask, ends_with_answer=ends_with_answer(messages))
+        self._check_empty_thoughts(laid.text, messages)
+        ids, offsets = self._tokens(laid)
+        mask = [
+            any(begin <= first < end or first < begin < last for begin, end in laid.spans) for first, last in offsets
+        ]
+        if self._marked and not laid.rebuilt:
+            marks = self._chat_template.marks(messages, laid.mode)
+            if any(marks) and len(marks) == len(ids):  # not markers that mark nothing, as those around tools only
+                silent = [any(begin <= first < end for begin, end in laid.silent) for first, _ in offsets]
+                mask = [wanted and not quiet for wanted, quiet in zip(marks, silent, strict=True)]
+        return self._with_stops(ids, mask, laid.bare, ends_with_answer=ends_with_answer(messages))
 
     def _tokenise_chat(self, example: ChatExample) -> Tokenised:
         if not example.whole:
@@ -183,7 +181,7 @@ class ChatTokens:
         text, messages = self._render_whole(example.messages)
         self._check_tools(messages)
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._with_stops(ids, [True] * len(ids), ends_with_answer=True)
+        return self._with_stops(ids, [True] * len(ids), 0, ends_with_answer=True)
 
     def _tokenise_text(self, example: TextExample) -> Tokenised:
         """A text with the tokens that this tokenizer puts around one, its end learnt too."""
@@ -203,35 +201,56 @@ class ChatTokens:
         Raises:
             TemplateRefusedError: the template takes no such chat.
         """
-        try:
-            return str(self._apply(messages, tokenize=False, add_generation_prompt=prompt))
-        except jinja2.TemplateError as error:
-            raise TemplateRefusedError(error.message or type(error).__name__) from error
-        except (ValueError, TypeError, IndexError, KeyError) as error:  # a template of less care
-            raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
+        return self._chat_template.render(messages, prompt=prompt)
 
-    def _apply(self, messages: Messages, **options: Any) -> Any:
-        """The chat template on messages and on the tools that the first of them names."""
-        chat, tools = for_template(messages)
-        try:
-            return self.tokenizer.apply_chat_template(chat, tools=tools, **options)
-        except TypeError:
-            if not any("tool_calls" in message for message in chat):
-                raise
-            # some templates (DeepSeek) join the arguments of a call to a text, as OpenAI's interface gives them
-            chat, tools = for_template(messages, arguments_as_text=True)
-            return self.tokenizer.apply_chat_template(chat, tools=tools, **options)
+    def _tokens(self, laid: Layout) -> tuple[list[int], list[Span]]:
+        """The chat's tokens and their places in its text; a generation prompt ends with a token, as when it is asked.
+
+        Where the prompt's last characters and the first of an answer would make one token, they are tokenised apart.
+        """
+        whole = self.tokenizer(laid.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(whole["input_ids"]), list(whole["offset_mapping"])
+        cuts = [begin for begin, _ in laid.spans if any(first < begin < last for first, last in offsets)]
+        if not cuts:
+            return ids, offsets
+        apart: tuple[list[int], list[Span]] = [], []
+        for begin, end in itertools.pairwise([0, *cuts, len(laid.text)]):
+            part = self.tokenizer(laid.text[begin:end], add_special_tokens=False, return_offsets_mapping=True)
+            apart[0].extend(part["input_ids"])
+            apart[1].extend((first + begin, last + begin) for first, last in part["offset_mapping"])
+        # not of a tokenizer that begins texts with a space
+        same = self.tokenizer.decode(apart[0]) == self.tokenizer.decode(ids)
+        return apart if same else (ids, offsets)
+
+    def _check_empty_thoughts(self, text: str, messages: Messages) -> None:
+        """Tell of a template that writes an answer without thoughts otherwise when others follow it."""
+        first = next((at for at, message in enumerate(messages) if message[0] == "assistant"), len(messages))
+        if self._chat_template.thinks and _EMPTY not in self.notes and first + 1 < len(messages):
+            with contextlib.suppress(TemplateRefusedError):
+                own = self.render(messages[: first + 1]).rstrip()
+                if not Answer.of(messages[first][1]).thinks and not text.startswith(own):
+                    self.note(_EMPTY)
 
     def _find_end_of_turn(self, known: set[int]) -> int | None:
+        special = self._special
+        for chat in ([("user", "a"), ("assistant", "bcd")], [("user", "a"), ("assistant", "bcd"), ("user", "e")]):
+            after = self._after_answer(chat)
+            ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+            first = next((at for at, token in enumerate(ids) if token in special or token in known), None)
+            if first is None:
+                continue
+            run = list(itertools.takewhile(lambda token: token in special or token in known, ids[first:]))
+            ending = next((token for token in run if token in known), None)
+            if ending is not None or len(chat) == 2:  # what begins the next turn ends this one only if it is a stop
+                return int(run[0] if ending is None else ending)
+        return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
+
+    def _after_answer(self, chat: Messages) -> str:
         try:
-            text = self.render([("user", "a"), ("assistant", "bcd")])
+            text = self.render(chat)
         except TemplateRefusedError:
-            text = ""
-        after = text.rpartition("bcd")[2] if "bcd" in text else ""
-        special = self.tokenizer.added_tokens_decoder
-        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-        ending = [int(token) for token in ids if token in special or token in known]
-        return ending[0] if ending else self.tokenizer.eos_token_id  # type: ignore[no-any-return]
+            return ""
+        return text.rpartition("bcd")[2] if "bcd" in text else ""
 
     def _render_whole(self, messages: Messages, *, prompt: bool = False) -> tuple[str, Messages]:
         try:
@@ -242,110 +261,33 @@ class ChatTokens:
                 raise
             # its own error is the better one: the system role was not the reason
             text = self.render(merged, prompt=prompt)
-            self.note("the chat template takes no system messages: they are put before the user's first words")
+            self.note(_MERGED)
             return text, merged
 
-    def _tokenise_marked(self, messages: Messages) -> Tokenised | None:
-        _, messages = self._render_whole(messages)
-        self._check_tools(messages)
-        encoding = self._apply(messages, return_dict=True, return_assistant_tokens_mask=True)
-        mask = [bool(value) for value in encoding["assistant_masks"]]
-        if not any(mask):  # markers that mark nothing, as in templates that use them for tools only
-            return None
-        answers = [message for message in messages if message[0] == "assistant"]
-        if not all(map(is_learnt, answers)):
-            begins = [at for at, wanted in enumerate(mask) if wanted and not (at and mask[at - 1])]
-            if len(begins) != len(answers):
-                return None  # which mark is whose cannot be told
-            for begin, end, answer in zip(begins, [*begins[1:], len(mask)], answers, strict=True):
-                mask[begin:end] = [wanted and is_learnt(answer) for wanted in mask[begin:end]]
-        return self._with_stops(list(encoding["input_ids"]), mask, ends_with_answer=ends_with_answer(messages))
-
-    def _spans(self, text: str, messages: Messages) -> list[Span]:
-        """The parts of `text` that are to be learnt, in characters, each from the end of the generation prompt on."""
-        answers = [at for at, (role, _) in enumerate(messages) if role == "assistant"]
-        if any('"tool_calls"' in more_of(message) for message in messages):
-            spans = self._spans_by_stop(text, messages, answers)
-        else:
-            spans = self._spans_by_placeholder(text, messages, answers)
-            spans = spans or self._spans_by_prefix(text, messages, answers)
-        if spans is None:
-            raise TemplateRefusedError("it changes the assistant's words, so they cannot be told from the others'")
-        found = zip(answers, spans, strict=True)
-        return [(self._prompt_end(text, messages[:at], span), span[1]) for at, span in found if is_learnt(messages[at])]
-
-    def _spans_by_stop(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
-        """From the end of each prompt to the stop token: how a call of a tool is written is the template's matter."""
+    def _lay_out(self, messages: Messages) -> tuple[Layout, Messages]:
         stops = [word for word in (self.tokenizer.decode([stop]) for stop in self.stops) if word.strip()]
-        spans: list[Span] = []
-        for at in answers:
-            before = self.render(messages[:at], prompt=True) if at else ""
-            content = messages[at][1].strip()
-            start = max(len(before), text.find(content, len(before)) + len(content) if content else 0)
-            ends = [end for end in (text.find(stop, start) for stop in stops) if end >= 0]
-            if not text.startswith(before) or not (ends or at == len(messages) - 1):
-                return None
-            spans.append((len(before), min(ends) if ends else len(text.rstrip())))
-        return spans
+        try:
+            return lay_out(self._chat_template, messages, stops), messages
+        except TemplateRefusedError:
+            merged = merged_system(messages)
+            if merged is None:
+                raise
+            # its own error is the better one: the system role was not the reason
+            laid = lay_out(self._chat_template, merged, stops)
+            self.note(_MERGED)
+            return laid, merged
 
     def _check_tools(self, messages: Messages) -> None:
         """See that the template shows calls of tools and their answers; of tools that it does not name a note tells."""
         changed, marks = marked(messages)
         text = self.render(changed) if marks else ""
         lost = [meaning for word, meaning in marks.items() if word not in text]
-        if lost and lost != [DEFINITIONS] * len(lost):
-            what = next(meaning for meaning in lost if meaning != DEFINITIONS)
+        if what := next((meaning for meaning in lost if meaning != DEFINITIONS), ""):
             raise ToolsLeftOutError(f"it leaves out {what}")
         if lost:
             self.note(f"the chat template leaves out {DEFINITIONS}: the model does not see them")
 
-    def _spans_by_placeholder(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
-        marks = {at: f"\u2402answer{at}\u2403" for at in answers}
-        holed = self.render([with_content(said, marks.get(at, said[1])) for at, said in enumerate(messages)])
-        pieces: list[str] = []
-        for at in answers:
-            before, found, holed = holed.partition(marks[at])
-            if not found:
-                return None
-            pieces.append(before)
-        pieces.append(holed)
-        for change in _STRIPS:
-            said = [change(messages[at][1]) for at in answers]
-            spans, position = [], 0
-            for before, words in zip(pieces, said, strict=False):
-                position += len(before)
-                spans.append((position, position + len(words)))
-                position += len(words)
-            if text == "".join(part for pair in zip(pieces, [*said, ""], strict=True) for part in pair):
-                return spans
-        return None
-
-    def _spans_by_prefix(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
-        spans: list[Span] = []
-        for at in answers:
-            before = self.render(messages[:at], prompt=True)
-            until = self.render(messages[: at + 1])
-            if text.startswith(until) and until.startswith(before):
-                spans.append((len(before), len(until.rstrip())))
-                continue
-            # an earlier answer whose thoughts are dropped: what is left of it must stand right after the prompt
-            left = messages[at][1].rpartition("</think>")[2].strip()
-            start = len(before)
-            found = text.find(left, start) if text.startswith(before) and left else -1
-            if found < 0 or text[start:found].strip():
-                return None
-            spans.append((start, found + len(left)))
-        return spans
-
-    def _prompt_end(self, text: str, before: Messages, span: Span) -> int:
-        """The place at which a model begins to speak: all that a template writes after its prompt is learnt."""
-        try:
-            prompt = self.render(before, prompt=True)
-        except TemplateRefusedError:  # a chat that begins with the assistant
-            return span[0]
-        return len(prompt) if len(prompt) <= span[0] and text.startswith(prompt) else span[0]
-
-    def _with_stops(self, ids: list[int], mask: list[bool], *, ends_with_answer: bool) -> Tokenised:
+    def _with_stops(self, ids: list[int], mask: list[bool], bare: int, *, ends_with_answer: bool) -> Tokenised:
         """Let each answer end with its stop token, if one follows; the last answer gets one in any case."""
         for at in range(len(ids)):
             ended = at + 1 == len(ids) or not mask[at + 1]
@@ -355,7 +297,7 @@ class ChatTokens:
                 if ids[stop] in self.stops:
                     mask[at + 1 : stop + 1] = [True] * (stop - at)
                     break
-                if self.tokenizer.decode([ids[stop]]).strip():
+                if ids[stop] not in self._special and self.tokenizer.decode([ids[stop]]).strip():
                     break
         if ends_with_answer and self.end_of_turn is not None and any(mask):
             last = max(at for at, wanted in enumerate(mask) if wanted)
@@ -363,10 +305,11 @@ class ChatTokens:
                 last -= 1  # only whitespace follows, which no one reads
             if ids[last] not in self.stops:
                 ids, mask = [*ids[: last + 1], self.end_of_turn], [*mask[: last + 1], True]
-        return Tokenised(ids, mask)
+        return Tokenised(ids, mask, bare)
 
 
-_STRIPS: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, str.lstrip)
+_MERGED = "the chat template takes no system messages: they are put before the user's first words"
+_EMPTY = "the chat template writes an empty thought before the last answer alone: earlier ones are learnt without"
 
 
 def _unusable(place: str, length: int, said: list[int], max_length: int) -> Problem:

@@ -16,7 +16,8 @@ from raylora.data.examples import ChatExample, Example, Found, TextExample
 from raylora.data.reading import few, limited
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm.messages import is_learnt, more_of
-from raylora.families.causal_lm.tokenizer import ChatTokens, TemplateRefusedError
+from raylora.families.causal_lm.rendering.template import TemplateRefusedError
+from raylora.families.causal_lm.tokenizer import ChatTokens
 
 _Kind = tuple[str, ...]  # the roles of a chat, in brackets those of answers that are not learnt
 

@@ -84,7 +84,10 @@ def _metadata(
     base, architecture, implementation, side = _ARCHITECTURES[kind]
     side = config.resolution or side
     alpha = _number(config.alpha * math.sqrt(config.lora_rank) if config.use_rslora else config.alpha)
-    convolutions = {"conv_dim": str(config.lora_rank), "conv_alpha": alpha} if config.lora_targets == "all" else {}
+    convolved = any(
+        name.endswith(".lora_A.weight") and tensor.shape[2:].numel() > 1 for name, tensor in tensors.items()
+    )
+    convolutions = {"conv_dim": str(config.lora_rank), "conv_alpha": alpha} if convolved else {}
     title = PurePath(config.output_dir).name or path.stem
     now = time.time()
     known: dict[str, object] = {

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from raylora.families.diffusion.components import (
 )
 from raylora.families.diffusion.model_files import ModelFiles
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
+from raylora.lora.selection import WORDS, select
 
 if TYPE_CHECKING:
     pass
@@ -121,20 +122,26 @@ class DiffusionModel:
         self._texts: Any = None
         self._empty: Tensors | None = None
 
-    def targets(self, which: Literal["attention", "linear", "all"]) -> list[str]:
+    def targets(self, which: str | Sequence[str]) -> list[str]:
         """Names of the modules that get a LoRA, in model order.
 
         `attention`: queries, keys, values and outputs. `linear`: these, the feed-forward layers and the projections
         around each transformer (1x1 convolutions in SD 1.5). `all`: these, and the convolutions and time projections
-        of the residual blocks and of the down- and upsamplers, but for SDXL's first upsampler.
+        of the residual blocks and of the down- and upsamplers, but for SDXL's first upsampler. Anything else chooses
+        among `all`.
+
+        Raises:
+            UserError: names or a pattern that mean none of them.
         """
-        wanted = _TARGETS[which]
+        word = which if isinstance(which, str) and which in WORDS else "all"
+        wanted = _TARGETS[word]
         unknown = _UNKNOWN_TO_A1111 if self.files.kind == "sdxl" else ""
-        return [
+        found = [
             name
             for name, module in self.model.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d) and wanted.fullmatch(name) and name != unknown
         ]
+        return found if which == word else select(which, found, str(self.files.path))
 
     def encode(self, examples: Sequence[Example]) -> list[Tensors]:
         """Bring pictures to their bucket and through the VAE, captions through the text encoders, all in float32.

@@ -34,8 +34,15 @@ def estimate(family: Family, config: TrainConfig, examples: Sequence[Example], d
     Raises:
         UserError: the base model's configuration makes no model.
     """
-    with _Answers(), _fused_attention():  # type: ignore[no-untyped-call]
+    with without_numbers():
         return _estimate(family, config, examples, dtype)
+
+
+@contextlib.contextmanager
+def without_numbers() -> Iterator[None]:
+    """Let models be made and run on torch's meta device, though some ask about their numbers."""
+    with _Answers(), _fused_attention():  # type: ignore[no-untyped-call]
+        yield
 
 
 def _estimate(family: Family, config: TrainConfig, examples: Sequence[Example], dtype: torch.dtype) -> Cost:

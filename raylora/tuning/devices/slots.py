@@ -13,6 +13,7 @@ from raylora.config.fields import number
 from raylora.config.schema import TrainConfig
 from raylora.config.space import LISTS
 from raylora.gpus import memory_gib
+from raylora.lora.selection import WORDS
 from raylora.training.memory.host import machine_memory
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def largest(config: TrainConfig, sweep: SweepConfig | None) -> TrainConfig:
         if sweep and (domain := sweep.space.get(key)):
             most[key] = max(map(number, domain.values)) if domain.kind in LISTS else domain.bounds[1]
     if sweep and (domain := sweep.space.get("lora_targets")):
-        most["lora_targets"] = max(map(str, domain.values), key=("attention", "linear", "all").index)
+        words = {str(value) if value in WORDS else "all" for value in domain.values}  # a pattern means some of all
+        most["lora_targets"] = max(words, key=WORDS.index)
     return config.with_values(most)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -13,23 +14,26 @@ from raylora.console import say
 from raylora.errors import UserError
 from raylora.families.registry import named
 from raylora.files import write_text_atomically
+from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan
 from raylora.tuning.results import store
 from raylora.tuning.results.export import export_trial
+from raylora.tuning.results.loaded_back import ExportError, check_export
 from raylora.tuning.results.ranking import Ranking, rank
 from raylora.tuning.results.report.html import write_report
-from raylora.tuning.results.samples import report_samples
+from raylora.tuning.results.samples import prompts, report_samples
 from raylora.tuning.results.types import SweepOutcome, TrialOutcome
 from raylora.tuning.run_folder import RunFolder
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
-    """Rank the trials, export the winner, and write everything into the sweep's folder.
+    """Rank the trials, export the winner and see that it is what was trained, and write all into the sweep's folder.
 
     What the trainers noticed while reading the data is said, and noted in the outcome.
 
     Raises:
         UserError: no room on the disk.
+        ExportError: the export was not what was trained; all else is written.
     """
     folder = RunFolder(plan.config.output_dir)
     noticed = [note for note in trainers_notes(folder.events) if note not in outcome.notes]
@@ -42,10 +46,30 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
         adapter = export_trial(outcome, best, folder.adapter(named(outcome.family).adapter_name))
         write_text_atomically(folder.best_config, best_yaml(plan, best))
         outcome = dataclasses.replace(outcome, adapter=adapter, best_config=folder.best_config)
-    store.save(folder, outcome)
-    write_text_atomically(folder.table, ranking.frame().to_csv(index=False))
-    write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
+    loads = outcome.adapter is not None and (plan.family.loader_name or prompts(plan))
+    with ray_cluster.running(dashboard=False) if loads else contextlib.nullcontext():  # one for all that loads it
+        outcome, wrong = _loaded_back(plan, outcome, ranking)
+        store.save(folder, outcome)
+        write_text_atomically(folder.table, ranking.frame().to_csv(index=False))
+        write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
+    if wrong is not None:
+        raise wrong
     return outcome, ranking
+
+
+def _loaded_back(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> tuple[SweepOutcome, ExportError | None]:
+    """The outcome without its adapter if that is not what was trained, and with a note if it was not looked at."""
+    if ranking.best is None or outcome.adapter is None:
+        return outcome, None
+    try:
+        note = check_export(plan.family, plan.dataset.held_out, ranking.best.trial, outcome.adapter)
+    except ExportError as error:
+        return dataclasses.replace(outcome, adapter=None, notes=(*outcome.notes, str(error))), error
+    if note is not None:
+        note = f"the exported adapter was not loaded back with {plan.family.loader_name}: {note}"
+        say(f"note: {note}")
+        outcome = dataclasses.replace(outcome, notes=(*outcome.notes, note))
+    return outcome, None
 
 
 def trainers_notes(events: Path) -> list[str]:

@@ -35,12 +35,12 @@ def report_samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[
         return make_samples(trial_config(ranking.best.trial), outcome.adapter, wanted)
     except Exception as error:  # no memory left on the card, a prompt that the model cannot take, Ray itself, ...
         again = f"raylora report {shlex.quote(str(outcome.adapter.parent))}"
-        say(f"the report has no samples: {_reason(error)} ({again} tries again)")
+        say(f"the report has no samples: {reason(error)} ({again} tries again)")
         return []
 
 
-def _reason(error: Exception) -> str:
-    """Why, in one line; of an error in a task what was raised there, without Ray's account of where."""
+def reason(error: Exception) -> str:
+    """Why a task failed, in one line; of an error in a task what was raised there, without Ray's account of where."""
     cause = getattr(error, "cause", None) or error
     text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
     return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text}".removesuffix(": ")
@@ -66,7 +66,7 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
     from raylora.data.images.decoding import open_rgb
 
     with ray_cluster.running(dashboard=False):
-        task = ray.remote(_generate).options(**_task_options(config))
+        task = ray.remote(_generate).options(**task_options(config))
         base, best = ray.get(task.remote(config, adapter, wanted))
     samples = []
     for prompt, before, after in zip(wanted, base, best, strict=True):
@@ -79,7 +79,8 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
     return samples
 
 
-def _task_options(config: TrainConfig) -> dict[str, Any]:
+def task_options(config: TrainConfig) -> dict[str, Any]:
+    """What a Ray task that loads the base model asks for: a share as a trial does."""
     share = ray_cluster.devices().share(1, config.device)
     options: dict[str, Any] = {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
     return options if options["num_gpus"] else {**options, "runtime_env": {"env_vars": ON_CPU}}

@@ -56,6 +56,23 @@ def test_missing_files_are_named_all_at_once(model: Path) -> None:
     assert looks_like(model)
 
 
+def test_weights_in_mistrals_own_form_are_called_so(tmp_path: Path) -> None:
+    for name in ("consolidated.safetensors", "params.json", "tekken.json"):
+        (tmp_path / name).write_text("{}")
+    assert looks_like(tmp_path) and looks_like(tmp_path / "consolidated.safetensors")
+    for path in (tmp_path, tmp_path / "consolidated.safetensors"):
+        text = problems_of(path)
+        assert "in Mistral's own form" in text and "version for transformers" in text
+        assert "no config.json" not in text
+
+
+def test_a_model_with_code_of_its_own_is_called_so(model: Path) -> None:
+    code = {"AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration"}
+    edit(model / "config.json", model_type="chatglm", architectures=["ChatGLMModel"], auto_map=code)
+    text = problems_of(model)
+    assert "is a ChatGLMModel, whose code comes with the model" in text and "-hf" in text
+
+
 def test_a_folder_above_names_the_one_that_would_do(model: Path) -> None:
     assert f"would do: {model}" in problems_of(model.parent)
     empty = model.parent / "empty"

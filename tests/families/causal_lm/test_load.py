@@ -13,17 +13,16 @@ from transformers import (
 )
 
 from raylora.errors import UserError
+from raylora.families.causal_lm.export.usage import text_usage
 from raylora.families.causal_lm.files import architecture, check
-from tests.families.causal_lm.models import (
-    chats,
-    load64,
-    rows_of,
-)
+from tests.families.causal_lm.architectures import make
+from tests.families.causal_lm.models import CPU, chats, config_of, load64, rows_of, save
 from tests.families.causal_lm.tiny_lm import (
     CHATML,
     SPECIAL,
     tiny_llama,
 )
+from tests.families.loading import load
 
 
 def test_fingerprint_names_all_that_encoding_depends_on(tmp_path: Path) -> None:
@@ -113,6 +112,32 @@ def write_gguf(path: Path, base: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_the_text_part_of_a_model_that_sees_pictures_is_trained(tmp_path: Path) -> None:
+    for name in ("gemma3_vision", "mistral3_vision"):
+        base = save(tmp_path / name, make(name))
+        settings = json.loads((base / "config.json").read_text())
+        settings.pop("eos_token_id", None)  # as Gemma 3's and 4's are
+        (base / "config.json").write_text(json.dumps(settings))
+        model = load64(base)
+        assert model.tokens.stops == (2,)
+        targets = model.targets("linear")
+        assert targets and all("language_model" in target for target in targets)
+        assert "AutoModelForImageTextToText.from_pretrained" in text_usage("a", str(base), tmp_path / "a", 8)[0].code
+
+
+def test_numbers_that_json_has_not_are_read(tmp_path: Path) -> None:
+    base = save(tmp_path, make("mamba2"))
+    assert "__float__" in (base / "config.json").read_text()  # as transformers writes an infinite time step
+    assert load64(base).targets("linear")
+
+
+def test_a_model_with_its_head_in_another_precision(tmp_path: Path) -> None:
+    base = save(tmp_path, make("mamba"))
+    model = load(config_of(base), CPU, torch.bfloat16)
+    with torch.no_grad():
+        assert model.losses(rows_of(model, chats(2))).isfinite().all()
 
 
 def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path: Path) -> None:

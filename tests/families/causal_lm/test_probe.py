@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from raylora.errors import UserError
+from tests.families.causal_lm.architectures import make
 from tests.families.causal_lm.models import (
     SHAPE,
     chats,
@@ -77,6 +78,27 @@ def test_targets_follow_the_structure(tmp_path: Path) -> None:
     names = ["attention.query_key_value", "attention.dense"]
     assert fused.targets("attention") == [f"gpt_neox.layers.{n}.{name}" for n in (0, 1) for name in names]
     assert len(fused.targets("linear")) == 8
+
+
+def test_layers_may_be_chosen_by_name_or_pattern(tmp_path: Path) -> None:
+    llama = load64(tiny_llama(tmp_path / "llama"))
+    assert llama.targets(["v_proj", "q_proj"]) == [f"model.layers.{n}.self_attn.{p}_proj" for n in (0, 1) for p in "qv"]
+    assert llama.targets(r".*layers\.1\.mlp\..*") == [
+        f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down")
+    ]
+    with pytest.raises(UserError) as caught:
+        llama.targets(["q_proj", "k_porj", "lm_head"])
+    assert [problem.key for problem in caught.value.problems] == ["lora_targets"] * 2
+    assert "no layer 'k_porj'" in str(caught.value) and "did you mean k_proj?" in str(caught.value)
+    with pytest.raises(UserError, match="matches no layer"):
+        llama.targets("layers.*")
+
+
+def test_layers_that_peft_refuses_are_no_targets(tmp_path: Path) -> None:
+    mamba = load64(save(tmp_path, make("mamba")))
+    assert not any(name.endswith("out_proj") for name in mamba.targets("linear"))
+    with pytest.raises(UserError, match="PEFT, by which the adapter is loaded, refuses out_proj"):
+        mamba.targets(["in_proj", "out_proj"])
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def test_an_earlier_answer_without_its_thoughts() -> None:
     tokens = ChatTokens(tiny_tokenizer(THINKING), "here")
     thought = "<think>\nHm.\n</think>\n\nNo."
     chat = (("user", "a"), ("assistant", thought), ("user", "b"), ("assistant", thought))
-    assert said(tokens, chat) == ["No.<|im_end|>", f"{thought}<|im_end|>"]
+    assert said(tokens, chat) == [f"{thought}<|im_end|>"]  # bare of its thought, the first would teach not to think
+    (encoded,) = tokens.encode([ChatExample("id", chat)], 500)
+    assert int(encoded["bare"]) == 1
     assert said(tokens, TALK) == [f"{ANSWER}<|im_end|>", f"<think>\n\n</think>\n\n{ANSWER}<|im_end|>"]
 
 
@@ -97,11 +99,11 @@ def test_a_template_that_moves_the_system_message() -> None:
     assert said(tokens, (("system", ANSWER), *TALK)) == [f"{ANSWER}<|im_end|>", f" {ANSWER}<|im_end|>"]
 
 
-def test_a_template_without_end_of_turn_gets_the_stop_token() -> None:
+def test_a_template_without_end_of_turn_ends_it_as_the_next_turn_does() -> None:
     tokenizer = tiny_tokenizer(GLM)
     tokens = ChatTokens(tokenizer, "here", stops=[1])  # GLM's own configuration names the role token as a stop
     assert tokens.stops == (1, 2)
-    assert said(tokens, TALK) == [f"{ANSWER}<|im_start|>", f"{ANSWER}<|im_end|>"]
+    assert said(tokens, TALK) == [f"{ANSWER}<|im_start|>"] * 2  # as the turns before
 
 
 def test_a_refused_system_message_goes_before_the_users_words() -> None:

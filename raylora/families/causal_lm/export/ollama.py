@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import os.path
+from collections.abc import Iterator
 
-from raylora.families.causal_lm.tokenizer import ChatTokens, TemplateRefusedError
+from raylora.families.causal_lm.export.go_template import fill
+from raylora.families.causal_lm.rendering.template import TODAY, TemplateRefusedError
+from raylora.families.causal_lm.tokenizer import ChatTokens
 
 _SYSTEM, _USER, _ANSWER, _NEXT = (f"\u2402{name}\u2403" for name in ("system", "user", "answer", "next"))
+_ONE_TURN = (("user", "Hello"),)
+_TWO_TURNS = (*_ONE_TURN, ("assistant", "Hi."), ("user", "How are you?"))
+#: The chats on which a translation must say what the chat template says.
+_CHATS = [
+    chat if system is None else (system, *chat)
+    for chat in (_ONE_TURN, _TWO_TURNS)
+    for system in (None, ("system", "Be brief."))
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class GoTemplate:
-    """Ollama's TEMPLATE, and the SYSTEM text that the chat template puts where none is given ("" if it does not)."""
+class _Parts:
+    """The fixed texts of a chat template.
 
-    template: str
-    default_system: str
+    Attributes:
+        opening: before the user's first words without a system message.
+        before, after: around a system message, up to the user's first words; None if it takes none.
+        header: before the user's later words, behind `tail`.
+        middle: between the user's words and the answer.
+        asked: behind the user's words, where the answer is asked for.
+        tail: behind an answer.
+    """
+
+    opening: str
+    before: str | None
+    after: str
+    header: str
+    middle: str
+    asked: str
+    tail: str
 
 
 def modelfile(tokens: ChatTokens, base: str) -> str:
@@ -29,56 +55,77 @@ def modelfile(tokens: ChatTokens, base: str) -> str:
     if translated is None:
         lines.append("# TEMPLATE: the chat template has no equal in Ollama's language: see chat_template.jinja")
     else:
-        lines.append(f'TEMPLATE """{translated.template}"""')
-        if translated.default_system:
-            lines.append(f'SYSTEM """{translated.default_system}"""')
+        if tokens.dated:
+            lines.append(f"# Ollama's language knows no clock: the day is {TODAY:%d %b %Y}, as in training")
+        lines.append(f'TEMPLATE """{translated}"""')
     for stop in tokens.stops:
         lines.append(f'PARAMETER stop "{tokens.tokenizer.decode([stop])}"')
     return "\n".join(lines) + "\n"
 
 
-def translate(tokens: ChatTokens) -> GoTemplate | None:
-    """Translate a chat template by rendering placeholders with it; None if it is more than fixed text around them."""
-    try:
-        plain = tokens.render([("user", _USER), ("assistant", _ANSWER), ("user", _NEXT)], prompt=True)
-        ended = tokens.render([("user", _USER), ("assistant", _ANSWER)])
-    except TemplateRefusedError:
+def translate(tokens: ChatTokens) -> str | None:
+    """Translate a chat template by rendering placeholders with it; None if it is more than fixed text around them.
+
+    What is returned says what the chat template says with and without a system message, in one turn and in several.
+    """
+    parts = _parts(tokens)
+    if parts is None:
         return None
-    cut = _cut(plain, _USER, _ANSWER, _NEXT)
-    tail = ended.rpartition(_ANSWER)[2]
-    if cut is None or cut[1] != cut[3] or not cut[2].startswith(tail):
+    fixed = (parts.opening, parts.before or "", parts.after, parts.header, parts.middle, parts.asked, parts.tail)
+    # what the Modelfile or its template language would take for its own
+    if any(mark in text for text in fixed for mark in ('"""', "{{", "}}")):
         return None
-    opening, middle, header = _without_bos(tokens, cut[0]), cut[1], cut[2].removeprefix(tail)
-    turn = f"{header}{{{{ .Prompt }}}}{middle}{{{{ .Response }}}}{tail}"
-    system = _around_system(tokens, header)
-    if system is None:
-        return GoTemplate(turn, "") if opening == header and _is_plain(header, middle, tail) else None
-    before, after = system
-    if opening == header:
-        found = GoTemplate(f"{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{{{{ end }}}}{turn}", "")
-    elif opening.startswith(before) and opening.endswith(after + header):
-        # something stands there even without a system message: an empty one, or a text of the template's own
-        default = opening.removeprefix(before).removesuffix(after + header)
-        found = GoTemplate(f"{before}{{{{ .System }}}}{after}{turn}", default)
+    return next((found for found in _candidates(parts) if _says_the_same(found, tokens)), None)
+
+
+def _candidates(parts: _Parts) -> Iterator[str]:
+    """Templates in Ollama's language, the simplest first."""
+    answer = f"{parts.middle}{{{{ .Response }}}}{parts.tail}"
+    if parts.before is None:
+        yield f"{parts.header}{{{{ .Prompt }}}}{answer}"
+        first = parts.opening.removesuffix(parts.header)
     else:
-        return None
-    return found if _is_plain(before, after, header, middle, tail, found.default_system) else None
+        block, user = parts.after.removesuffix(parts.header), parts.header
+        system = f"{{{{ if .System }}}}{parts.before}{{{{ .System }}}}{block}{{{{ end }}}}"
+        if parts.before == parts.header:  # within the user's first turn
+            system = f"{parts.header}{{{{ if .System }}}}{{{{ .System }}}}{parts.after}{{{{ end }}}}"
+            user = ""
+        yield f"{system}{user}{{{{ .Prompt }}}}{answer}"
+        without = parts.opening.removesuffix(parts.header)
+        first = f"{{{{ if .System }}}}{parts.before}{{{{ .System }}}}{block}{{{{ else }}}}{without}{{{{ end }}}}"
+    yield (
+        f'{first}{{{{ range .Messages }}}}{{{{ if eq .Role "user" }}}}{parts.header}{{{{ .Content }}}}'
+        f'{{{{ else if eq .Role "assistant" }}}}{parts.middle}{{{{ .Content }}}}{parts.tail}{{{{ end }}}}{{{{ end }}}}'
+        f"{parts.asked}"
+    )
 
 
-def _around_system(tokens: ChatTokens, header: str) -> tuple[str, str] | None:
-    """The text before and after a system message, up to the `header` of the user's turn."""
+def _says_the_same(template: str, tokens: ChatTokens) -> bool:
     try:
-        cut = _cut(tokens.render([("system", _SYSTEM), ("user", _USER)], prompt=True), _SYSTEM, _USER)
+        return all(fill(template, chat) == _without_bos(tokens, tokens.prompt(chat)) for chat in _CHATS)
+    except TemplateRefusedError:
+        return False
+
+
+def _parts(tokens: ChatTokens) -> _Parts | None:
+    try:
+        plain = _cut(tokens.prompt([("user", _USER), ("assistant", _ANSWER), ("user", _NEXT)]), _USER, _ANSWER, _NEXT)
+        tail = tokens.render([("user", _USER), ("assistant", _ANSWER)]).rpartition(_ANSWER)[2]
     except TemplateRefusedError:
         return None
-    if cut is None or not cut[1].endswith(header):
+    if plain is None:
         return None
-    return _without_bos(tokens, cut[0]), cut[1].removesuffix(header)
-
-
-def _is_plain(*texts: str) -> bool:
-    """Whether no text holds what the Modelfile or its template language would take for its own."""
-    return not any(mark in text for text in texts for mark in ('"""', "{{", "}}"))
+    opening = _without_bos(tokens, plain[0])
+    header = plain[2].removeprefix(tail)
+    if not plain[2].startswith(tail):  # more may stand behind the last answer
+        header = os.path.commonprefix([opening[::-1], plain[2][::-1]])[::-1]
+        tail = plain[2].removesuffix(header)
+    try:
+        system = _cut(tokens.prompt([("system", _SYSTEM), ("user", _USER)]), _SYSTEM, _USER)
+    except TemplateRefusedError:
+        system = None
+    before = None if system is None else _without_bos(tokens, system[0])
+    return _Parts(opening, before, "" if system is None else system[1], header, plain[1], plain[3], tail)
 
 
 def _without_bos(tokens: ChatTokens, text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import Tensor
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.causal_lm.export.ollama import modelfile
-from raylora.families.causal_lm.export.usage import llama_cpp_commands, load_arguments, vllm_command
+from raylora.families.causal_lm.export.peft_targets import peft_targets
+from raylora.families.causal_lm.export.usage import auto_class, llama_cpp_commands, load_arguments, vllm_command
 from raylora.families.causal_lm.files import check
-from raylora.families.causal_lm.load import load_tokenizer, module_names, read_config
+from raylora.families.causal_lm.load import load_tokenizer, read_config, skeleton
 from raylora.files import write_folder_atomically
 
 _CONFIG = "adapter_config.json"
@@ -50,8 +51,8 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
     files = check(Path(base_model))
     configured = read_config(files)
     tokens = load_tokenizer(files, configured)
-    names, settings = module_names(files, configured)
-    targets = target_modules(trained, names)
+    make = skeleton(files, configured)
+    targets = peft_targets(trained, make)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).exists()):
         hint = "choose another output_dir, or move it away"
         raise UserError.one("there is something else that is no adapter", where=str(folder), hint=hint)
@@ -60,12 +61,13 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=alpha,
-        target_modules=targets,
-        lora_dropout=config.lora_dropout,
+        # what is exported is not trained on; and PEFT takes no dropout for a weight that is named as a parameter
+        lora_dropout=0.0 if targets.parameters else config.lora_dropout,
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_model,
         inference_mode=True,
+        **targets.arguments(),
     )
     # a fresh one: the base model's may hold sampling settings that belong to its other fine-tunes
     generation = GenerationConfig(
@@ -87,24 +89,12 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
         _write(partial / "README.md", _readme(folder.name, base_model, config.lora_rank))
         if Path(base_model).is_file():  # llama.cpp's converter asks for the base model's config.json
             (partial / "base").mkdir()
+            settings = {**configured.to_dict(), "architectures": [type(make()).__name__]}
             plain = {key: value for key, value in settings.items() if not key.startswith("_")}
             _write(partial / "base" / "config.json", json.dumps(plain, indent=2, sort_keys=True) + "\n")
 
     write_folder_atomically(folder, write)
     return folder
-
-
-def target_modules(trained: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Say which modules carry the LoRA: last names ("q_proj") if these mean exactly `trained`, else full names.
-
-    PEFT takes a name for every module that has it or ends in `.` and it; vLLM and llama.cpp read the last names.
-
-    >>> target_modules(["0.q", "1.q"], ["0", "0.q", "0.k", "1", "1.q", "1.k"]), target_modules(["0.q"], ["0.q", "1.q"])
-    (['q'], ['0.q'])
-    """
-    last = {name.rpartition(".")[2] for name in trained}
-    selected = {name for name in names if name.rpartition(".")[2] in last}
-    return sorted(last if selected == set(trained) else trained)
 
 
 def _whole_alpha(alpha: float) -> tuple[int, float]:
@@ -134,7 +124,8 @@ def _modules(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
 def _sort_targets(path: Path) -> None:
     """PEFT keeps them as a set, whose order changes from process to process."""
     written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    written["target_modules"] = sorted(written["target_modules"])
+    for key in ("target_modules", "target_parameters"):
+        written[key] = sorted(written[key]) if written.get(key) else written.get(key)
     _write(path, json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
@@ -145,7 +136,7 @@ def _seen_from(folder: Path, base_model: str) -> str:
 
 def _readme(name: str, base_model: str, rank: int) -> str:
     convert, run = llama_cpp_commands(base_model, name, name)
-    loaded = f"AutoModelForCausalLM.from_pretrained({load_arguments(base_model)})"
+    loaded = f"{auto_class(base_model)}.from_pretrained({load_arguments(base_model)})"
     return (
         f"# {name}: a LoRA adapter for {base_model}\n\n"
         f"- PEFT: `PeftModel.from_pretrained({loaded}, {name!r})`\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from raylora.errors import UserError
+from raylora.families.causal_lm.files import ModelFiles
 from raylora.families.family import Snippet
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that its --max-lora-rank takes
@@ -24,6 +26,19 @@ def load_arguments(base_model: str) -> str:
     """
     path = Path(base_model)
     return f"{str(path.parent)!r}, gguf_file={path.name!r}" if is_gguf(base_model) else repr(base_model)
+
+
+def auto_class(base_model: str) -> str:
+    """transformers' class that loads a base model whole: those that see pictures too have one of their own.
+
+    The model may have gone: then it is taken for one of text.
+    """
+    try:
+        names = [] if is_gguf(base_model) else ModelFiles(Path(base_model), None, (), ()).architectures()
+    except UserError:  # its configuration may not be read any more
+        names = []
+    pictures = any("ConditionalGeneration" in name for name in names)
+    return "AutoModelForImageTextToText" if pictures else "AutoModelForCausalLM"
 
 
 def vllm_command(base_model: str, adapter: str, name: str, rank: int, wrap: str = " ") -> str:
@@ -74,9 +89,9 @@ def text_usage(name: str, base_model: str, adapter: Path, rank: int) -> list[Sni
             "transformers + PEFT",
             "",
             "from peft import PeftModel\n"
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"from transformers import {auto_class(base_model)}, AutoTokenizer\n\n"
             f"tokenizer = AutoTokenizer.from_pretrained({str(adapter)!r})\n"
-            f"model = AutoModelForCausalLM.from_pretrained({load_arguments(base_model)})\n"
+            f"model = {auto_class(base_model)}.from_pretrained({load_arguments(base_model)})\n"
             f"model = PeftModel.from_pretrained(model, {str(adapter)!r})",
         ),
         Snippet(

@@ -23,6 +23,8 @@ ATTENTION = "raylora_sequence"
 _WRITTEN_OUT = 256
 #: A text goes to its own group of shorter texts when it has less than this part of the longest one's tokens.
 _ALIKE = 0.6
+#: What some models do to their scores: a cap, a sink beside the tokens, a bias by distance.
+_MORE = ("softcap", "s_aux", "position_bias", "alibi")
 #: Least number of texts worth a group.
 _WORTH = 4
 
@@ -100,10 +102,16 @@ def attend(
         value: as key.
         layout: where the texts lie, which the model passes on from its own call; None: each of dimension 0 is a text.
         sliding_window: tokens that a token sees, itself included.
+        others: what else a model tells its attention.
 
     Returns:
         (1, tokens, heads, width), and None for the weights.
+
+    Raises:
+        ValueError: the model's scores are more than products.
     """
+    if more := [name for name in _MORE if others.get(name) is not None]:
+        raise ValueError(f"attention with {', '.join(more)} is not computed here")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layout is None:
         return _causal(query, key, value, scale, sliding_window).transpose(1, 2), None

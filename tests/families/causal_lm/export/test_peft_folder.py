@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from raylora.errors import UserError
-from raylora.families.causal_lm.export.peft_folder import export_peft, target_modules
+from raylora.families.causal_lm.export.peft_folder import export_peft
+from raylora.families.causal_lm.export.peft_targets import target_modules
 from tests.families.causal_lm.export.adapters import config_of, random_adapter
 from tests.families.causal_lm.tiny_lm import CHATML, tiny_glm, tiny_llama, tiny_qwen
 
@@ -103,8 +104,8 @@ def test_files_are_what_vllm_and_llama_cpp_read(tmp_path: Path) -> None:
 
 def test_target_names_are_full_where_short_ones_would_take_more(tmp_path: Path) -> None:
     names = ["layers.0.q", "layers.0.head.q", "layers.1.q", "layers.1.v"]
-    assert target_modules(["layers.0.q", "layers.1.q"], names) == ["layers.0.q", "layers.1.q"]
-    assert target_modules(["layers.1.v"], names) == ["v"]
+    assert target_modules(["layers.0.q", "layers.1.q"], names) == ("layers.0.q", "layers.1.q")
+    assert target_modules(["layers.1.v"], names) == ("v",)
 
     base = tiny_llama(tmp_path / "base")
     config = config_of(base, lora_rank=2)
