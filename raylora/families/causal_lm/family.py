@@ -118,7 +118,7 @@ class CausalLMFamily(Family):
         if any(part.startswith(".") for part in output.relative_to(data).parts):
             return None
         message = f"lies in the folder of chats {shown(data)}: the run's JSON files would be read as chats"
-        return Problem(message, key="output_dir", hint="name a folder outside of train_data_dir")
+        return Problem(message, key="output_dir", hint="name a folder outside of it")
 
     @staticmethod
     def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:

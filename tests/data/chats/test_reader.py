@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from raylora.console import Progress
 from raylora.data.chats import reader
 from raylora.errors import Problem, UserError
 
@@ -136,6 +137,16 @@ def test_folder(tmp_path: Path) -> None:
     found = reader.read(tmp_path)
     assert [example.messages[0][1] for example in found.examples] == ["a", "b"]
     assert any("README.md" in note for note in found.notes)
+
+
+def test_a_long_reading_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lines(tmp_path / "a.jsonl", GOOD, GOOD)
+    assert len(read(path)) == 2 and capsys.readouterr().err == ""
+    monkeypatch.setattr(Progress, "_QUIET", -1.0)
+    assert len(read(path)) == 2
+    assert capsys.readouterr().err == "reading chats: 1, 0 s\n"  # the next one ten seconds later
 
 
 @pytest.mark.parametrize(
