@@ -213,7 +213,10 @@ def _override(file: FileFormat[S], document: Document, text: str) -> list[Proble
         read = Document(where, raw, {(): where}, [])
         if field is None or not takes(field, str):
             return list(error.problems)
-    if field is not None and takes(field, str) and not isinstance(read.value, str | None):
+    fits = isinstance(read.value, str | None) or (
+        field is not None and isinstance(read.value, list) and takes(field, list)
+    )
+    if field is not None and takes(field, str) and not fits:
         read = Document(where, raw, {(): where}, [])  # a shell takes quotes away: output_dir=2024 is a text
     depth = len(file.replaced_whole)
     if depth and len(parts) == depth + 2 and tuple(parts[:depth]) == file.replaced_whole:

@@ -84,7 +84,7 @@ def with_peft(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, tor
     base = copy.copy(lab.base)
     base.model = model
     if isinstance(base, CausalLM):  # as transformers runs it: padded rows, torch's attention, and its own norms
-        base._in_sequence = False
+        base._sharing = dataclasses.replace(base._sharing, in_sequence=False)
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 vars(module).pop("forward", None)

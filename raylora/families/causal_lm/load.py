@@ -39,16 +39,25 @@ from raylora.families.causal_lm.tokenizer import ChatTokens
 _ENCODING = 3  # raise when the same chat gives other tensors, so that caches are made anew
 
 
-def load(files: ModelFiles, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> CausalLM:
+def load(
+    files: ModelFiles, settings: Any, tokens: ChatTokens, config: TrainConfig, device: torch.device, dtype: torch.dtype
+) -> CausalLM:
     """Load a folder of safetensors or a .gguf file, frozen, onto `device`.
 
     Nothing is downloaded, no code that came with the model is run, and no pickle is opened.
 
+    Args:
+        files: of the model.
+        settings: as `read_config` gives it.
+        tokens: as `load_tokenizer` gives it.
+        config: of the run.
+        device: where to.
+        dtype: the model's precision.
+
     Raises:
-        UserError: it is not a whole causal language model with its tokenizer; says what is missing.
+        UserError: it is not a whole causal language model; says what is missing.
     """
-    settings = read_config(files)
-    tokens = load_tokenizer(files, settings)  # before the weights: it is quick, and may be what is wrong
+    settings = copy.deepcopy(settings)  # a model changes its own
     model = load_weights(files, settings, dtype, device, config.quantize)
     identity = f"{fingerprint(files)}\0{tokens.template}\0{config.max_length}\0{dtype}\0{_ENCODING}"
     identity += f"\0{config.quantize}" if config.quantize else ""  # what the base model loses depends on it
@@ -59,16 +68,17 @@ def load(files: ModelFiles, config: TrainConfig, device: torch.device, dtype: to
     return loaded
 
 
-def meta_model(files: ModelFiles, config: TrainConfig, dtype: torch.dtype) -> CausalLM:
+def meta_model(
+    files: ModelFiles, settings: Any, tokens: ChatTokens, config: TrainConfig, dtype: torch.dtype
+) -> CausalLM:
     """The model without weights, on torch's meta device: memory and work can be counted with it.
 
-    Raises:
-        UserError: as `load`, as far as the configuration shows it.
+    Arguments and errors are those of `load`, as far as the configuration shows them.
     """
-    settings = read_config(files)
+    settings = copy.deepcopy(settings)
     with _quietly(files.path, "its config.json cannot be used"), torch.device("meta"):
         model = auto_class(files).from_config(settings, dtype=dtype)
-    made = CausalLM(model, load_tokenizer(files, settings), "", config.max_length, str(files.path))
+    made = CausalLM(model, tokens, "", config.max_length, str(files.path))
     if config.gradient_checkpointing:
         _checkpoint_layers(made.model)
     return made
@@ -176,7 +186,17 @@ def read_config(files: ModelFiles) -> Any:
         message = f"is a {named}, not a causal language model"
         raise UserError.one(message, where=str(path), key=KEY, hint=hint)
     with _quietly(path, "its config.json cannot be used"):
-        return CONFIG_MAPPING[kind].from_pretrained(files.folder, local_files_only=True)
+        # as AutoConfig.from_pretrained does, of what has been read already
+        return CONFIG_MAPPING[kind].from_dict(_with_floats(raw))
+
+
+def _with_floats(value: Any) -> Any:
+    """A copy of JSON values with the numbers that JSON has not: transformers writes `{"__float__": "Infinity"}`."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _with_floats(inner) for key, inner in value.items()}
+    return [_with_floats(inner) for inner in value] if isinstance(value, list) else value
 
 
 def load_weights(

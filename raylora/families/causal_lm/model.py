@@ -61,7 +61,6 @@ class CausalLM:
             replace_rms_norms(model)
         self._linears, self._head_is_linear = probe(model, where)
         self._sharing = sharing(model, self.max_length)
-        self._decoder = decoder_of(model)
         self._ropes = dynamic_ropes(model)
         self._targets: dict[tuple[str, ...], list[str]] = {}
 
@@ -172,7 +171,7 @@ class CausalLM:
     def _nll(self, ids: Tensor, places: Tensor, wanted: Tensor, inputs: dict[str, Any]) -> Tensor:
         model: Any = self.model
         if self._head_is_linear:
-            hidden = self._decoder(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+            hidden = decoder_of(model)(input_ids=ids, use_cache=False, **inputs).last_hidden_state
             picked = hidden.flatten(0, 1).index_select(0, places.to(self.device))
             head = model.get_output_embeddings()
             return head_loss(picked.to(head.weight.dtype), head.weight, head.bias, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import LlamaConfig
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.space import Domain
 from raylora.data.examples import ChatExample, Example
+from raylora.errors import UserError
 from raylora.families.causal_lm.family import CausalLMFamily
 from raylora.families.diffusion.model_files import CLIP_VOCABULARY, CONFIGS
 from raylora.training.memory.budget import GIB, Cost, reserve
@@ -158,6 +160,15 @@ def test_a_plan_tells_what_each_card_takes(family: str) -> None:
     assert lines[start].endswith("rows at once  slots")
     assert [line.split("  ")[0] for line in lines[start + 1 : start + 3]] == list(slots.USUAL)
     assert [line.split()[-1] for line in lines[start + 1 : start + 4]] == ["3", "3", "3"]
+    (updated,) = [line for line in lines if line.startswith("updated")]
+    assert re.fullmatch(r"updated +\d+ layers, >?\d+% of the weights of the blocks(; without an update: .*)?", updated)
+
+
+def test_a_plan_shows_what_a_language_model_reads() -> None:
+    shown = make_plan(config("causal_lm"), None).encoded_text(2).split("\n\n")
+    assert len(shown) == 2 and all("⟦" in one and "asked with: " in one for one in shown)
+    with pytest.raises(UserError, match="an image model reads no tokens"):
+        make_plan(config("diffusion"), None).encoded_text(1)
 
 
 def test_slots_of_a_sweep_follow_the_memory() -> None:
