@@ -117,7 +117,7 @@ class CausalLMFamily(Family):
             tokens = self._tokens
         from raylora.families.causal_lm.lengths import named_positions, positions
         from raylora.families.causal_lm.load import skeleton
-        from raylora.families.causal_lm.usable import usable
+        from raylora.families.causal_lm.rendering.usable import usable
 
         most = config.max_length
         if any(named < most for named in named_positions(self._settings)):  # by which alone some models know a place

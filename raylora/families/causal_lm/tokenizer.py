@@ -15,14 +15,14 @@ import torch
 from raylora.data.examples import ChatExample, TextExample
 from raylora.errors import Problem, UserError
 from raylora.families.base import Tensors
-from raylora.families.causal_lm.messages import (
+from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
+from raylora.families.causal_lm.rendering.messages import (
     DEFINITIONS,
     Messages,
     ends_with_answer,
     marked,
     merged_system,
 )
-from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
 from raylora.families.causal_lm.rendering.template import (
     TODAY,
     Answer,

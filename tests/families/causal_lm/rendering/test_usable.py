@@ -17,8 +17,8 @@ from raylora.config.schema import TrainConfig
 from raylora.data.chats import reader
 from raylora.data.examples import ChatExample, Example, Found, Message, TextExample
 from raylora.errors import UserError
+from raylora.families.causal_lm.rendering.usable import usable
 from raylora.families.causal_lm.tokenizer import ChatTokens
-from raylora.families.causal_lm.usable import usable
 from raylora.families.resolve import read_dataset, resolve
 from tests.families.causal_lm.test_tokenizer import MARKED, STRICT, said
 from tests.families.causal_lm.tiny_lm import CHATML, tiny_llama, tiny_tokenizer
