@@ -101,6 +101,29 @@ SHAPES: dict[str, tuple[Any, tuple[tuple[str, str], ...]]] = {
     "system-empty": ({**GOOD, "system": " "}, CHAT),
     "system-null": ({**GOOD, "system": None}, CHAT),
     "bare-list": (MESSAGES, CHAT),
+    "pandas": ({"instruction": "a", "input": float("nan"), "output": "b"}, (("user", "a"), ("assistant", "b"))),
+    "capital-roles": ({"messages": [{"role": role.title(), "content": said} for role, said in CHAT]}, CHAT),
+    "qwen": ({"id": "i", "conversations": [{"from": role, "value": said} for role, said in CHAT]}, CHAT),
+    "ultrachat": ({**GOOD, "prompt": CHAT[0][1], "prompt_id": "x"}, CHAT),
+    "datasets": ({"messages": [{**one, "name": None, "tool_calls": None} for one in MESSAGES]}, CHAT),
+    "input-output": ({"input": "a", "output": "b"}, (("user", "a"), ("assistant", "b"))),
+    "squad": ({"question": "a", "context": "c", "answer": "b"}, (("user", "a\n\nc"), ("assistant", "b"))),
+    "orca": (
+        {"system_prompt": "Be rude.", "question": "a", "response": "b"},
+        (("system", "Be rude."), ("user", "a"), ("assistant", "b")),
+    ),
+    "two-systems": (
+        {"messages": [{"role": "system", "content": "x"}, {"role": "system", "content": "y"}, *MESSAGES]},
+        (("system", "x"), ("system", "y"), *CHAT),
+    ),
+    "gpt-first": (
+        {"conversations": [{"from": "gpt", "value": "Hello"}, *MESSAGES]},
+        (("assistant", "Hello"), *CHAT),
+    ),
+    "line-ends": (
+        {"prompt": "a\r\nb\u2028c", "completion": "d\u0085"},
+        (("user", "a\r\nb\u2028c"), ("assistant", "d\u0085")),
+    ),
 }
 
 
@@ -110,6 +133,12 @@ def test_shapes(tmp_path: Path, shape: str) -> None:
     assert read(lines(tmp_path / "a.jsonl", entry, "", entry)) == [expected, expected]
     (tmp_path / "a.json").write_text(json.dumps([entry, entry], indent=2), encoding="utf-8-sig")
     assert read(tmp_path / "a.json") == [expected, expected]
+
+
+def test_line_ends_of_windows_and_unicode(tmp_path: Path) -> None:
+    text = '{"prompt": "a\u2028b", "completion": "c\u0085"}\r\n' * 2
+    (tmp_path / "a.jsonl").write_bytes(text.encode())
+    assert read(tmp_path / "a.jsonl") == [(("user", "a\u2028b"), ("assistant", "c\u0085"))] * 2
 
 
 def test_json_that_is_lines_or_one_object(tmp_path: Path) -> None:
