@@ -271,9 +271,9 @@ def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
                 key="output_dir",
                 hint="name a folder that is the run's alone",
             )
-    data = Path(os.path.realpath(config.train_data_dir))
-    if problem := family.output_problem(data, output):
-        raise UserError([dataclasses.replace(problem, where=shown(config.output_dir))])
+    for data in filter(None, (config.train_data_dir, config.validation_path)):
+        if problem := family.output_problem(Path(os.path.realpath(data)), output):
+            raise UserError([dataclasses.replace(problem, where=shown(config.output_dir))])
 
 
 def _lies_in(place: Path, folder: Path) -> bool:
