@@ -95,9 +95,11 @@ class Comparison:
         self.steps = 2 if arguments.smoke else 25 if arguments.quick else 100
         rates = tasks.LEARNING_RATES[family]
         few = arguments.quick or arguments.smoke
-        self.sweep: SweepConfig = tasks.grid((4, 16), rates[1:3]) if few else tasks.grid(tasks.RANKS, rates)
-        if arguments.slots:
-            self.sweep = self.sweep.model_copy(update={"slots_per_device": arguments.slots})
+        ranks: tuple[int, ...] = (4,) if arguments.smoke else (4, 16) if few else tasks.RANKS
+        self.sweep: SweepConfig = tasks.grid(ranks, rates[1:3] if few else rates)
+        slots = arguments.slots or (1 if arguments.smoke else None)
+        if slots:
+            self.sweep = self.sweep.model_copy(update={"slots_per_device": slots})
         values = {"max_steps": self.steps, "validate_every": self.steps * 4, "precision": arguments.precision}
         self.config: TrainConfig = tasks.config(family, folder, arguments.smoke, **values)
         self.dataset = tasks.dataset(self.config)

@@ -125,6 +125,22 @@ def report(sweep_folder: Path) -> None:
     click.echo(api.report(sweep_folder))
 
 
+@cli.command()
+@click.argument("config", metavar="[CONFIG]", type=click.Path(path_type=Path), required=False)
+def doctor(config: Path | None) -> int:
+    """Look at this machine: Python, cards, memory, folders, network; a line each, with what to do.
+
+    With CONFIG, its output_dir and cache_dir are looked at too. Ends with 2 if there is something to mend.
+    """
+    from raylora.config.load import load_config
+    from raylora.doctor.examine import examine
+    from raylora.doctor.finding import summary
+
+    findings = list(examine(load_config(config, check_paths=False) if config else None))
+    click.echo(summary(findings))
+    return 2 if any(finding.level == "bad" for finding in findings) else 0
+
+
 @cli.command("config")
 def config_reference() -> None:
     """Print every key of a configuration file, with its default and its meaning."""

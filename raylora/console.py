@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -12,6 +13,37 @@ from typing import TextIO
 def say(text: str) -> None:
     """Print a line for the person."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A line on standard error that tells how far a long piece of work is: nothing at all if it is short.
+
+    On a terminal the line is written over; elsewhere a new one is printed every ten seconds.
+    """
+
+    _QUIET = 2.0  #: seconds before the first word
+    _STEP = 1000  #: things between two looks at the clock
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = time.monotonic()
+        self._next = self._began + self._QUIET
+        self._shown = False
+        self._over = sys.stderr is not None and sys.stderr.isatty()
+
+    def at(self, done: int, of: int = 0) -> None:
+        """Tell that `done` things are done, of `of` if that is known."""
+        if done % self._STEP or time.monotonic() < self._next:
+            return
+        text = f"{self._what}: {done:,}{f' of {of:,}' if of else ''}, {time.monotonic() - self._began:.0f} s"
+        print(f"\r{text}\033[K" if self._over else text, file=sys.stderr, end="" if self._over else "\n", flush=True)
+        self._shown = True
+        self._next = time.monotonic() + (0.5 if self._over else 10.0)
+
+    def end(self) -> None:
+        """Take the line away again."""
+        if self._shown and self._over:
+            print("\r\033[K", file=sys.stderr, end="", flush=True)
 
 
 def open_closed_streams() -> None:

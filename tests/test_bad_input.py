@@ -352,7 +352,7 @@ def test_unusable_images(home: Path, make: Callable[[Path], None], said: tuple[s
 
 def test_images_for_a_language_model(home: Path) -> None:
     write_config(home, base_model="llm")
-    refused(home, "img: train_data_dir: holds images", "llm is a language model and learns from a .jsonl")
+    refused(home, "img: train_data_dir: holds images", "llm is a language model and learns from a file of chats")
 
 
 def test_chats_for_an_image_model(home: Path) -> None:
@@ -525,7 +525,7 @@ def test_a_configuration_made_in_python(home: Path) -> None:
 
 @pytest.mark.slow
 @settings(
-    max_examples=int(os.environ.get("RAYLORA_MUTATIONS", "300")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("RAYLORA_MUTATIONS", "150")), deadline=None, suppress_health_check=list(HealthCheck)
 )
 @given(st.data())
 def test_mutated_configurations_data_and_models(

@@ -142,7 +142,8 @@ def test_the_readme_names_what_cannot_be_swept() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     rule = re.search(r"Any key that holds one value can be swept,.*?except paths and (.*?)\.\s", readme, re.DOTALL)
     assert rule
-    paths = {"train_data_dir", "metadata_path", "base_model", "base_model_config", "output_dir", "cache_dir"}
+    inputs = {"train_data_dir", "validation_path", "metadata_path", "base_model", "base_model_config"}
+    paths = {*inputs, "output_dir", "cache_dir"}
     not_one_value = {"sample_prompts", "sweep"}
     assert set(re.findall(r"`(\w+)`", rule[1])) == shared_keys(TrainConfig).keys() - paths - not_one_value
 

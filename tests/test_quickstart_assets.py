@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from raylora import paths, quickstart
-from raylora.data import chats
+from raylora.data.chats import reader
 from raylora.data.images.folder import read
 from raylora.data.split import split, without_duplicates
 from raylora.errors import UserError
@@ -44,9 +44,10 @@ def test_style_licences() -> None:
 
 
 def test_chats() -> None:
-    examples, notes = chats.read(CHATS)
+    found = reader.read(CHATS)
+    examples = found.examples
     assert len(examples) > 750
-    assert notes == ["not read, as they are not .jsonl or .json: SOURCE.md"]
+    assert found.notes == ["not read, as they are no files of chats by their names: SOURCE.md"]
     assert without_duplicates(examples)[1] == []
     questions = set()
     for example in examples:

@@ -34,7 +34,7 @@ def config(family: Family, folder: Path, smoke: bool = False, **values: Any) -> 
         from tests.training import fixtures
 
         base = fixtures.config("causal_lm" if family == "llm" else "diffusion")
-        own |= {"sample_prompts": ["hello"]}
+        own |= {"sample_prompts": []}
     else:
         base = load_config(ROOT / _FILES[family])
     return base.with_values({**own, **values})

@@ -33,20 +33,35 @@ class Connection:
     Attributes:
         address: its IP address or name.
         token: the cluster's token.
+        id: the cluster's id.
     """
 
     address: str
     token: str
+    id: str = ""
 
     @property
     def url(self) -> str:
         """The URL of Ray's dashboard and its job server."""
-        return f"http://{self.address}:{DASHBOARD_PORT}"
+        host = f"[{self.address}]" if ":" in self.address else self.address  # IPv6
+        return f"http://{host}:{DASHBOARD_PORT}"
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of every request."""
         return {"Authorization": f"Bearer {self.token}"}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that Ray knows, as its state API lists them: state, labels, is_head_node, ...
+
+        Raises:
+            NoAnswer: none came, or none that can be read.
+        """
+        answer = self.get("/api/v0/nodes?detail=1&limit=10000")
+        try:
+            return list(answer["data"]["result"]["result"])
+        except (KeyError, TypeError) as error:
+            raise NoAnswer(f"it does not list its nodes: {answer}"[:200]) from error
 
     def get(self, path: str) -> Any:
         """The JSON at a path of the dashboard.

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from raylora import __version__
+from raylora.errors import UserError
 from raylora.files import write_text_atomically
 
 RESULTS = "--- raylora: results ---"  #: the line of a job's log after which standard output follows
@@ -50,12 +52,24 @@ class Order:
 
     def pack(self) -> str:
         """One word that a shell passes on as it is."""
-        return base64.b64encode(gzip.compress(json.dumps(dataclasses.asdict(self)).encode(), mtime=0)).decode()
+        values = dataclasses.asdict(self) | {"version": __version__}
+        return base64.b64encode(gzip.compress(json.dumps(values).encode(), mtime=0)).decode()
 
     @classmethod
     def unpack(cls, word: str) -> Order:
-        """The order that `pack` made a word of."""
+        """The order that `pack` made a word of.
+
+        Raises:
+            UserError: another version of raylora made it.
+        """
         values = json.loads(gzip.decompress(base64.b64decode(word)))
+        sender = values.pop("version", "")
+        if sender != __version__:
+            raise UserError.one(
+                f"this sweep was sent by {f'raylora {sender}' if sender else 'an older raylora'}, and the cluster runs "
+                f"{__version__}",
+                hint="install the cluster's version where the sweep is sent from, or make the cluster's template anew",
+            )
         return cls(**values | {"overrides": tuple(values["overrides"])})
 
 
@@ -92,4 +106,9 @@ def _sweep(order: Order, config: Path, resume: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(Order.unpack(sys.argv[1])))
+    try:
+        given = Order.unpack(sys.argv[1])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(_REFUSED)
+    sys.exit(run(given))

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping
 
 from pyVmomi import vmodl
 
+from raylora.cluster.commands import which
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes import placement
+from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
+from raylora.cluster.ray import user_data
 from raylora.cluster.vsphere import privileges, storage
+from raylora.cluster.vsphere import template as templates
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter, format_fault
 from raylora.cluster.vsphere.site import Site, find_site
@@ -85,29 +89,37 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
         RayloraError: the vCenter does not answer.
     """
     vcenter, view = inventory.vcenter, inventory.view()
+    problems = which.unclear(config, view)
+    if not problems:
+        config = which.existing(config, view)
     try:
         site = find_site(vcenter, view, config)
     except UserError as error:
-        raise UserError([*error.problems, *_rights_and_policies(vcenter, None, config)]) from error
-    problems = _rights_and_policies(vcenter, site, config)
+        raise UserError([*problems, *error.problems, *_rights_and_policies(vcenter, None, config)]) from error
+    problems += _rights_and_policies(vcenter, site, config)
+    problems += _user_data_problems(config)
     nodes = NodeManager(vcenter, inventory, config)
     own = nodes.by_id().values()
     there = {name: sum(node.type == name for node in own) for name in (HEAD_TYPE, *config.workers)}
     free = {name: placement.free_nodes(view, site.reach, kind) for name, kind in config.workers.items()}
     more = {name: _more(kind, free[name], there[name]) for name, kind in config.workers.items()}
-    if not there[HEAD_TYPE] and not placement.choose(view, site.reach, config.head):
-        hosts = "; ".join(placement.explain(view, site.reach, NodeType(max=1)))
+    impossible = _too_large(view, site, config)
+    problems += impossible.values()
+    if not there[HEAD_TYPE] and HEAD_TYPE not in impossible and not placement.choose(view, site.reach, config.head):
+        hosts = "; ".join(placement.explain(view, site.reach, config.head))
         problems.append(Problem("no host can take the head", config.vcenter.host, "hosts", hosts))
-    stuck = [name for name in config.workers if not free[name] and not there[name]]
+    stuck = [name for name in config.workers if not free[name] and not there[name] and name not in impossible]
     reasons = {name: "; ".join(placement.explain(view, site.reach, config.workers[name])) for name in stuck}
     if stuck and not any(free.values()) and not any(there[name] for name in config.workers):
         problems += [_no_card(config, name, reasons[name]) for name in stuck]
     # One worker of every type that can grow must fit beside the head; more is a matter of what else is on the disk.
     few = {name: min(1, count) for name, count in more.items()} | {HEAD_TYPE: 0 if there[HEAD_TYPE] else 1}
     problems += storage.space_problems(view, site, config, few)
-    notes = [f"there can be no {name} now: {reasons[name]}" for name in stuck]
+    notes = templates.notes(site.template, config)
+    notes += [f"there can be no {name} now: {reasons[name]}" for name in stuck]
     if not any(problem.key == "datastore" for problem in problems):
         notes += [problem.message for problem in storage.space_problems(view, site, config, more)]
+    notes += which.others(config, view) if which.known_here(config) else []
     notes += [f"{m.name} carries the mark of this cluster and is a copy: it is left alone" for m in nodes.copies()]
     if config.vcenter.insecure_skip_verify:
         notes.append("the vCenter's certificate is NOT verified: whoever sits on the network can read the password")
@@ -121,6 +133,29 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
         tuple(notes),
         tuple(problems),
     )
+
+
+def _user_data_problems(config: ClusterConfig) -> list[Problem]:
+    """What is in the way of telling new machines who they are."""
+    try:
+        user_data.head(config, new_identity(config.name, "", HEAD_TYPE, "head"), "0" * 64)
+        user_data.worker(config, new_identity(config.name, "", next(iter(config.workers))), "192.0.2.1:6379", "0" * 64)
+    except UserError as error:
+        return [dataclasses.replace(problem, where=config.vcenter.host) for problem in error.problems]
+    return []
+
+
+def _too_large(view: View, site: Site, config: ClusterConfig) -> dict[str, Problem]:
+    """The sections of which no host could take a single node, were it empty: node type or head to what is missing."""
+    found = {}
+    sections: dict[str, HeadConfig | NodeType] = {HEAD_TYPE: config.head, **config.workers}
+    for name, section in sections.items():
+        lacking = placement.never(view, site.reach, section)
+        if lacking is not None:
+            key = name if name == HEAD_TYPE else f"workers.{name}"
+            hint = "; ".join(placement.explain(view, site.reach, section))
+            found[name] = Problem(lacking[1], config.vcenter.host, f"{key}.{lacking[0]}", hint)
+    return found
 
 
 def _more(kind: NodeType, free: int, there: int) -> int:
@@ -195,4 +230,5 @@ def _storage(section: HeadConfig | NodeType, config: ClusterConfig) -> str:
 
 def _template(site: Site) -> str:
     template = site.template
-    return f"{template.name}, {template.firmware.upper()}, {template.disk_gib:.0f} GiB disk"
+    base = template.base(linked=True)
+    return f"{template.name}, {base.firmware.upper()}, {base.disk_gib:.0f} GiB disk"

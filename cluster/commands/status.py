@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
 
-from raylora.cluster.commands import connection
+from raylora.cluster.commands import connection, which
 from raylora.cluster.commands.connection import NoAnswer
 from raylora.cluster.commands.plan import open_inventory
 from raylora.cluster.commands.table import duration, table
@@ -26,6 +25,8 @@ def status(config: ClusterConfig) -> str:
     """
     ray, notes = _ray_nodes(config.name)
     with open_inventory(config) as inventory:
+        config = which.existing(config, inventory.view())
+        others = list(which.others(config, inventory.view()))
         nodes = NodeManager(inventory.vcenter, inventory, config)
         found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.type, node.id))
         reasons, copies, now = nodes.reasons(), nodes.copies(), inventory.vcenter.now()
@@ -41,8 +42,10 @@ def status(config: ClusterConfig) -> str:
         f"Ray has a node {name} that vCenter has not" for name in ray if ray[name] == _JOINED and name not in known
     ]
     notes += [f"{node.id}: {node.note}" for node in found if node.note and node.note not in ("joined", "starting")]
+    notes += [f"{node.id} is lost: its host {node.host} {node.host_state}" for node in found if node.host_state]
     notes += [f"there can be no more {name} now: {reason}" for name, reason in reasons.items()]
     notes += [f"{machine.name} carries the mark of this cluster and is a copy: it is left alone" for machine in copies]
+    notes += others
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
@@ -55,7 +58,8 @@ def _row(node: Node, ray: dict[str, str], now: datetime.datetime) -> tuple[str, 
     age = duration((now - node.made).total_seconds()) if node.made else ""
     cards = str(node.cards) if node.cards else ""
     hours = f"{card_hours(node, now):.1f}" if node.cards else ""
-    return (node.id, node.machine, node.host, cards, node.ip, age, node.state, ray.get(node.id, "not joined"), hours)
+    state = "lost" if node.host_state else node.state
+    return (node.id, node.machine, node.host, cards, node.ip, age, state, ray.get(node.id, "not joined"), hours)
 
 
 def _ray_nodes(cluster: str) -> tuple[dict[str, str], list[str]]:
@@ -64,9 +68,8 @@ def _ray_nodes(cluster: str) -> tuple[dict[str, str], list[str]]:
     if known is None or not known.address:
         return {}, ["Ray was not asked: this machine does not know how to reach the head (raylora cluster up finds it)"]
     try:
-        answer: Any = known.get("/api/v0/nodes?detail=1&limit=10000")
-        entries = answer["data"]["result"]["result"]
-    except (NoAnswer, KeyError, TypeError) as error:
+        entries = known.nodes()
+    except NoAnswer as error:
         return {}, [f"Ray was not asked: the head at {known.address} does not answer: {error}"]
     alive = {entry["labels"].get(NODE_LABEL, "?"): _JOINED for entry in entries if entry["state"] == "ALIVE"}
     dead = {entry["labels"].get(NODE_LABEL, "?"): "lost" for entry in entries if entry["state"] != "ALIVE"}

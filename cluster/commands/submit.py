@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylora import suggest
+from raylora import __version__, suggest
 from raylora.cluster.commands.connection import Connection, NoAnswer, require
 from raylora.cluster.commands.job import RESULTS, Order
 from raylora.cluster.config import ClusterConfig
+from raylora.cluster.ray.autoscaler_config import VERSION_LABEL, version_label
 from raylora.cluster.ray.private_api import direct_job_client
 from raylora.config import yaml_text
 from raylora.config.fields import shown
@@ -88,6 +89,7 @@ def sweep(cluster: ClusterConfig, what: Order) -> int:
     """
     to = require(cluster.name)
     client = _client(to)
+    _check_version(to)
     jobs = _attempts(client, what.key)
     running = [job for job in jobs if job.status in _RUNNING]
     last = running[-1] if running else jobs[-1] if jobs else None
@@ -121,6 +123,28 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
         raise UserError.one("this sweep does not run", where=cluster.name, key=what.file)
     client.stop_job(running[-1].submission_id)
     say(f"{running[-1].submission_id} was stopped; without --stop the same command goes on with it")
+
+
+def _check_version(to: Connection) -> None:
+    """The cluster must run the raylora that sends the sweep: it might read the configuration otherwise.
+
+    Raises:
+        UserError: it runs another one.
+    """
+    try:
+        heads = [node for node in to.nodes() if node.get("is_head_node")]
+    except NoAnswer as error:
+        raise RayloraError(f"the cluster's version cannot be read: the head at {to.address}: {error}") from error
+    for head in heads:
+        theirs = (head.get("labels") or {}).get(VERSION_LABEL, "")
+        if theirs != version_label():
+            runs = f"raylora {theirs}" if theirs else "an older raylora"
+            raise UserError.one(
+                f"the cluster runs {runs}, and this machine {__version__}",
+                where=to.address,
+                hint="install the cluster's version here (pip install raylora==...), or make its template anew with "
+                "this one (cluster/template/make-template.sh) and take the cluster down and up",
+            )
 
 
 def _client(to: Connection) -> JobSubmissionClient:

@@ -9,7 +9,8 @@ from typing import Final
 
 from pyVmomi import vim
 
-from raylora.cluster.commands import connection
+from raylora.cluster.commands import connection, which
+from raylora.cluster.commands.addresses import addresses_of
 from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.cluster.commands.plan import make_plan, open_inventory
 from raylora.cluster.commands.table import table
@@ -38,12 +39,12 @@ def up(config: ClusterConfig) -> str:
         plan.check()
         for note in plan.notes:
             say(f"note: {note}")
-        return _up(inventory, config)
+        return _up(inventory, which.to_start(config, inventory.view()))
 
 
 def _up(inventory: Inventory, config: ClusterConfig) -> str:
     nodes = NodeManager(inventory.vcenter, inventory, config)
-    identity = new_identity(config.name, HEAD_TYPE, "head")
+    identity = new_identity(config.name, config.id or "", HEAD_TYPE, "head")
     there = nodes.by_id().get(identity.node_id)
     known = connection.recall(config.name)
     if there is not None and there.state == "running" and known is None:
@@ -53,8 +54,8 @@ def _up(inventory: Inventory, config: ClusterConfig) -> str:
             hint="copy this file from whoever started the cluster; or take it down and up again",
         )
     token = known.token if known else secrets.token_hex(32)
-    # Kept before there is a head that has it: whenever this process dies, the token is not lost.
-    connection.remember(config.name, Connection(known.address if known else "", token))
+    # Kept before there is a head that has them: whenever this process dies, token and id are not lost.
+    connection.remember(config.name, Connection(known.address if known else "", token, config.id or ""))
     say(f"the head {identity.node_id} {'is there' if there else 'is made'}")
     try:
         head = nodes.create_head(user_data.head(config, identity, token))
@@ -87,22 +88,25 @@ def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: s
             raise RayloraError(f"the head {head.id} was put off or removed while it started")
         if machine.state.startswith("failed"):
             raise RayloraError(f"the head {head.id} {machine.state}\n    mend that, and run the same command again")
-        if machine.ip and machine.ip != address:
-            address = machine.ip
-            connection.remember(config.name, Connection(address, token))
-            say(f"it has the address {address}; Ray starts")
-        if address:
+        found = addresses_of(inventory.vcenter, head.machine)
+        if found and found[0] != address:
+            address = found[0]
+            connection.remember(config.name, Connection(address, token, config.id or ""))
+            others = f" (and {', '.join(found[1:])})" if found[1:] else ""
+            say(f"it has the address {address}{others}; Ray starts")
+        for each in found:
             try:
-                Connection(address, token).get("/api/version")
+                Connection(each, token).get("/api/version")
             except NoAnswer as error:
-                said = str(error)
+                said = f"{each}: {error}"
                 if "token" in said:
                     raise RayloraError(
-                        f"the head at {address} does not take the token in {connection.path_of(config.name)}: it was "
+                        f"the head at {each} does not take the token in {connection.path_of(config.name)}: it was "
                         "started with another one\n    copy that file from whoever started it"
                     ) from error
             else:
-                return address
+                connection.remember(config.name, Connection(each, token, config.id or ""))
+                return each
         time.sleep(_ASK)
     raise RayloraError(
         f"the head {head.id} does not answer after {config.join_minutes:g} minutes: {said}\n"
@@ -120,7 +124,9 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
     Raises:
         RayloraError: something is left.
     """
+    started_here = which.known_here(config)
     with open_inventory(config) as inventory:
+        config = which.existing(config, inventory.view())
         nodes = NodeManager(inventory.vcenter, inventory, config)
         found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.id))
         for machine in nodes.copies():
@@ -131,12 +137,19 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
             return
         say(table([(node.id, node.host, node.state) for node in found], indent="  "))
         many = "this machine" if len(found) == 1 else f"these {len(found)} machines"
-        if ask is not None and not ask(f"Remove {many}? Sweeps that run are stopped; the shared folder stays."):
+        if ask is None and not started_here:
+            raise UserError.one(
+                f"the cluster {config.name} was not started from this machine, so it may be another person's",
+                where=str(connection.path_of(config.name)),
+                hint=f"leave --yes out and look at them, or say that this one is meant: id={config.id}",
+            )
+        whose = "" if started_here else f"The cluster {config.name} was not started from this machine. "
+        if ask is not None and not ask(f"{whose}Remove {many}? Sweeps that run are stopped; the shared folder stays."):
             say("nothing was changed")
             return
         nodes.start()
         try:
-            left = nodes.remove_all(_REMOVAL)
+            left = nodes.remove_all(_REMOVAL, lambda what: say(f"waiting for {what}"))
         finally:
             nodes.close()
         there = nodes.by_id()

@@ -14,6 +14,7 @@ from raylora.cluster.nodes.placement import devices_of
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
 from raylora.cluster.vsphere.storage import is_full
+from raylora.cluster.vsphere.template import Base, unwanted
 from raylora.cluster.vsphere.types import Card, PciDevice
 
 _LINKED: Final = "createNewChildDiskBacking"
@@ -63,7 +64,9 @@ def clone_spec(
             "pciPassthru.use64bitMMIO": "TRUE",
             "pciPassthru.64bitMMIOSizeGB": str(section.mmio_size_gib),
         }
-    devices = [network_change(site), *disk_change(site, section)]
+    base = site.template.base(linked)
+    devices = [_remove(device) for device in unwanted(base.devices)]
+    devices += [network_change(site, base), *disk_change(base, section)]
     devices += [add_device(device, index, system_id) for index, device in enumerate(devices_of(section, cards))]
     config = vim.vm.ConfigSpec(
         extraConfig=options(extra | dict(guest or {})),
@@ -78,6 +81,9 @@ def clone_spec(
     if isinstance(section, NodeType):
         # A machine with a card is refused without it; and such a machine needs no swap file.
         config.memoryReservationLockedToMax = True
+        if section.cards:
+            # vSphere starts no machine with a passed-through card while either can be added to it.
+            config.cpuHotAddEnabled = config.memoryHotAddEnabled = False
     snapshot = site.template.snapshot if linked else None
     return vim.vm.CloneSpec(location=location, config=config, snapshot=snapshot, powerOn=False, template=False)
 
@@ -170,10 +176,15 @@ def _same(has: PciDevice, wanted: PciDevice) -> bool:
     return alike and wanted.pci_id.lower() in has.pci_id.lower()
 
 
-def network_change(site: Site) -> Any:
+def _remove(device: Any) -> Any:
+    change = vim.vm.device.VirtualDeviceSpec
+    return change(operation=change.Operation.remove, device=device)
+
+
+def network_change(site: Site, base: Base) -> Any:
     """The change that connects the clone's first network card, or gives it one."""
     change = vim.vm.device.VirtualDeviceSpec
-    cards = [device for device in site.template.devices if isinstance(device, vim.vm.device.VirtualEthernetCard)]
+    cards = [device for device in base.devices if isinstance(device, vim.vm.device.VirtualEthernetCard)]
     connect = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, connected=True, allowGuestControl=True)
     if not cards:
         card = vim.vm.device.VirtualVmxnet3(key=-1, backing=site.network_backing, connectable=connect)
@@ -189,9 +200,9 @@ def network_change(site: Site) -> Any:
     return change(operation=change.Operation.edit, device=card)
 
 
-def disk_change(site: Site, section: NodeType | HeadConfig) -> list[Any]:
+def disk_change(base: Base, section: NodeType | HeadConfig) -> list[Any]:
     """The change that makes the clone's first disk larger; nothing when it is as large already."""
-    disks = [device for device in site.template.devices if isinstance(device, vim.vm.device.VirtualDisk)]
+    disks = [device for device in base.devices if isinstance(device, vim.vm.device.VirtualDisk)]
     if section.disk_gib is None or not disks or disks[0].capacityInKB >= section.disk_gib * 2**20:
         return []
     disk = vim.vm.device.VirtualDisk(

@@ -18,6 +18,7 @@ Kind = Literal["head", "worker"]
 
 MARKER: Final = "raylora"  #: stands in the annotation of every machine of ours, so that copies are looked into too
 STATE_KEY: Final = "guestinfo.raylora.state"  #: what a node says of itself
+HEAD_KEY: Final = "guestinfo.raylora.head"  #: where a worker finds Ray on the head; told anew when that has moved
 NOTES_KEY: Final = "raylora.notes"  #: on the head: why nodes could not be made, by node type, as JSON
 _PREFIX: Final = "raylora."
 _NAMESPACE: Final = uuid.UUID("6f2f0d0b-7f0c-5b0e-9c55-1f1f0a3d6c11")  # of raylora, for version 5 UUIDs
@@ -28,11 +29,12 @@ class Identity:
     """The identity of a node; decided before anything is made.
 
     Attributes:
-        cluster: the cluster's name.
+        cluster: the cluster's name, for people.
         node_id: our id of the node, which is also the machine's name and Ray's cloud instance id.
         node_type: the node type in Ray's configuration.
         kind: head or worker.
         request: Ray's launch request, if there is one.
+        cluster_id: the cluster's own id. Two people may call their clusters the same: whose a machine is, this says.
     """
 
     cluster: str
@@ -40,6 +42,7 @@ class Identity:
     node_type: str
     kind: Kind = "worker"
     request: str = ""
+    cluster_id: str = ""
 
     @property
     def name(self) -> str:
@@ -49,7 +52,7 @@ class Identity:
     @property
     def uuid(self) -> str:
         """The machine's instanceUuid: follows from cluster and node, so the machine is found without any record."""
-        return str(uuid.uuid5(_NAMESPACE, f"{self.cluster}/{self.node_id}"))
+        return str(uuid.uuid5(_NAMESPACE, f"{self.cluster_id}/{self.cluster}/{self.node_id}"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,24 +69,30 @@ class Ownership:
     genuine: bool
     made: datetime.datetime | None = None
 
-    def belongs_to(self, cluster: str) -> bool:
+    def belongs_to(self, cluster: str, cluster_id: str) -> bool:
         """Whether the machine is that cluster's own, so that it may be changed."""
-        return self.genuine and self.identity.cluster == cluster
+        return self.genuine and (self.identity.cluster, self.identity.cluster_id) == (cluster, cluster_id)
 
 
-def new_identity(cluster: str, node_type: str, kind: Kind = "worker", request: str = "") -> Identity:
+def new_cluster_id() -> str:
+    """The id of a cluster that there has never been."""
+    return secrets.token_hex(6)
+
+
+def new_identity(cluster: str, cluster_id: str, node_type: str, kind: Kind = "worker", request: str = "") -> Identity:
     """A node that there has never been: its id ends in 40 random bits. A cluster has one head, `<cluster>-head`."""
     if kind == "head":
-        return Identity(cluster, f"{cluster}-head", node_type, kind, request)
+        return Identity(cluster, f"{cluster}-head", node_type, kind, request, cluster_id)
     middle = node_type[: 63 - len(cluster) - 12].rstrip("-")  # ids become Ray labels and host names: 63 characters
     node_id = "-".join(part for part in (cluster, middle, secrets.token_hex(5)) if part)
-    return Identity(cluster, node_id, node_type, kind, request)
+    return Identity(cluster, node_id, node_type, kind, request, cluster_id)
 
 
 def marks(identity: Identity, made: datetime.datetime) -> dict[str, str]:
     """The extraConfig that marks a machine of ours."""
     return {
         f"{_PREFIX}cluster": identity.cluster,
+        f"{_PREFIX}id": identity.cluster_id,
         f"{_PREFIX}node": identity.node_id,
         f"{_PREFIX}type": identity.node_type,
         f"{_PREFIX}kind": identity.kind,
@@ -105,7 +114,8 @@ def ownership(extra: Mapping[str, str], instance_uuid: str, bios_uuid: str = "")
     if not cluster or not node_id:
         return None
     kind: Kind = "head" if extra.get(f"{_PREFIX}kind") == "head" else "worker"
-    identity = Identity(cluster, node_id, extra.get(f"{_PREFIX}type", ""), kind, extra.get(f"{_PREFIX}request", ""))
+    node_type, request = extra.get(f"{_PREFIX}type", ""), extra.get(f"{_PREFIX}request", "")
+    identity = Identity(cluster, node_id, node_type, kind, request, extra.get(f"{_PREFIX}id", ""))
     own = bios_uuid if extra.get(f"{_PREFIX}clone") == "instant" else instance_uuid
     genuine = bool(own) and own.lower() == identity.uuid == extra.get(f"{_PREFIX}uuid", "").lower()
     return Ownership(identity, genuine, _time(extra.get(f"{_PREFIX}made", "")))

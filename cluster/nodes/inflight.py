@@ -18,8 +18,8 @@ from pyVmomi import vmodl
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes.backoff import Backoff
-from raylora.cluster.nodes.identity import Identity
-from raylora.cluster.nodes.placement import Choice, Reservation, devices_of
+from raylora.cluster.nodes.identity import Identity, Kind, new_identity
+from raylora.cluster.nodes.placement import Choice, Reservation, devices_of, reserved_mib
 from raylora.cluster.vsphere.faults import format_error, is_gone
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import AnswerLost, VCenter
@@ -71,8 +71,9 @@ class Launch:
 
     @property
     def reservation(self) -> Reservation:
-        """The cards that it is promised."""
-        return Reservation(self.identity.uuid, self.choice.host.id, devices_of(self.section, self.choice.cards))
+        """The cards and the memory that it is promised."""
+        devices = devices_of(self.section, self.choice.cards)
+        return Reservation(self.identity.uuid, self.choice.host.id, devices, reserved_mib(self.section))
 
 
 @dataclasses.dataclass
@@ -126,7 +127,11 @@ class InFlight:
 
     def owns(self, machine: Machine) -> bool:
         """Whether a machine is this cluster's own."""
-        return machine.owner is not None and machine.owner.belongs_to(self.config.name)
+        return machine.owner is not None and machine.owner.belongs_to(self.config.name, self.config.id or "")
+
+    def new_identity(self, node_type: str, kind: Kind = "worker", request: str = "") -> Identity:
+        """A node of this cluster that there has never been; of the head the only one."""
+        return new_identity(self.config.name, self.config.id or "", node_type, kind, request)
 
     def own(self, view: View) -> list[Machine]:
         """The machines that are this cluster's own."""

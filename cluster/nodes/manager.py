@@ -17,12 +17,12 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Collection, Mapping
-
-from pyVmomi import vim, vmodl
+from typing import Final
 
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, NodeType
 from raylora.cluster.nodes import placement
-from raylora.cluster.nodes.identity import Identity, Kind, new_identity
+from raylora.cluster.nodes.clones import running_clones
+from raylora.cluster.nodes.identity import Identity, Kind
 from raylora.cluster.nodes.inflight import InFlight, Launch, Termination
 from raylora.cluster.nodes.notes import HeadNotes
 from raylora.cluster.nodes.provisioner import Provisioner
@@ -30,11 +30,12 @@ from raylora.cluster.nodes.reconciler import Joined, Reconciler
 from raylora.cluster.nodes.states import Power, State, counts, state_of
 from raylora.cluster.nodes.terminator import Terminator, always
 from raylora.cluster.vsphere.inventory import Inventory
-from raylora.cluster.vsphere.properties import retrieve
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
 from raylora.cluster.vsphere.types import Machine, View
 from raylora.errors import RayloraError, UserError
+
+_QUIET: Final = 3.0  # seconds after which a person is told what a removal waits for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Node:
         cards: how many it holds or will hold.
         made, booted: by vCenter's clock.
         note: what the node says of itself, or what is being done with it.
+        host_state: how vCenter has lost its host; empty if it has not.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Node:
     booted: datetime.datetime | None = None
     request: str = ""
     note: str = ""
+    host_state: str = ""
 
     @property
     def counts(self) -> bool:
@@ -117,12 +120,14 @@ class NodeManager:
         self.reconciler = Reconciler(self._inflight, self._terminator, self._notes)
         self._threads = concurrent.futures.ThreadPoolExecutor(config.concurrent, "raylora-make")
 
-    def start(self, joined: Joined = lambda: None) -> NodeManager:
+    def start(self, joined: Joined = lambda: None, head_address: str = "") -> NodeManager:
         """Reconcile the nodes from now on, on a thread.
 
-        Args: joined: gives the ids of the nodes that Ray knows, None if that cannot be said.
+        Args:
+            joined: gives the ids of the nodes that Ray knows, None if that cannot be said.
+            head_address: `ip:port` of Ray on the head, which workers are told when it has changed; empty: unknown.
         """
-        self.reconciler.start(joined)
+        self.reconciler.start(joined, head_address)
         return self
 
     def close(self) -> None:
@@ -164,6 +169,7 @@ class NodeManager:
             for machine in self.inventory.view().machines.values()
             if machine.owner is not None
             and machine.owner.identity.cluster == self.config.name
+            and machine.owner.identity.cluster_id == (self.config.id or "")
             and not self._inflight.owns(machine)
         ]
 
@@ -235,7 +241,7 @@ class NodeManager:
         site = self.site()
         begun: list[str] = []
         for _ in range(count):
-            identity = new_identity(self.config.name, node_type, request=request)
+            identity = inflight.new_identity(node_type, request=request)
             guest = self._user_data(identity)
             with inflight.lock:
                 view, reservations = self.inventory.view(), inflight.reservations()
@@ -260,16 +266,16 @@ class NodeManager:
         Raises:
             UserError: something is missing, no host can take it, its name is taken, or it could not be made.
         """
-        identity, inflight = new_identity(self.config.name, HEAD_TYPE, "head"), self._inflight
+        inflight = self._inflight
+        identity = inflight.new_identity(HEAD_TYPE, "head")
         site = self.site()
         where = self.config.vcenter.host
         with inflight.lock:
             view = self.inventory.view()
             choices = placement.choose(view, site.reach, self.config.head, inflight.reservations())
             if not choices:
-                hosts = [host for host in view.hosts.values() if host.id in site.reach.hosts]
-                lines = [f"{host.name} {placement.obstacle(host, site.reach)}" for host in hosts]
-                raise UserError.one("no host can take the head", where=where, hint="; ".join(sorted(lines)))
+                lines = placement.explain(view, site.reach, self.config.head)
+                raise UserError.one("no host can take the head", where=where, hint="; ".join(lines))
             launch = self._provisioner.enter(identity, self.config.head, choices[0], guest, look=True)
         self._provisioner.make(launch)
         node = self.by_id().get(identity.node_id)
@@ -289,28 +295,39 @@ class NodeManager:
                     inflight.launches[node_id].cancelled.set()
                     continue
                 termination = inflight.terminations.setdefault(
-                    node_id, Termination(Identity(self.config.name, node_id, ""), reason, always)
+                    node_id,
+                    Termination(dataclasses.replace(inflight.new_identity(""), node_id=node_id), reason, always),
                 )
                 if termination.allowed is not always:  # the reconciler has been at it, on conditions
                     termination.allowed = always
                     termination.due = 0.0
         self._terminator.go()
 
-    def remove_all(self, timeout: float) -> list[str]:
+    def remove_all(self, timeout: float, tell: Callable[[str], None] = lambda _: None) -> list[str]:
         """Remove every node, the head first, so that nobody makes new ones; returns the ids of those that are left.
 
-        Clones that the head had begun are waited for, and then removed too.
+        Clones that the head had begun are waited for, and then removed too; those of other clusters are not.
+
+        Args:
+            timeout: seconds.
+            tell: called with what is waited for when that takes long, and again when it changes.
 
         Raises: as `VCenter.read`.
         """
         deadline = time.monotonic() + timeout
+        quiet, told = time.monotonic() + _QUIET, ""
         while True:
             nodes = self.by_id()
             # A head that cannot be reached is not waited for: what it may still make is removed as it comes.
             heads = [node.id for node in nodes.values() if node.kind == "head" and node.state != "lost"]
             self.terminate(heads or list(nodes), "the cluster is taken down")
-            if not nodes and not self._clones_running() and not self._changed(0.5):
+            clones = [] if nodes else self._clones_running()
+            if not nodes and not clones and not self._changed(0.5):
                 return []
+            waited = "; ".join([*(f"{node.id}: {node.note}" for node in nodes.values()), *clones])
+            if time.monotonic() > quiet and waited != told:
+                told = waited
+                tell(told)
             if time.monotonic() > deadline:
                 return sorted(self.by_id())
             self._changed(1.0)
@@ -320,24 +337,14 @@ class NodeManager:
         before = self.by_id()
         return self.inventory.wait(lambda _: self.by_id() != before, seconds)
 
-    def _clones_running(self) -> bool:
-        """Whether the template is being cloned just now, by whomever."""
-        collector = vmodl.query.PropertyCollector
-        step = collector.TraversalSpec(name="recent", path="recentTask", skip=False, type=vim.TaskManager)
-        start = collector.ObjectSpec(obj=self.vcenter.content.taskManager, skip=True, selectSet=[step])
-        paths = ["info.state", "info.entity", "info.descriptionId"]
-        spec = collector.FilterSpec(objectSet=[start], propSet=[collector.PropertySpec(type=vim.Task, pathSet=paths)])
+    def _clones_running(self) -> list[str]:
+        """Clones of the template that are under way and may be ours, in words."""
         try:
             template = self.site().template.id
         except UserError:
-            return False
-        return any(
-            str(task.get("info.state")) in ("running", "queued")
-            and task.get("info.entity") is not None
-            and task["info.entity"]._GetMoId() == template
-            and "clone" in str(task.get("info.descriptionId")).lower()
-            for task in retrieve(self.vcenter, spec).values()
-        )
+            return []
+        running, prefix = running_clones(self.vcenter, template), f"{self.config.name}-"
+        return [f"the clone {name or 'without a name'}" for name in running if not name or name.startswith(prefix)]
 
 
 def _node(view: View, machine: Machine, launch: Launch | None, termination: Termination | None) -> Node:
@@ -366,6 +373,7 @@ def _node(view: View, machine: Machine, launch: Launch | None, termination: Term
         booted=machine.booted,
         request=identity.request,
         note=note,
+        host_state=placement.lost(host) if host else "",
     )
 
 

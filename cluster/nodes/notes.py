@@ -10,7 +10,7 @@ from typing import Final
 from pyVmomi import vim
 
 from raylora.cluster.config import HEAD_TYPE
-from raylora.cluster.nodes.identity import NOTES_KEY, new_identity
+from raylora.cluster.nodes.identity import NOTES_KEY
 from raylora.cluster.nodes.inflight import TROUBLE, InFlight
 from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.types import Machine
@@ -60,6 +60,5 @@ class HeadNotes:
         return {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {}
 
     def _head(self) -> Machine | None:
-        cluster = self._inflight.config.name
-        node_id = new_identity(cluster, HEAD_TYPE, "head").node_id
-        return self._inflight.inventory.view().by_node.get((cluster, node_id))
+        head = self._inflight.new_identity(HEAD_TYPE, "head")
+        return self._inflight.inventory.view().by_identity.get(head.uuid)

@@ -21,15 +21,17 @@ MANY: Final = 10_000  #: nodes that fit where no card limits them
 
 @dataclasses.dataclass(frozen=True)
 class Reservation:
-    """Cards promised to a node that is being made.
+    """Cards and memory promised to a node that is being made.
 
     Attributes:
-        instance_uuid: of its machine; once that runs, it holds the cards itself and the promise counts no more.
+        instance_uuid: of its machine; once that runs, it holds all that itself and the promise counts no more.
+        memory_mib: memory that the host must keep for it.
     """
 
     instance_uuid: str
     host: str
     devices: tuple[PciDevice, ...] = ()
+    memory_mib: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +83,57 @@ def free_cards(host: Host, machines: Iterable[Machine], reservations: Iterable[R
 
 
 def room(
-    host: Host, machines: Collection[Machine], section: NodeType | HeadConfig, reservations: Iterable[Reservation] = ()
+    host: Host,
+    machines: Collection[Machine],
+    section: NodeType | HeadConfig,
+    reservations: Collection[Reservation] = (),
 ) -> int:
-    """The number of further nodes of this kind that the cards of a host allow."""
+    """The number of further nodes of this kind that the cards, the memory and the processors of a host allow.
+
+    A worker's memory is reserved, so it is as hard a limit as its cards; the head shares what is left.
+    """
+    if too_small(host, section):
+        return 0
+    by_memory = MANY
+    if reserved_mib(section) and host.memory_mib:
+        by_memory = max(0, free_memory(host, machines, reservations)) // reserved_mib(section)
+    return min(by_memory, _room_of_cards(host, machines, section, reservations))
+
+
+def _room_of_cards(
+    host: Host, machines: Collection[Machine], section: NodeType | HeadConfig, reservations: Collection[Reservation]
+) -> int:
     model = section.card if isinstance(section, NodeType) else None
     if model is None or not isinstance(section, NodeType):
         return MANY
     if section.passthrough == "vgpu":
         return _vgpu_room(host, machines, section, reservations) // section.cards
     return len(fitting_cards(host, machines, model, reservations)) // section.cards
+
+
+def reserved_mib(section: NodeType | HeadConfig) -> int:
+    """Memory that a host must keep for a node of this kind."""
+    return section.memory_gib * 1024 if isinstance(section, NodeType) else 0
+
+
+def free_memory(host: Host, machines: Iterable[Machine], reservations: Iterable[Reservation] = ()) -> int:
+    """Memory in MiB of a host that is reserved for no running machine and promised to no node.
+
+    What the hypervisor itself takes is not in it: vCenter does not say. At worst a power-on is refused.
+    """
+    on = [machine for machine in machines if machine.power == "poweredOn"]
+    running = {machine.instance_uuid for machine in on if machine.instance_uuid}
+    promised = sum(r.memory_mib for r in reservations if r.host == host.id and r.instance_uuid not in running)
+    return host.memory_mib - sum(machine.reserved_mib for machine in on) - promised
+
+
+def too_small(host: Host, section: NodeType | HeadConfig) -> str:
+    """What a host has too little of for a node of this kind, even if it had no other machine; empty if it is enough."""
+    if host.memory_mib and section.memory_gib * 1024 > host.memory_mib:
+        return f"has {host.memory_mib / 1024:.0f} GiB of memory, and {section.memory_gib} GiB are asked for"
+    if host.threads and section.cpus > host.threads:
+        return f"has {host.threads} hardware threads, and {section.cpus} CPUs are asked for"
+    return ""
 
 
 def fitting_cards(
@@ -129,19 +173,30 @@ def obstacle(host: Host, reach: Reach, backed_off: Mapping[str, str] | None = No
     Args:
         backed_off: id of a host to why a node was lately refused there.
     """
-    if host.connection == "notResponding":
-        return "does not respond"
-    if host.connection != "connected":
-        return "is disconnected"
+    if away := lost(host):
+        return away
     if host.maintenance:
         return "is in maintenance mode"
+    if host.quarantine:
+        return "is in quarantine mode"
     if host.red:
         return "has a red alarm"
     if reach.datastore and reach.datastore not in host.datastores:
         return "does not reach the datastore"
     if reach.network and reach.network not in host.networks:
         return "does not reach the network"
+    if reach.disks - host.datastores:
+        return "does not reach the datastore of the template, on which linked clones hang"
+    if reach.networks - host.networks:
+        return "does not reach a network of the template's further network cards"
     return (backed_off or {}).get(host.id, "")
+
+
+def lost(host: Host) -> str:
+    """How vCenter has lost a host; empty if it has not."""
+    if host.connection == "notResponding":
+        return "does not respond"
+    return "" if host.connection == "connected" else "is disconnected"
 
 
 def choose(
@@ -193,28 +248,56 @@ def free_nodes(
 def explain(
     view: View,
     reach: Reach,
-    section: NodeType,
+    section: NodeType | HeadConfig,
     reservations: Collection[Reservation] = (),
     backed_off: Mapping[str, str] | None = None,
 ) -> list[str]:
     """For each host that may be used one line: how many of its cards are free, or why it is left out."""
     lines = []
     for host in sorted((view.hosts[i] for i in reach.hosts if i in view.hosts), key=lambda host: host.name):
-        model = section.card
-        reason = obstacle(host, reach, backed_off)
-        if model is None:
-            lines.append(f"{host.name} {reason or 'can be used'}")
-            continue
-        own = [card for card in host.cards if card.vendor == model.vendor and card.device in model.devices]
-        if reason:
-            lines.append(f"{host.name} {reason}" + (f" ({len(own)} {model.name})" if own else ""))
-        elif not own:
-            others = sorted({card_name(card.vendor, card.device) for card in host.cards})
-            lines.append(f"{host.name} has no {model.name}" + (f", only {', '.join(others)}" if others else ""))
-        elif section.passthrough == "vgpu":
-            fits = room(host, view.by_host.get(host.id, ()), section, reservations)
-            lines.append(f"{host.name} has room for {fits} more with {section.vgpu_profile}")
-        else:
-            free = fitting_cards(host, view.by_host.get(host.id, ()), model, reservations)
-            lines.append(f"{host.name} has {len(free)} of {len(own)} {model.name} free")
+        machines = view.by_host.get(host.id, ())
+        reason = obstacle(host, reach, backed_off) or too_small(host, section)
+        line = _explain_cards(host, machines, section, reservations, reason)
+        if not reason and host.memory_mib and free_memory(host, machines, reservations) < reserved_mib(section):
+            free = max(0, free_memory(host, machines, reservations)) / 1024
+            line += f" and {free:.0f} GiB of memory, of which a node needs {section.memory_gib}"
+        lines.append(f"{host.name} {line}")
     return lines
+
+
+def _explain_cards(
+    host: Host,
+    machines: Collection[Machine],
+    section: NodeType | HeadConfig,
+    reservations: Collection[Reservation],
+    reason: str,
+) -> str:
+    model = section.card if isinstance(section, NodeType) else None
+    if model is None or not isinstance(section, NodeType):
+        return reason or "can be used"
+    own = [card for card in host.cards if card.vendor == model.vendor and card.device in model.devices]
+    if reason:
+        return reason + (f" ({len(own)} {model.name})" if own else "")
+    if not own:
+        others = sorted({card_name(card.vendor, card.device) for card in host.cards})
+        return f"has no {model.name}" + (f", only {', '.join(others)}" if others else "")
+    if section.passthrough == "vgpu":
+        return f"has cards for {_room_of_cards(host, machines, section, reservations)} more with {section.vgpu_profile}"
+    return f"has {len(fitting_cards(host, machines, model, reservations))} of {len(own)} {model.name} free"
+
+
+def never(view: View, reach: Reach, section: NodeType | HeadConfig) -> tuple[str, str] | None:
+    """What no host has enough of for a node of this kind, as the key of the YAML file and in words; None if one has."""
+    hosts = [view.hosts[identifier] for identifier in sorted(reach.hosts) if identifier in view.hosts]
+    memory = [host.memory_mib or section.memory_gib * 1024 for host in hosts]
+    threads = [host.threads or section.cpus for host in hosts]
+    if memory and max(memory) < section.memory_gib * 1024:
+        return "memory_gib", f"no host has {section.memory_gib} GiB of memory, the largest has {max(memory) // 1024}"
+    if threads and max(threads) < section.cpus:
+        return "cpus", f"no host has {section.cpus} hardware threads, the largest has {max(threads)}"
+    if hosts and all(too_small(host, section) for host in hosts):
+        return (
+            "memory_gib",
+            f"no host has {section.memory_gib} GiB of memory and {section.cpus} hardware threads at once",
+        )
+    return None

@@ -15,9 +15,10 @@ from typing import Final
 
 from pyVmomi import vim
 
+from raylora.cluster.nodes.identity import HEAD_KEY
 from raylora.cluster.nodes.inflight import TROUBLE, InFlight, Termination
 from raylora.cluster.nodes.notes import HeadNotes
-from raylora.cluster.nodes.terminator import Terminator, unless_joined, when_off
+from raylora.cluster.nodes.terminator import Terminator, when_off
 from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.types import Entity, Machine
 from raylora.errors import UserError
@@ -40,12 +41,14 @@ class Reconciler:
         self._waits_since: dict[str, datetime.datetime] = {}  # when a machine was first seen, or last known to Ray
         self._ha_refused = False
         self._joined: Joined = lambda: None
+        self._ray_knows: Collection[str] | None = None  # what Ray said last
+        self._head_address = ""
         self._thread: threading.Thread | None = None
 
-    def start(self, joined: Joined) -> None:
+    def start(self, joined: Joined, head_address: str = "") -> None:
         """Reconcile from now on, on a thread; it ends with the process's in-flight book."""
         if self._thread is None:
-            self._joined = joined
+            self._joined, self._head_address = joined, head_address
             self._thread = threading.Thread(target=self._follow, name="raylora-reconcile", daemon=True)
             self._thread.start()
 
@@ -63,6 +66,7 @@ class Reconciler:
         self.reap(joined)
         self._terminator.go()
         self.keep_from_restart()
+        self.tell_head(self._head_address)
         self._notes.write()
 
     def reap(self, joined: Collection[str] | None = None) -> list[str]:
@@ -74,6 +78,7 @@ class Reconciler:
         Returns: ids of the nodes whose removal has begun.
         """
         inflight, now = self._inflight, self._inflight.vcenter.now()
+        self._ray_knows = joined
         reaped: list[str] = []
         with inflight.lock:
             view = inflight.inventory.view()
@@ -122,7 +127,40 @@ class Reconciler:
         # A Ray on the head that has started again knows nobody: old workers have as long to join as new ones.
         waited = now - max(machine.booted or since, since)
         late = waited > datetime.timedelta(minutes=config.join_minutes)
-        return Termination(identity, "did not join Ray in time", unless_joined) if late else None
+        # Whether it has joined is what Ray says: a guest may say so and be wrong.
+        return Termination(identity, "did not join Ray in time", self._is_unknown(identity.node_id)) if late else None
+
+    def _is_unknown(self, node_id: str) -> Callable[[Machine], bool]:
+        """A machine may be removed as long as Ray, when it was last asked, did not know its node."""
+        return lambda _: self._ray_knows is not None and node_id not in self._ray_knows
+
+    def tell_head(self, address: str) -> None:
+        """Tell running workers where the head is now, if they were last told another address.
+
+        A head that high availability starts on another host may come back with another address. A worker looks into its
+        guestinfo whenever Ray has ended there.
+
+        Raises: as `VCenter.read`.
+        """
+        inflight = self._inflight
+        lost = [machine.id for machine in inflight.own(inflight.inventory.view()) if self._is_astray(machine, address)]
+        if not address or not lost:
+            return
+        for machine in inflight.inventory.fresh(lost).values():
+            if not (inflight.owns(machine) and self._is_astray(machine, address)):
+                continue
+            target = inflight.vcenter.object(vim.VirtualMachine, machine.id)
+            option = vim.option.OptionValue(key=HEAD_KEY, value=address)
+            try:
+                inflight.run(target, "ReconfigVM_Task", spec=vim.vm.ConfigSpec(extraConfig=[option]))
+                inflight.fresh(machine.id)
+                log.info("%s is told that the head is at %s", machine.name, address)
+            except TROUBLE as error:
+                log.warning("%s is not told that the head is at %s: %s", machine.name, address, format_error(error))
+
+    def _is_astray(self, machine: Machine, address: str) -> bool:
+        is_worker = machine.owner is not None and machine.owner.identity.kind == "worker"
+        return is_worker and machine.on and machine.reachable and machine.head != address
 
     def keep_from_restart(self) -> None:
         """Tell high availability not to restart our workers elsewhere: the autoscaler decides what runs.

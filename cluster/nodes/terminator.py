@@ -31,11 +31,6 @@ def when_off(machine: Machine) -> bool:
     return not machine.on
 
 
-def unless_joined(machine: Machine) -> bool:
-    """A machine may be removed unless its guest says that it has joined Ray."""
-    return machine.state != "joined"
-
-
 class Terminator:
     """Removes the machines of the terminations in the book, on threads of its own; what fails is tried again."""
 
@@ -62,7 +57,7 @@ class Terminator:
 
     def find(self, identity: Identity) -> Machine | None:
         """The machine of a node, freshly read; None if there is none."""
-        known = self._inflight.inventory.view().by_node.get((identity.cluster, identity.node_id))
+        known = self._inflight.inventory.view().by_identity.get(identity.uuid)
         if known is not None:
             return self._inflight.fresh(known.id)
         return self._inflight.inventory.find(identity.uuid)

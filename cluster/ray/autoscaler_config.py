@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from raylora import __version__
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType, load_cluster_config
 from raylora.cluster.ray.private_api import cluster_config, put_cluster_config
 from raylora.files import write_text_atomically
@@ -21,6 +22,7 @@ from raylora.files import write_text_atomically
 PROVIDER = "raylora.cluster.ray.provider.VSphereNodeProvider"
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 NODE_LABEL = "raylora.io/node"  #: our id of a node, so that Ray's view and vCenter's can be joined
+VERSION_LABEL = "raylora.io/version"  #: the raylora that is installed on a node; cluster/template/raylora-node sets it
 _GIB = 2**30
 _MEMORY_SHARE = 0.75  # of a machine's memory; the system and the object store have the rest
 _OBJECT_STORE_SHARE = 0.05  # trials pass paths and numbers, never tensors
@@ -70,6 +72,11 @@ def labels(section: NodeType | HeadConfig) -> dict[str, str]:
     """Ray labels of every node of a type: its card, by the name that Ray has for it."""
     card = section.card if isinstance(section, NodeType) else None
     return {ACCELERATOR_LABEL: card.accelerator} if card and card.accelerator else {}
+
+
+def version_label() -> str:
+    """This raylora's version as a label's value, which knows no plus sign."""
+    return __version__.replace("+", "_")
 
 
 def render(config: ClusterConfig, wiring: Wiring, limits: Mapping[str, int]) -> dict[str, Any]:

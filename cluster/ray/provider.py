@@ -33,6 +33,7 @@ from raylora.cluster.nodes.inflight import TROUBLE
 from raylora.cluster.nodes.manager import Node, NodeManager, NoRoom
 from raylora.cluster.ray import autoscaler_config, user_data
 from raylora.cluster.ray.autoscaler_config import Wiring
+from raylora.cluster.ray.belief import RaysBelief
 from raylora.cluster.ray.private_api import gcs_client
 from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.inventory import Inventory
@@ -42,7 +43,8 @@ from raylora.errors import UserError
 log = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.5  # seconds between two looks at the free cards, while there are changes
-_LONGEST_PAUSE: Final = 5.0  # and without any: the back-off of hosts runs out by the clock
+_LONGEST_PAUSE: Final = 1.0  # and without any: back-off runs out by the clock, and a limit that was held may fall
+_PASSWORD_PAUSE: Final = 5.0  # seconds between two looks whether the password is another one
 
 
 class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
@@ -65,7 +67,10 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         vcenter = _connected(VCenter(self._config.vcenter))
         self._inventory = Inventory(vcenter, self._config.name).start()
         self._gcs: Any = None
-        self._nodes = NodeManager(vcenter, self._inventory, self._config, self._user_data).start(self._joined)
+        self._belief = RaysBelief()
+        self._shown: Mapping[str, Node] = {}
+        self._nodes = NodeManager(vcenter, self._inventory, self._config, self._user_data)
+        self._nodes.start(self._joined, self._wiring.head_address)
         self._written: Mapping[str, int] = {}
         self._write_limits()
         threading.Thread(target=self._follow_cards, name="raylora-limits", daemon=True).start()
@@ -77,11 +82,8 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         """Ids of the nodes that run or are being made; not those whose host is lost and that Ray wants gone."""
-        return [
-            node.id
-            for node in self._nodes.by_id().values()
-            if node.counts and tag_filters.items() <= self._tags(node).items()
-        ]
+        self._shown = self._belief.look({node.id: node for node in self._nodes.by_id().values() if node.counts})
+        return [node.id for node in self._shown.values() if tag_filters.items() <= self._tags(node).items()]
 
     def node_tags(self, node_id: str) -> dict[str, str]:
         """Ray's tags of a node: name, kind, type, status, launch request; empty for one that is not there."""
@@ -123,10 +125,13 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         Raises:
             NodeLaunchException: fewer could be begun, whatever the reason; those that were are listed nevertheless.
         """
+        node_type, request = tags[TAG_RAY_USER_NODE_TYPE], tags.get(TAG_RAY_LAUNCH_REQUEST, "")
         try:
-            ids = self._nodes.create(tags[TAG_RAY_USER_NODE_TYPE], count, tags.get(TAG_RAY_LAUNCH_REQUEST, ""))
+            with self._belief.request():
+                ids = self._nodes.create(node_type, count, request)
+                self._belief.begun(ids, node_type, request)
         except NoRoom as error:
-            self._update_limits()
+            self._belief.begun(error.ids, node_type, request)
             raise NodeLaunchException("no free card", str(error), None) from error
         except UserError as error:
             raise NodeLaunchException("configuration", str(error), None) from error
@@ -153,7 +158,7 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         self._inventory.vcenter.close()
 
     def _node(self, node_id: str) -> Node | None:
-        return self._nodes.by_id().get(node_id)
+        return self._nodes.by_id().get(node_id) or self._shown.get(node_id)
 
     def _tags(self, node: Node) -> dict[str, str]:
         return {
@@ -187,7 +192,7 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         return {node.instance_id for node in state.node_states}
 
     def _write_limits(self) -> None:
-        limits = self._nodes.limits()
+        limits = self._belief.tell(self._nodes.limits(), self._nodes.by_id().keys())
         try:
             if autoscaler_config.write(self._config, self._wiring, limits) and limits != self._written:
                 reasons = self._nodes.reasons()
@@ -233,7 +238,7 @@ def _connected(vcenter: VCenter) -> VCenter:
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, UserError) and vcenter.refused),
-        wait=tenacity.wait_fixed(_LONGEST_PAUSE),
+        wait=tenacity.wait_fixed(_PASSWORD_PAUSE),
         before_sleep=tell,
     )
     return retrying(vcenter.connect)

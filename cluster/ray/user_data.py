@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
+from raylora.cluster.nodes.identity import HEAD_KEY
 from raylora.cluster.ray import autoscaler_config
+from raylora.errors import UserError
 
 if TYPE_CHECKING:
     from raylora.cluster.nodes.identity import Identity
@@ -32,6 +34,7 @@ CLUSTER_FILE, PASSWORD_FILE, CA_FILE = (
     f"{FOLDER}/vcenter.password",
     f"{FOLDER}/vcenter-ca.pem",
 )
+LIMIT = 64 * 1024  #: characters of one value in the guestinfo; VMware's messages between guest and host hold no more
 DIGEST_KEY = "guestinfo.raylora.config"  #: what configuration the head was made with
 
 # Users of the template: Ray and everything that trials run, and the autoscaler, which alone may read the password.
@@ -46,17 +49,21 @@ def worker(config: ClusterConfig, identity: Identity, head_address: str, token: 
         identity: which node this is.
         head_address: `ip:port` of Ray on the head.
         token: the cluster's token.
+
+    Raises:
+        UserError: it is more than the guestinfo holds.
     """
     settings = {"RAYLORA_HEAD": head_address}
     section = config.node_type(identity.node_type)
-    return _guestinfo(identity, _cloud_config(config, identity, section, settings, [_file(TOKEN_FILE, token, _RAY)]))
+    files = [_file(TOKEN_FILE, token, _RAY)]
+    return _guestinfo(identity, _cloud_config(config, identity, section, settings, files)) | {HEAD_KEY: head_address}
 
 
 def head(config: ClusterConfig, identity: Identity, token: str) -> dict[str, str]:
     """The guestinfo of the head: it also gets the cluster's configuration and the vCenter password.
 
     Raises:
-        UserError: the password or the CA file cannot be read.
+        UserError: the password or the CA file cannot be read, or it is more than the guestinfo holds.
     """
     vcenter = config.vcenter
     files = [
@@ -151,12 +158,29 @@ def _guestinfo(identity: Identity, cloud_config: Mapping[str, Any]) -> dict[str,
         "redact": ["userdata"],
         "cleanup-guestinfo": ["userdata"],  # the older word for it
     }
+    packed = _packed(text)
+    if len(packed) > LIMIT:
+        raise _too_large(identity, cloud_config, len(packed))
     return {
         "guestinfo.metadata": _packed(json.dumps(metadata)),
         "guestinfo.metadata.encoding": "gzip+base64",
-        "guestinfo.userdata": _packed(text),
+        "guestinfo.userdata": packed,
         "guestinfo.userdata.encoding": "gzip+base64",
     }
+
+
+def _too_large(identity: Identity, cloud_config: Mapping[str, Any], size: int) -> UserError:
+    """What to do about user data that do not fit: the largest parts, by what they come from."""
+    keys = {CA_FILE: "vcenter.ca_file", CLUSTER_FILE: "the cluster's YAML file"}
+    parts = {keys.get(file["path"], file["path"]): len(file["content"]) for file in cloud_config["write_files"]}
+    parts["ssh_keys"] = sum(map(len, cloud_config.get("ssh_authorized_keys", ())))
+    largest = sorted(parts, key=lambda name: -parts[name])[:2]
+    named = " and ".join(f"{name} with {parts[name] / 1024:.0f} KiB" for name in largest if parts[name])
+    hint = (
+        f"the largest parts are {named}, before they are packed; of a bundle only the vCenter's own authority is needed"
+    )
+    message = f"what {identity.node_id} is told takes {size / 1024:.0f} KiB, and the guestinfo holds {LIMIT // 1024}"
+    return UserError.one(message, key=largest[0] if largest[0] in ("vcenter.ca_file", "ssh_keys") else "", hint=hint)
 
 
 def _packed(text: str) -> str:

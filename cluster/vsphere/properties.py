@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
-from raylora.cluster.nodes.identity import NOTES_KEY, STATE_KEY, ownership
+from raylora.cluster.nodes.identity import HEAD_KEY, NOTES_KEY, STATE_KEY, ownership
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.types import Card, Entity, Host, Machine, PciDevice, named_card
 
@@ -36,15 +36,23 @@ WATCHED: Final[Mapping[type[Any], tuple[str, ...]]] = {
         "config.graphicsInfo",
         "datastore",
         "network",
+        "hardware.memorySize",
+        "hardware.cpuInfo.numCpuThreads",
+        "runtime.inQuarantineMode",
     ),
-    vim.Datastore: ("name", "summary.accessible", "summary.freeSpace", "summary.type"),
-    vim.Network: ("name",),
+    vim.Datastore: ("name", "parent", "summary.accessible", "summary.freeSpace", "summary.type"),
+    vim.Network: ("name", "parent"),
+    vim.dvs.DistributedVirtualPortgroup: ("tag",),
     vim.ResourcePool: ("name", "parent", "owner"),
     vim.ComputeResource: ("name", "parent", "resourcePool"),
     vim.ClusterComputeResource: ("configurationEx",),
     vim.Folder: ("name", "parent"),
     vim.Datacenter: ("name", "parent", "vmFolder"),
 }
+#: Types whose objects are found as those of a more general one.
+SPECIAL: Final = (vim.ClusterComputeResource, vim.dvs.DistributedVirtualPortgroup)
+#: The mark of the port group that holds a distributed switch's uplinks; Salt and ManageIQ tell it by this too.
+_UPLINK: Final = "SYSTEM/DVS.UPLINKPG"
 #: Watched for the tasks that run for us.
 _TASK: Final[tuple[str, ...]] = ("info.state", "info.error", "info.result")
 #: Read for a machine that might be ours or hold a card: extraConfig and devices are large.
@@ -73,23 +81,22 @@ TELLING: Final = {
 LEAVES: Final = {path for path in DETAILS if path in WATCHED[vim.VirtualMachine]}
 
 
-def filter_spec(everything: Any, tasks: Any) -> Any:
-    """The filter of the inventory (`PropertyCollector.FilterSpec`).
+def inventory_filter(everything: Any) -> Any:
+    """The filter of the inventory (`PropertyCollector.FilterSpec`); `everything`: the container view of all objects."""
+    return _filter(everything, vim.view.ContainerView, WATCHED)
 
-    Args:
-        everything: the container view of all objects.
-        tasks: the list view of the tasks that are waited for.
-    """
+
+def task_filter(tasks: Any) -> Any:
+    """The filter of the tasks that are waited for (`PropertyCollector.FilterSpec`), which are in a list view."""
+    return _filter(tasks, vim.view.ListView, {vim.Task: _TASK})
+
+
+def _filter(view: Any, kind: type[Any], watched: Mapping[type[Any], Sequence[str]]) -> Any:
     collector = vmodl.query.PropertyCollector
-
-    def members(view: Any, kind: type[Any]) -> Any:
-        step = collector.TraversalSpec(name="members", path="view", skip=False, type=kind)
-        return collector.ObjectSpec(obj=view, skip=True, selectSet=[step])
-
-    watched = [*WATCHED.items(), (vim.Task, _TASK)]
+    step = collector.TraversalSpec(name="members", path="view", skip=False, type=kind)
     return collector.FilterSpec(
-        objectSet=[members(everything, vim.view.ContainerView), members(tasks, vim.view.ListView)],
-        propSet=[collector.PropertySpec(type=kind, pathSet=list(paths)) for kind, paths in watched],
+        objectSet=[collector.ObjectSpec(obj=view, skip=True, selectSet=[step])],
+        propSet=[collector.PropertySpec(type=each, pathSet=list(paths)) for each, paths in watched.items()],
     )
 
 
@@ -118,6 +125,8 @@ def read_properties(vcenter: VCenter, managed: Any, *paths: str) -> dict[str, An
 def read_each(vcenter: VCenter, managed: Sequence[Any], paths: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Properties of objects of one type, in one call: id to path to value; objects that are gone are left out.
 
+    One that may not be read has no values, one that is half made few.
+
     Raises: as `VCenter.read`.
     """
     if not managed:
@@ -143,9 +152,10 @@ def _retrieve(vcenter: VCenter, spec: Any) -> tuple[dict[tuple[str, str], dict[s
     page = vcenter.read(collector, "RetrievePropertiesEx", specSet=[spec], options=options)
     while page is not None:
         for item in page.objects:
-            values = {entry.name: entry.val for entry in item.propSet}
-            found[kind_of(item.obj), item.obj._GetMoId()] = values
-            refused |= any(isinstance(entry.fault, vim.fault.NotAuthenticated) for entry in item.missingSet or ())
+            faults = [entry.fault for entry in item.missingSet or ()]
+            refused |= any(isinstance(fault, vim.fault.NotAuthenticated) for fault in faults)
+            if not any(isinstance(fault, vmodl.fault.ManagedObjectNotFound) for fault in faults):
+                found[kind_of(item.obj), item.obj._GetMoId()] = {entry.name: entry.val for entry in item.propSet}
         if not page.token:
             break
         page = vcenter.read(collector, "ContinueRetrievePropertiesEx", token=page.token)
@@ -197,6 +207,8 @@ def machine_of(identifier: str, raw: Mapping[str, Any], details: Mapping[str, An
         devices=tuple(_devices(seen.get("config.hardware.device") or ())),
         state=extra.get(STATE_KEY, ""),
         notes=extra.get(NOTES_KEY, ""),
+        reserved_mib=raw.get("summary.config.memoryReservation") or 0,
+        head=extra.get(HEAD_KEY, ""),
     )
 
 
@@ -256,6 +268,9 @@ def host_of(identifier: str, raw: Mapping[str, Any]) -> Host:
         vgpus=frozenset(raw.get("config.sharedPassthruGpuTypes") or ()),
         datastores=frozenset(map(moid, raw.get("datastore") or ())),
         networks=frozenset(map(moid, raw.get("network") or ())),
+        memory_mib=(raw.get("hardware.memorySize") or 0) >> 20,
+        threads=raw.get("hardware.cpuInfo.numCpuThreads") or 0,
+        quarantine=bool(raw.get("runtime.inQuarantineMode")),
     )
 
 
@@ -278,6 +293,7 @@ def entity_of(kind: str, identifier: str, raw: Mapping[str, Any]) -> Entity:
         free=raw.get("summary.freeSpace") or 0,
         accessible=bool(raw.get("summary.accessible", True)),
         store=raw.get("summary.type") or raw.get("type") or "",
+        uplink=any(tag.key == _UPLINK for tag in raw.get("tag") or ()),
         ha=bool(das is not None and das.enabled),
         restarts={
             moid(entry.key): str(getattr(entry.dasSettings, "restartPriority", None) or "")

@@ -17,6 +17,7 @@ import xml.parsers.expat
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import tenacity
 from pyVmomi import SoapAdapter, VmomiSupport, vim, vmodl
@@ -236,7 +237,7 @@ class VCenter:
                 f"the user name or the password of {printable(self.settings.user, 80)} is wrong",
                 where=host,
                 key="vcenter.user",
-                hint="an SSO user is written user@vsphere.local",
+                hint="an SSO user is written user@vsphere.local, one of a domain user@lab.example.com or LAB\\user",
             ) from error
         except vim.fault.NoPermission as error:
             raise UserError.one(
@@ -251,6 +252,7 @@ class VCenter:
             raise UserError.one(f"what answers is not a vCenter: {_format(error)}", where=host) from error
 
     def _new_stub(self, version: str, path: str = "/sdk", context: Mapping[str, str] | None = None) -> _Stub:
+        proxy = urlsplit(self.settings.proxy or "")
         return _Stub(
             self.settings.host,
             self.settings.port,
@@ -261,6 +263,8 @@ class VCenter:
             connectionPoolTimeout=_IDLE,
             httpConnectionTimeout=self.settings.timeout_seconds,
             requestContext=dict(context) if context else None,
+            httpProxyHost=proxy.hostname,
+            httpProxyPort=proxy.port,
         )
 
     def _trust(self) -> ssl.SSLContext:

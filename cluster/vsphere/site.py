@@ -1,42 +1,22 @@
-"""The site: everything that a cluster's YAML file names, found on the vCenter; all that is missing is told at once."""
+"""The site: everything that a cluster's YAML file names, found on the vCenter; all that is wrong is told at once."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from typing import Any
 
 from pyVmomi import vim
 
 from raylora.cluster.config import ClusterConfig
-from raylora.cluster.vsphere.properties import read_each, read_properties
+from raylora.cluster.vsphere import template as templates
+from raylora.cluster.vsphere.names import Finder, Named, entities, named, unescaped
+from raylora.cluster.vsphere.properties import read_properties
 from raylora.cluster.vsphere.session import VCenter
-from raylora.cluster.vsphere.types import Entity, Machine, Reach, View
-from raylora.errors import Problem, UserError
+from raylora.cluster.vsphere.template import Template
+from raylora.cluster.vsphere.types import Entity, Host, Reach, View
+from raylora.errors import UserError
 from raylora.suggest import printable
-
-
-@dataclasses.dataclass(frozen=True)
-class Template:
-    """The machine or template that nodes are cloned from.
-
-    Attributes:
-        id, name: the machine.
-        snapshot: what linked clones hang on; None if there is no snapshot.
-        is_template: whether it is marked as a template, and not a machine.
-        devices: its devices (`vim.vm.device.VirtualDevice`), of which clones change network and disk.
-        firmware: efi or bios.
-        disk_gib: size of its first disk.
-    """
-
-    id: str
-    name: str
-    snapshot: Any
-    is_template: bool
-    devices: tuple[Any, ...]
-    firmware: str
-    disk_gib: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,128 +44,164 @@ def find_site(vcenter: VCenter, view: View, config: ClusterConfig) -> Site:
     """Find everything that the YAML file names.
 
     Raises:
-        UserError: all that cannot be found, each with the nearest name that there is.
+        UserError: all that cannot be found or used, or that two things are called, each with what is there.
     """
-    finder = _Finder(view, config)
+    finder = _SiteFinder(view, config)
     datacenter = finder.datacenter()
     cluster = finder.cluster(datacenter)
     hosts = finder.hosts(cluster)
-    datastore = finder.reached("datastore", config.datastore, "Datastore", hosts)
-    network = finder.reached("network", config.network, "Network", hosts)
+    datastore = finder.datastore(hosts)
+    network = finder.network(hosts)
     folder = finder.folder(datacenter)
     pool = finder.pool(cluster)
-    machine = finder.template(datacenter, vcenter)
-    template = _template(vcenter, machine, config, finder) if machine is not None else None
+    machine = templates.find_template(vcenter, view, config, finder, datacenter) if datacenter else None
+    template = templates.read_template(vcenter, machine, config, finder) if machine is not None else None
     backing = _backing(vcenter, network) if network is not None else None
     if finder.problems or not (datacenter and cluster and datastore and network and folder and pool and template):
         raise UserError(finder.problems)
     return Site(
-        Reach(frozenset(hosts), datastore.id, network.id),
+        Reach(
+            frozenset(host.id for host in hosts),
+            datastore,
+            network.id,
+            templates.disks(template, config),
+            templates.networks(template),
+        ),
         datacenter.id,
         cluster.id,
         folder,
         pool,
-        datastore.id,
+        datastore,
         backing,
         template,
     )
 
 
-class _Finder:
-    """Finds names in a view and collects what is missing."""
+class _SiteFinder(Finder):
+    """Finds what the YAML file names in a view."""
 
     def __init__(self, view: View, config: ClusterConfig) -> None:
+        super().__init__(config.vcenter.host)
         self.view = view
         self.config = config
-        self.problems: list[Problem] = []
 
-    def missing(self, key: str, what: str, name: str, known: Iterable[str]) -> None:
-        """Tell that there is no such thing, with the nearest name."""
-        names = sorted(set(known))
-        close = difflib.get_close_matches(name.lower(), [known_name.lower() for known_name in names], n=1, cutoff=0.5)
-        meant = next((known_name for known_name in names if known_name.lower() in close), "")
-        shown = ", ".join(printable(known_name, 60) for known_name in names[:8])
-        there = f"there are {shown}{' and more' if len(names) > 8 else ''}" if names else "none can be seen there"
-        hint = f"did you mean {printable(meant, 60)}? {there}" if meant else there
-        self.problems.append(Problem(f"no {what} {printable(name, 80)!r}", self.config.vcenter.host, key, hint))
-
-    def one_of(self, key: str, what: str, name: str | None, entities: list[Entity]) -> Entity | None:
+    def one_of(self, key: str, what: str, name: str | None, found: list[Entity]) -> Entity | None:
         """The entity of that name, or the only one when no name is given."""
-        if name is None and len(entities) == 1:
-            return entities[0]
-        found = [entity for entity in entities if entity.name == name]
-        if found:
-            return found[0]
         if name is not None:
-            self.missing(key, what, name, (entity.name for entity in entities))
-        elif entities:
-            names = ", ".join(printable(entity.name, 60) for entity in entities[:8])
-            message = f"there are {len(entities)}, so this must be given"
-            self.problems.append(Problem(message, self.config.vcenter.host, key, f"one of {names}"))
+            picked = self.pick(key, what, name, entities(self.view, found))
+            return self.view.entities[picked.id] if picked is not None else None
+        if len(found) == 1:
+            return found[0]
+        if found:
+            paths = sorted(thing.path for thing in entities(self.view, found))
+            hint = f"one of {', '.join(printable(path, 200) for path in paths[:8])}"
+            self.problem(key, f"there are {len(found)}, so this must be given", hint)
         else:
-            hint = "may the account see it? (privileges.yaml)"
-            self.problems.append(Problem(f"no {what} can be seen", self.config.vcenter.host, key, hint))
+            self.problem(key, f"no {what} can be seen", "may the account see it? (privileges.yaml)")
         return None
 
-    def above(self, identifier: str) -> Iterator[Entity]:
-        """An entity and everything that it lies in."""
-        entity = self.view.entities.get(identifier)
-        while entity is not None:
-            yield entity
-            entity = self.view.entities.get(entity.parent)
-
     def datacenter(self) -> Entity | None:
-        """The datacenter."""
-        return self.one_of("datacenter", "datacenter", self.config.datacenter, self.view.of_kind("Datacenter"))
+        """The datacenter: the one that is named, the only one, or that of the cluster of hosts."""
+        found = self.view.of_kind("Datacenter")
+        if self.config.datacenter is None and len(found) > 1 and self.config.compute_cluster is not None:
+            things = entities(self.view, self.view.of_kind("ComputeResource"))
+            clusters = [thing for thing in things if thing.called(self.config.compute_cluster)]
+            if len(clusters) == 1:
+                return next(entity for entity in self.view.above(clusters[0].id) if entity.kind == "Datacenter")
+        return self.one_of("datacenter", "datacenter", self.config.datacenter, found)
 
     def cluster(self, datacenter: Entity | None) -> Entity | None:
         """The compute resource in the datacenter."""
         if datacenter is None:
             return None
-        inside = [p for p in self.view.of_kind("ComputeResource") if datacenter in self.above(p.id)]
+        inside = [each for each in self.view.of_kind("ComputeResource") if datacenter in self.view.above(each.id)]
         return self.one_of("compute_cluster", "cluster of hosts", self.config.compute_cluster, inside)
 
-    def hosts(self, cluster: Entity | None) -> list[str]:
-        """Ids of the hosts that may be used."""
+    def hosts(self, cluster: Entity | None) -> list[Host]:
+        """The hosts that may be used, by name."""
         if cluster is None:
             return []
-        inside = {host.name: host.id for host in self.view.hosts.values() if host.cluster == cluster.id}
-        for name in self.config.hosts or ():
-            if name not in inside:
-                self.missing("hosts", "host", name, inside)
+        inside = sorted(
+            (host for host in self.view.hosts.values() if host.cluster == cluster.id), key=lambda host: host.name
+        )
         if not inside:
             message = f"the cluster {printable(cluster.name, 60)} has no host that can be seen"
-            self.problems.append(Problem(message, self.config.vcenter.host, "compute_cluster", ""))
-        wanted = self.config.hosts
-        return [identifier for name, identifier in inside.items() if wanted is None or name in wanted]
+            self.problem("compute_cluster", message)
+        if self.config.hosts is None:
+            return inside
+        things = [named(self.view, host.id, host.name, host.cluster) for host in inside]
+        found = [self.pick("hosts", "host", name, things) for name in self.config.hosts]
+        wanted = {thing.id for thing in found if thing is not None}
+        return [host for host in inside if host.id in wanted]
 
-    def reached(self, key: str, name: str, kind: str, hosts: list[str]) -> Entity | None:
-        """A datastore or network of that name which a host of ours reaches; none is told of without hosts."""
+    def datastore(self, hosts: list[Host]) -> str:
+        """Id of the datastore, or of the emptiest one of a datastore cluster; none is told of without hosts."""
+        if not hosts:
+            return ""
+        reachable = frozenset[str]().union(*(host.datastores for host in hosts))
+        stores = [entity for entity in self.view.of_kind("Datastore") if entity.id in reachable]
+        pods = [entity for entity in self.view.of_kind("Folder") if entity.store == "StoragePod"]
+        if self.out_of_reach("datastore", self.config.datastore, "Datastore", [*stores, *pods]):
+            return ""
+        picked = self.pick("datastore", "datastore", self.config.datastore, entities(self.view, [*stores, *pods]))
+        if picked is None or picked.id in reachable:
+            return picked.id if picked is not None else ""
+        members = [store for store in stores if store.parent == picked.id and store.accessible]
+        if not members:
+            name = printable(self.config.datastore, 60)
+            message = f"{name} is a datastore cluster, and no host reaches a datastore in it"
+            self.problem("datastore", message, "name a datastore that the hosts reach")
+            return ""
+        # All hosts should reach it; of those the one with most room, as Storage DRS would begin.
+        seen = {store.id: sum(store.id in host.datastores for host in hosts) for store in members}
+        return max(members, key=lambda store: (seen[store.id], store.free, store.name)).id
+
+    def out_of_reach(self, key: str, name: str, kind: str, reached: list[Entity]) -> bool:
+        """Whether a name is that of a thing which no host reaches; that is then told."""
+        others = [entity for entity in self.view.of_kind(kind) if entity not in reached and not entity.uplink]
+        if any(thing.called(name) for thing in entities(self.view, reached)):
+            return False
+        far = [thing for thing in entities(self.view, others) if thing.called(name)]
+        if far:
+            message = f"no host that may be used reaches the {key} {printable(name, 60)}"
+            self.problem(key, message, f"they reach {_names(entities(self.view, reached))}")
+        return bool(far)
+
+    def network(self, hosts: list[Host]) -> Entity | None:
+        """The network; none is told of without hosts."""
         if not hosts:
             return None
-        sets = [getattr(self.view.hosts[host], f"{key}s") for host in hosts]
-        reachable = frozenset[str]().union(*sets)
-        entities = [entity for entity in self.view.of_kind(kind) if entity.id in reachable]
-        found = [entity for entity in entities if entity.name == name]
-        if not found:
-            self.missing(key, key, name, (entity.name for entity in entities))
+        reachable = frozenset[str]().union(*(host.networks for host in hosts))
+        found = [entity for entity in self.view.of_kind("Network") if entity.id in reachable]
+        uplinks = entities(self.view, (entity for entity in found if entity.uplink))
+        things = entities(self.view, (entity for entity in found if not entity.uplink))
+        if any(uplink.called(self.config.network) for uplink in uplinks) and not any(
+            thing.called(self.config.network) for thing in things
+        ):
+            message = f"{printable(self.config.network, 60)} is the uplinks of a distributed switch, no network"
+            self.problem("network", message, f"there are {_names(things)}")
             return None
-        return max(found, key=lambda entity: sum(entity.id in reached for reached in sets))
+        if self.out_of_reach("network", self.config.network, "Network", found):
+            return None
+        picked = self.pick("network", "network", self.config.network, things)
+        return self.view.entities[picked.id] if picked is not None else None
 
     def folder(self, datacenter: Entity | None) -> str:
         """Id of the folder for machines."""
         if datacenter is None:
             return ""
-        wanted = (self.config.folder or "").strip("/")
+        wanted = (self.config.folder or "").rstrip("/")
         if not wanted:
             return datacenter.root
-        paths = {}
-        for entity in self.view.of_kind("Folder"):
-            if entity.id != datacenter.root and any(above.id == datacenter.root for above in self.above(entity.id)):
-                paths[self.view.path(entity.id)] = entity.id
-        if wanted not in paths:
-            self.missing("folder", "folder of virtual machines", wanted, paths)
-        return paths.get(wanted, "")
+        things = [
+            thing
+            for thing in entities(self.view, self.view.of_kind("Folder"))
+            if thing.id != datacenter.root and any(above.id == datacenter.root for above in self.view.above(thing.id))
+        ]
+        found = self.called("folder", "folder", wanted, things)
+        if found is None:
+            self.missing("folder", "folder of virtual machines", wanted, (thing.below for thing in things))
+        return found[0].id if found else ""
 
     def pool(self, cluster: Entity | None) -> str:
         """Id of the resource pool."""
@@ -193,100 +209,17 @@ class _Finder:
             return ""
         if self.config.resource_pool is None:
             return cluster.root
-        pools = {
-            entity.name: entity.id
+        inside = [
+            entity
             for entity in self.view.of_kind("ResourcePool")
             if entity.owner == cluster.id and entity.id != cluster.root
-        }
-        name = self.config.resource_pool
-        if name not in pools:
-            self.missing("resource_pool", "resource pool", name, pools)
-        return pools.get(name, "")
-
-    def template(self, datacenter: Entity | None, vcenter: VCenter) -> Machine | None:
-        """The machine that is cloned."""
-        if datacenter is None:
-            return None
-        wanted = self.config.template.strip("/")
-        folder, _, name = wanted.rpartition("/")
-        named = [machine for machine in self.view.machines.values() if machine.name == name]
-        parents = _parents(vcenter, named) if named else {}
-        paths = {
-            machine.id: self.view.path(parents[machine.id])
-            for machine in named
-            if machine.id in parents and datacenter in self.above(parents[machine.id])
-        }
-        found = [machine for machine in named if machine.id in paths and (not folder or paths[machine.id] == folder)]
-        if len(found) > 1:
-            entities = ", ".join(sorted(f"{path}/{name}".strip("/") for path in paths.values()))
-            message = f"there are {len(found)} machines of this name"
-            self.problems.append(Problem(message, self.config.vcenter.host, "template", f"give the path: {entities}"))
-            return None
-        if not found:
-            # There may be thousands of machines: only similar names are told, and those of templates.
-            names = [machine.name for machine in self.view.machines.values()]
-            close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-            self.missing(
-                "template",
-                "virtual machine or template",
-                wanted,
-                [*close, *(known for known in names if "template" in known.lower())],
-            )
-            return None
-        return found[0]
+        ]
+        picked = self.pick("resource_pool", "resource pool", self.config.resource_pool, entities(self.view, inside))
+        return picked.id if picked is not None else ""
 
 
-def _parents(vcenter: VCenter, machines: Iterable[Machine]) -> dict[str, str]:
-    """Id of each machine to the id of the folder that it lies in."""
-    found = read_each(vcenter, [vcenter.object(vim.VirtualMachine, machine.id) for machine in machines], ["parent"])
-    return {identifier: raw["parent"]._GetMoId() for identifier, raw in found.items() if raw.get("parent")}
-
-
-def _template(vcenter: VCenter, machine: Machine, config: ClusterConfig, finder: _Finder) -> Template | None:
-    where = config.vcenter.host
-    paths = ("snapshot", "config.hardware.device", "config.firmware", "config.template", "runtime.powerState")
-    raw = read_properties(vcenter, vcenter.object(vim.VirtualMachine, machine.id), *paths)
-    tree = raw.get("snapshot")
-    if "config.hardware.device" not in raw:
-        message = f"the template {printable(machine.name, 60)} cannot be read: it is being changed, or its host is lost"
-        finder.problems.append(Problem(message, where, "template", "look at it in the vSphere client"))
-        return None
-    snapshots = dict(_snapshots(tree.rootSnapshotList)) if tree is not None else {}
-    snapshot = tree.currentSnapshot if tree is not None else None
-    full = []  # what would make full clones of those that are linked now
-    if any(section.clone == "linked" for section in config.workers.values()):
-        full.append("give the node types clone: full")
-    if config.head.disk_gib is None:
-        full.append("give the head a disk of its own (head.disk_gib)")
-    if config.snapshot is not None:
-        snapshot = snapshots.get(config.snapshot)
-        if snapshot is None:
-            finder.missing("snapshot", f"snapshot of {printable(machine.name, 60)} called", config.snapshot, snapshots)
-    elif snapshot is None and full:
-        message = f"the template {printable(machine.name, 60)} has no snapshot, and linked clones hang on one"
-        hint = f"take one while it is off (Snapshots > Take snapshot), or {' and '.join(full)}"
-        finder.problems.append(Problem(message, where, "template", hint))
-    running = str(raw.get("runtime.powerState")) == "poweredOn"
-    if not running and any(section.clone == "instant" for section in config.workers.values()):
-        message = f"the template {printable(machine.name, 60)} is off, and instant clones are made of a running machine"
-        finder.problems.append(Problem(message, where, "template", "power it on, or give the node types clone: linked"))
-    devices = tuple(raw.get("config.hardware.device") or ())
-    disks = [device for device in devices if isinstance(device, vim.vm.device.VirtualDisk)]
-    return Template(
-        machine.id,
-        machine.name,
-        snapshot,
-        bool(raw.get("config.template")),
-        devices,
-        raw.get("config.firmware") or "bios",
-        disks[0].capacityInKB / 2**20 if disks else 0.0,
-    )
-
-
-def _snapshots(trees: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    for tree in trees:
-        yield tree.name, tree.snapshot
-        yield from _snapshots(tree.childSnapshotList or ())
+def _names(things: Collection[Named]) -> str:
+    return ", ".join(sorted(printable(thing.name, 60) for thing in things)[:8]) or "none that can be seen"
 
 
 def _backing(vcenter: VCenter, network: Entity) -> Any:
@@ -304,4 +237,4 @@ def _backing(vcenter: VCenter, network: Entity) -> Any:
         return card.OpaqueNetworkBackingInfo(
             opaqueNetworkId=summary.opaqueNetworkId, opaqueNetworkType=summary.opaqueNetworkType
         )
-    return card.NetworkBackingInfo(deviceName=network.name, network=vcenter.object(vim.Network, network.id))
+    return card.NetworkBackingInfo(deviceName=unescaped(network.name), network=vcenter.object(vim.Network, network.id))

@@ -115,8 +115,8 @@ def is_full(section: NodeType | HeadConfig) -> bool:
 def needed_gib(site: Site, section: NodeType | HeadConfig) -> float:
     """Room in GiB that one more node of this kind takes on the datastore, before any redundancy."""
     if is_full(section):
-        return max(site.template.disk_gib, float(section.disk_gib or 0))
-    return min(site.template.disk_gib or _LINKED_GIB, _LINKED_GIB)
+        return max(site.template.own.disk_gib, float(section.disk_gib or 0))
+    return min(site.template.frozen.disk_gib or _LINKED_GIB, _LINKED_GIB)
 
 
 def space_problems(view: View, site: Site, config: ClusterConfig, nodes: dict[str, int]) -> list[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from raylora.cluster.nodes.identity import Ownership
@@ -45,6 +45,8 @@ class Machine:
         booted: when it was powered on, None while it is off.
         state: what the node says of itself (guestinfo.raylora.state).
         notes: what the autoscaler has left there for people (on the head).
+        reserved_mib: memory that its host must keep for it while it is on.
+        head: the address of the head that its guest was last told (guestinfo.raylora.head).
     """
 
     id: str
@@ -59,6 +61,8 @@ class Machine:
     devices: tuple[PciDevice, ...] = ()
     state: str = ""
     notes: str = ""
+    reserved_mib: int = 0
+    head: str = ""
 
     @property
     def on(self) -> bool:
@@ -109,6 +113,8 @@ class Host:
             matched with one of its cards.
         vgpus: vGPU profiles that it offers.
         datastores, networks: ids of what it can reach.
+        memory_mib, threads: its memory and its logical processors; 0 if they are not known, and then no limit.
+        quarantine: whether proactive high availability expects it to fail, and keeps machines off it.
     """
 
     id: str
@@ -122,6 +128,9 @@ class Host:
     vgpus: frozenset[str] = frozenset()
     datastores: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
+    memory_mib: int = 0
+    threads: int = 0
+    quarantine: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,6 +145,7 @@ class Entity:
         free: bytes that a datastore has left.
         accessible: of a datastore.
         store: VMFS, NFS, vsan, ... of a datastore; of other entities their exact vSphere type.
+        uplink: whether a port group is the uplinks of a distributed switch, and so no network for machines.
         ha: whether high availability is on for a cluster.
         restarts: machines of a cluster that have a restart priority of their own for high availability.
     """
@@ -149,6 +159,7 @@ class Entity:
     free: int = 0
     accessible: bool = True
     store: str = ""
+    uplink: bool = False
     ha: bool = False
     restarts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -160,11 +171,15 @@ class Reach:
     Attributes:
         hosts: those that may be used, whatever state they are in.
         datastore, network: what a host must reach; empty if that is not asked for.
+        disks: datastores of the template's disks, which linked clones go on reading.
+        networks: what the template's further network cards are connected to.
     """
 
     hosts: frozenset[str]
     datastore: str = ""
     network: str = ""
+    disks: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +192,10 @@ class View:
     entities: Mapping[str, Entity]
 
     @functools.cached_property
-    def by_node(self) -> Mapping[tuple[str, str], Machine]:
-        """Machines with a genuine mark, by the cluster and the node that it names."""
+    def by_identity(self) -> Mapping[str, Machine]:
+        """Machines with a genuine mark, by the UUID of the identity that it names."""
         return {
-            (machine.owner.identity.cluster, machine.owner.identity.node_id): machine
+            machine.owner.identity.uuid: machine
             for machine in self.machines.values()
             if machine.owner is not None and machine.owner.genuine
         }
@@ -197,17 +212,17 @@ class View:
         """Entities of these vSphere types."""
         return [entity for entity in self.entities.values() if entity.kind in kinds]
 
-    def path(self, identifier: str) -> str:
-        """The path of a folder below its datacenter's root folder, its own name last: `lab/raylora`."""
-        names: list[str] = []
+    def above(self, identifier: str) -> Iterator[Entity]:
+        """The entity of an id and everything that it lies in."""
         entity = self.entities.get(identifier)
-        while entity is not None and entity.kind == "Folder":
-            parent = self.entities.get(entity.parent)
-            if parent is None or parent.kind == "Datacenter":
-                break
-            names.append(entity.name)
-            entity = parent
-        return "/".join(reversed(names))
+        while entity is not None:
+            yield entity
+            entity = self.entities.get(entity.parent)
+
+    def path(self, parent: str, name: str) -> str:
+        """The inventory path of something that lies in `parent`: `/dc1/vm/lab/worker`; a slash in a name is `%2f`."""
+        names = [name, *(entity.name for entity in self.above(parent))]
+        return "".join("/" + each.replace("/", "%2f") for each in reversed(names))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

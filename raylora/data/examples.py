@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -15,16 +16,80 @@ class ImageExample:
     caption: str
 
 
+class Message(tuple[str, str]):
+    """A message that says more than its pair of role and content; one that does not is the pair alone.
+
+    Attributes:
+        learnt: whether an answer of the assistant is to be learnt; if not, it is context for what follows.
+        more: a JSON object of what else the chat template is given with this message: `tool_calls`, `tool_call_id`,
+            `name`; and on the first message of a chat `tools`, the tools that the whole chat may call. Or empty.
+    """
+
+    learnt: bool
+    more: str
+
+    def __new__(cls, pair: tuple[str, str], *, learnt: bool = True, more: str = "") -> Message:
+        """A pair, and what it says beside."""
+        made = super().__new__(cls, pair)
+        made.learnt = learnt
+        made.more = more
+        return made
+
+    def with_content(self, content: str) -> Message:
+        """The same message with another text."""
+        return Message((self[0], content), learnt=self.learnt, more=self.more)
+
+
 @dataclasses.dataclass(frozen=True)
 class ChatExample:
-    """A chat: messages of `role` (system, user, assistant) and `content`. `id` is the SHA-256 (hex) of their JSON."""
+    """A chat: messages of `role` (system, user, assistant, tool) and `content`, some of them a `Message`.
+
+    Attributes:
+        id: the SHA-256 (hex) of all that decides what is learnt.
+        messages: the last is the assistant's.
+        where: file and line, or the row of a table.
+        whole: whether every token is learnt, and not the assistant's alone.
+    """
 
     id: str
     messages: tuple[tuple[str, str], ...]
     where: str = ""
+    whole: bool = False
 
 
-Example = ImageExample | ChatExample
+@dataclasses.dataclass(frozen=True)
+class TextExample:
+    """A text as it stands, without a chat template.
+
+    Attributes:
+        id: the SHA-256 (hex) of the text and where learning begins.
+        text: all of it.
+        where: file and line, or the row of a table.
+        learnt_from: the character at which learning begins: 0, or the length of a prompt before its completion.
+    """
+
+    id: str
+    text: str
+    where: str = ""
+    learnt_from: int = 0
+
+
+Example = ImageExample | ChatExample | TextExample
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was read of the data that a configuration names, before it is split.
+
+    Attributes:
+        examples: all, or those to learn from where some come to be judged by.
+        held_out: examples that the data themselves set aside to judge by: a validation file.
+        notes: what a person should know.
+    """
+
+    examples: Sequence[Example]
+    held_out: Sequence[Example] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)

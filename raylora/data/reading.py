@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from raylora.data.encoding import encoding_hint
 from raylora.errors import Problem, UserError
 from raylora.files import read_regular
 from raylora.suggest import printable
@@ -24,16 +25,33 @@ def shown(path: Path | str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file: UTF-8 with or without byte order mark, or UTF-16 with one (as Windows tools write).
+    """The text of a file, see `decoded`.
 
     Raises:
         UserError: it cannot be opened, or is in another encoding; says the line.
     """
+    return decoded(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
     try:
-        data = read_regular(path, _MOST)
+        return read_regular(path, _MOST)
     except OSError as error:
         raise UserError.one(f"cannot be read: {error.strerror or error}", where=shown(path)) from error
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def decoded(data: bytes, path: Path) -> str:
+    """The text of a file's bytes: UTF-8 with or without byte order mark, or UTF-16 (as Windows tools write).
+
+    Raises:
+        UserError: it is in another encoding; says the line, and shows how it reads in those that may be meant.
+    """
+    encoding = _utf16(data) or "utf-8-sig"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -41,9 +59,16 @@ def read_text(path: Path) -> str:
         raise UserError.one(
             f"is not UTF-8 text (byte 0x{data[error.start]:02x})",
             where=f"{shown(path)}:{line}",
-            hint='save it as UTF-8: most editors have "Save with encoding", on the command line '
-            "`iconv -f WINDOWS-1252 -t UTF-8`",
+            hint=encoding_hint(data, error.start, path),
         ) from error
+
+
+def _utf16(data: bytes) -> str:
+    """The kind of UTF-16 that a text is in, by its mark or by its first character if that is ASCII; else nothing."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zero = [byte == 0 for byte in data[:2]]
+    return "utf-16-be" if zero == [True, False] else "utf-16-le" if zero == [False, True] else ""
 
 
 def is_unicode(text: str) -> bool:
@@ -77,7 +102,7 @@ def limited(problems: Sequence[Problem]) -> list[Problem]:
     kept = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         where = problems[0].where
-        place = re.sub(r":\d+$", "", where)
+        place = re.sub(r":(\d+|\w+\[\d+\])$", "", where)
         kept.append(
             Problem(
                 f"and {len(problems) - SHOWN} more problems of this kind",

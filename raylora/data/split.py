@@ -59,9 +59,50 @@ def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], t
             key="validation_examples",
             hint=f"valid: 1 to {len(unique) - 1}; without the key it is {default_held_out(len(unique))}",
         )
-    preferred = sorted(unique, key=lambda example: hashlib.sha256(f"split{example.id}".encode()).digest())[:count]
+    preferred = _preferred(unique)[:count]
     chosen = {example.id for example in preferred}
     return tuple(example for example in unique if example.id not in chosen), tuple(preferred)
+
+
+def judged_by(
+    examples: Sequence[E], given: Sequence[E], held_out: int | None
+) -> tuple[tuple[E, ...], tuple[E, ...], list[str]]:
+    """Divide examples where those to judge by come of their own: all that is in both is held out, never learnt.
+
+    Args:
+        examples: to learn from.
+        given: to judge by.
+        held_out: how many of these; None for all, but at most 64. Which ones depends on their content only.
+
+    Returns:
+        Examples to learn from in their order, those to judge by in order of preference, and notes.
+
+    Raises:
+        UserError: nothing is left on one side.
+    """
+    candidates, _ = without_duplicates(given)
+    count = min(MAX_HELD_OUT, len(candidates)) if held_out is None else held_out
+    if not 1 <= count <= len(candidates):
+        valid = f"valid: 1 to {len(candidates)}" if candidates else "give some, or remove validation_path"
+        message = f"{count} of {len(candidates)} different examples to judge by cannot be held out"
+        raise UserError.one(message, key="validation_examples", hint=valid)
+    unique, _ = without_duplicates(examples)
+    both = {example.id for example in candidates}
+    train = tuple(example for example in unique if example.id not in both)
+    if not train:
+        message = "no example to learn from is left: all of them are also among those to judge by"
+        raise UserError.one(message, key="train_data_dir", hint="add examples, or give others as validation_path")
+    notes = []
+    if len(train) < len(unique):
+        notes.append(f"not learnt, as they are among the examples to judge by: {len(unique) - len(train)}")
+    if count < len(candidates):
+        notes.append(f"judged by {count} of the {len(candidates)} examples given for it: see validation_examples")
+    return train, tuple(_preferred(candidates)[:count]), notes
+
+
+def _preferred(examples: Sequence[E]) -> list[E]:
+    """In an order that depends on each example's content only."""
+    return sorted(examples, key=lambda example: hashlib.sha256(f"split{example.id}".encode()).digest())
 
 
 def default_held_out(count: int) -> int:

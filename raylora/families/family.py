@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from raylora.config.schema import TrainConfig
-    from raylora.data.examples import Example
+    from raylora.data.examples import Example, Found
     from raylora.families.base import BaseModel, Losses
 
 #: The messages of a chat before its answer: (role, content) each.
@@ -153,8 +153,10 @@ class Family(abc.ABC):
     # --- the data
 
     @abc.abstractmethod
-    def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
+    def read(self, config: TrainConfig) -> Found:
         """All examples of the data that `config` names, in a fixed order, and notes for the person.
+
+        What the base model could not learn from is left out, and the notes tell of it: a plan promises what is read.
 
         Raises:
             UserError: everything that is wrong with the data.

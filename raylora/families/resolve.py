@@ -44,12 +44,16 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
         UserError: everything that is wrong with the data.
     """
     try:
-        examples, notes = family.read(config)
+        found = family.read(config)
     except UserError as error:
         raise _other_kind(family, config) or error from None
-    unique, copies = split.without_duplicates(examples)
-    train, held_out = split.split(unique, config.validation_examples)
-    return Dataset(tuple(train), tuple(held_out), (*notes, *copies))
+    unique, notes = split.without_duplicates(found.examples)
+    if found.held_out or config.validation_path:
+        train, held_out, more = split.judged_by(unique, found.held_out, config.validation_examples)
+        notes = [*notes, *more]
+    else:
+        train, held_out = split.split(unique, config.validation_examples)
+    return Dataset(tuple(train), tuple(held_out), (*found.notes, *notes))
 
 
 def _what(path: Path) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from raylora.data.cache import checksum
 from raylora.data.examples import Dataset
 from raylora.families.base import BaseModel, Losses
 from raylora.files import write_atomically
@@ -29,16 +32,23 @@ def prepare(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDatas
     data.base_losses = _read(path)
     if data.base_losses.shape != data.validation_counts.shape:
         data.base_losses, _ = Pack(base, data).held_out_losses(None)
-        losses = data.base_losses
-        write_atomically(path, lambda partial: save_file({"losses": losses}, partial))
+        tensors = {"losses": torch.from_numpy(data.base_losses)}
+        metadata = {"checksum": str(checksum(data.held_out_digest, tensors))}
+        write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
     return data
 
 
 def _read(path: Path) -> Losses:
+    """The losses in a file; none where there is no file, or where it is not as it was written."""
     if path.exists():
         try:
-            losses: Losses = load_file(path)["losses"]
-            return losses
-        except (SafetensorError, KeyError, OSError) as error:
+            opened: Any = safe_open(path, framework="pt")
+            with opened as file:
+                tensors = {"losses": file.get_tensor("losses")}
+                if (file.metadata() or {})["checksum"] == str(checksum(path.stem, tensors)):
+                    losses: Losses = tensors["losses"].numpy().copy()  # not the file's own pages
+                    return losses
+            log.warning("%s is damaged and is computed again", path)
+        except (SafetensorError, LookupError, OSError) as error:
             log.warning("%s cannot be read (%s) and is computed again", path, error)
     return np.empty((0, 0))

@@ -143,7 +143,8 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
     try:
         dataset = read_dataset(family, config)
     except UserError as error:
-        raise UserError([*problems, *error.problems]) from error
+        # a model that cannot be read may be told of twice: chats are read with its tokenizer in mind
+        raise UserError(dict.fromkeys([*problems, *error.problems])) from error
     if problems:
         raise UserError(problems)
     train = len(dataset.train)

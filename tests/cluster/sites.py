@@ -48,6 +48,7 @@ def in_simulator(sim: Simulator, folder: Path, /, **changes: Any) -> Path:
     password.write_text(f"{sim.password}\n")
     values: dict[str, Any] = {
         "name": "cats",
+        "id": "f00dcafe",
         "vcenter": {
             "host": sim.host,
             "port": sim.port,

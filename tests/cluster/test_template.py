@@ -51,15 +51,22 @@ def test_what_is_installed_is_what_the_units_and_the_user_data_name() -> None:
     assert user_data.CLUSTER_FILE in units
 
 
-def start(folder: Path, monkeypatch: pytest.MonkeyPatch, cards: int, shared: Path) -> tuple[int, str, str]:
-    """Run the start script as a worker; gives its exit code, its words, and what the vCenter was told."""
+def start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cards: int, shared: Path, head: str = ""
+) -> tuple[int, str, str]:
+    """Run the start script as a worker; gives its exit code, its words, and what the vCenter was told.
+
+    Args: head: the address of the head that the guestinfo holds.
+    """
     monkeypatch.setenv("TEST_VCENTER_PASSWORD", "x")
     tools = folder / "bin"
     tools.mkdir()
     told = folder / "told"
     listed = "\n".join(f"GPU {number}: NVIDIA GeForce RTX 4090 (UUID: GPU-{number})" for number in range(cards))
     (tools / "nvidia-smi").write_text(f"#!/bin/sh\necho '{listed}'\n")
-    (tools / "vmtoolsd").write_text(f'#!/bin/sh\necho "$2" >> {told}\n')
+    (tools / "vmtoolsd").write_text(
+        f'#!/bin/sh\ncase "$2" in info-get*) echo "{head}" ;; *) echo "$2" >> {told} ;; esac\n'
+    )
     for tool in tools.iterdir():
         tool.chmod(0o755)
     keys = user_data.worker(site(shared_folder=str(shared)), identity("worker", "rtx4090"), "127.0.0.1:1", "t")
@@ -94,3 +101,31 @@ def test_a_worker_waits_for_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code == 124, "it was still waiting"
     assert "waiting for the head at 127.0.0.1:1" in said
     assert "waiting" in told
+
+
+def test_a_worker_waits_where_the_head_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said, _ = start(tmp_path, monkeypatch, cards=2, shared=tmp_path, head="127.0.0.1:2")
+    assert code == 124
+    assert "waiting for the head at 127.0.0.1:2" in said
+
+
+def test_an_address_of_a_containers_bridge_is_not_the_machines(tmp_path: Path) -> None:
+    """The address that the head gives Ray is that of a network card, the first of them."""
+    script = (TEMPLATE / "raylora-node").read_text()
+    function = script[script.index("first_address() {") : script.index("own_address() {")]
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "ip").write_text(
+        "#!/bin/sh\n"
+        "echo '3: cni0    inet 10.42.0.1/24 brd 10.42.0.255 scope global cni0'\n"
+        "echo '2: eth7    inet 10.0.0.5/24 brd 10.0.0.255 scope global eth7'\n"
+        "echo '4: eth8    inet 10.0.1.5/24 brd 10.0.1.255 scope global eth8'\n"
+    )
+    (tools / "ip").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", f"set -eu\n{function}\nfirst_address -4"],
+        env={"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "10.0.0.5\n")

@@ -42,7 +42,22 @@ FaultKind = Literal[
     "hang_after",  # the call has taken effect, its answer waits
     "end_session",  # all sessions end just before the call
 ]
-HostState = Literal["disconnect", "reconnect", "maintenance", "exit_maintenance", "red", "green", "fail"]
+HostState = Literal[
+    "disconnect",
+    "reconnect",
+    "maintenance",
+    "exit_maintenance",
+    "red",
+    "green",
+    "fail",
+    "quarantine",
+    "exit_quarantine",
+    "lose_datastore",
+    "lose_network",
+    "reach_all",
+]
+#: A device that a site's template may have beside its disk and its network card.
+Device = Literal["card", "usb", "cd", "cd of the client", "serial", "serial over the network", "tpm", "second network"]
 
 
 class SimulatorError(RuntimeError):
@@ -175,13 +190,29 @@ class Simulator:
         """How many tasks are queued or running."""
         return int(self._ask("tasks")["running"])
 
-    def set_guest(self, name: str, address: str, host_name: str = "") -> None:
-        """Lets a machine's VMware Tools report an address ("": none)."""
-        self._ask("guest", {"name": name, "address": address, "host_name": host_name})
+    def set_guest(
+        self, name: str, address: str, host_name: str = "", nics: Sequence[tuple[int, Sequence[str]]] = ()
+    ) -> None:
+        """Lets a machine's VMware Tools report an address ("": none), and those of interfaces by their card's key."""
+        told = [{"key": key, "addresses": list(addresses)} for key, addresses in nics]
+        self._ask("guest", {"name": name, "address": address, "host_name": host_name, "nics": told})
 
     def vm_state(self, name: str, state: Literal["power_on", "power_off", "destroy"]) -> None:
         """Does at once, behind the API's back, what a user or a crash does to a machine."""
         self._ask("vm", {"name": name, "state": state})
+
+    def dress_template(
+        self,
+        *devices: Device,
+        firmware: Literal["", "bios"] = "",
+        version: str = "",
+        secure_boot: bool = False,
+        encrypted: bool = False,
+        hot_add: bool = False,
+    ) -> None:
+        """Gives the template and its snapshot this hardware beside the usual, and none that an earlier call gave."""
+        hardware = {"firmware": firmware, "version": version, "secure_boot": secure_boot, "encrypted": encrypted}
+        self._ask("template", {"hardware": {**hardware, "hot_add": hot_add, "devices": devices}})
 
     def deny(self, *privileges: str) -> None:
         """Takes privileges, and these alone, away from the user."""

@@ -30,7 +30,7 @@ def test_every_key_is_of_one_kind() -> None:
     split = [keys_affecting(TrainConfig, kind) for kind in kinds]
     assert sorted(name for names in split for name in names) == sorted(TrainConfig.model_fields)
     assert split[1:] == [
-        ("train_data_dir", "metadata_path", "base_model", "base_model_config"),
+        ("train_data_dir", "validation_path", "metadata_path", "base_model", "base_model_config"),
         ("device", "memory_limit_gib", "gradient_checkpointing"),
         ("output_dir", "cache_dir", "sample_prompts", "sweep"),
     ]

@@ -7,11 +7,15 @@ import logging
 import multiprocessing
 import resource
 import signal
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raylora.data import cache
@@ -153,6 +157,59 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
     again = EncodedCache(tmp_path)
     check(again.get_or_encode(FINGERPRINT, wanted, Encoder()), wanted)
     assert again.hits == 2
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_whatever_happens_to_the_bytes_of_a_shard_is_noticed(data: st.DataObject) -> None:
+    """The bytes of the file as a whole: its header, its checksums, and its tensors."""
+    wanted = things(1, 2, 7)
+    with tempfile.TemporaryDirectory() as folder:
+        EncodedCache(Path(folder)).get_or_encode(FINGERPRINT, wanted, Encoder())
+        (shard,) = shards(Path(folder))
+        content = bytearray(shard.read_bytes())
+        start = data.draw(st.integers(0, len(content) - 1))
+        end = data.draw(st.integers(start + 1, min(start + 200, len(content))))
+        kind = data.draw(st.sampled_from(["flip", "zero", "noise", "cut", "swap"]))
+        if kind == "flip":
+            content[start] ^= 1 << data.draw(st.integers(0, 7))
+        elif kind == "zero":
+            content[start:end] = bytes(end - start)
+        elif kind == "noise":
+            content[start:end] = data.draw(st.binary(min_size=end - start, max_size=end - start))
+        elif kind == "cut":
+            del content[start:end]
+        else:
+            content[start:end] = content[start:end][::-1]
+        shard.write_bytes(content)
+        check(EncodedCache(Path(folder)).get_or_encode(FINGERPRINT, wanted, Encoder()), wanted)
+
+
+def test_one_damaged_example_is_made_anew_alone_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wanted = things(1, 2, 3)
+    EncodedCache(tmp_path).get_or_encode(FINGERPRINT, wanted, Encoder())
+    (shard,) = shards(tmp_path)
+    content = shard.read_bytes()
+    two = torch.full((6,), 2.0).numpy().tobytes()
+    assert two in content
+    shard.write_bytes(content.replace(two, bytes(len(two))))
+    store = EncodedCache(tmp_path)
+    check(store.get_or_encode(FINGERPRINT, wanted, Encoder()), wanted)
+    assert (store.hits, store.encoded) == (2, 1)
+    assert "encoding 1 of its examples again" in caplog.text
+    caplog.clear()
+    again = EncodedCache(tmp_path)
+    check(again.get_or_encode(FINGERPRINT, wanted, Encoder()), wanted)
+    assert again.encoded == 0 and not caplog.records
+
+
+def test_a_shard_without_checksums_is_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    EncodedCache(tmp_path).get_or_encode(FINGERPRINT, things(1), Encoder())
+    (shard,) = shards(tmp_path)
+    save_file(load_file(shard), shard)
+    store = EncodedCache(tmp_path)
+    store.get_or_encode(FINGERPRINT, things(1), Encoder())
+    assert store.encoded == 1 and "cannot be read" in caplog.text
 
 
 def test_half_written_shards_are_not_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

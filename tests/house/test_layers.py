@@ -20,7 +20,7 @@ LAYERS = (
     ("data", "lora"),
     ("families",),
     ("training",),
-    ("tuning",),
+    ("tuning", "doctor"),
     ("api", "quickstart"),
     ("cli", "__main__"),
 )
@@ -36,7 +36,7 @@ LIGHT = [
         *(f"raylora/{name}.py" for name in ("__init__", "__main__", "cli", "errors", "suggest", "files", "console")),
         *("raylora/paths.py", "raylora/gpus.py", "raylora/config/*.py", "raylora/config/keys/*.py"),
         "raylora/tuning/plan.py",
-        *("raylora/data/chats.py", "raylora/data/examples.py", "raylora/data/reading.py", "raylora/data/split.py"),
+        *("raylora/data/chats/*.py", "raylora/data/examples.py", "raylora/data/reading.py", "raylora/data/split.py"),
         *("raylora/data/images/*.py", "raylora/families/__init__.py", "raylora/families/safetensors_header.py"),
         *("raylora/families/causal_lm/files.py", "raylora/families/diffusion/files.py"),
         # what the process of a trial reads: importing torch there would take the cores from those that train

@@ -1,12 +1,8 @@
-"""How large files and folders may be, and that ruff is content with them."""
+"""How large files and folders may be."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
-
-import pytest
 
 from tests.house.tree import ROOT, SOURCES, name_of, tracked
 
@@ -24,12 +20,6 @@ def test_no_folder_has_more_than_12_files() -> None:
     )
     del folders[ROOT / "tests/vcsim"]  # one Go package, which has to be one folder
     assert {name_of(folder): count for folder, count in folders.items() if count > 12} == {}
-
-
-@pytest.mark.parametrize("arguments", [["check", "."], ["format", "--check", "."]])
-def test_ruff(arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "ruff", *arguments], cwd=ROOT, text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout
 
 
 def test_no_file_of_the_product_has_more_than_400_lines() -> None:

@@ -28,7 +28,8 @@ RAY_OPTIONS: dict[str, Any] = {
 
 def config(family: str, folder: Path, sweep: dict[str, Any] | None = None, **values: Any) -> TrainConfig:
     """A configuration of a tiny run that writes to `folder`."""
-    base = {"batch_size": 2, "max_steps": 8, "validate_every": 4, "lr_scheduler": "constant"}
+    # Samples are made by a process of their own, which imports for seconds: for the tests that look at them.
+    base = {"batch_size": 2, "max_steps": 8, "validate_every": 4, "lr_scheduler": "constant", "sample_prompts": []}
     return fixtures.config(family).with_values(
         {**base, "output_dir": str(folder), "sweep": SweepConfig(**sweep) if sweep else None, **values}
     )

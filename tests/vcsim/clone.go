@@ -126,6 +126,7 @@ func cloneVM(c *call) answer {
 		},
 		undo: made.vanish,
 	})
+	w.cloning(task, request.Name, folder)
 	return answer{body: &methods.CloneVM_TaskBody{Res: &types.CloneVM_TaskResponse{Returnval: task}}}
 }
 

@@ -72,6 +72,7 @@ type machineView struct {
 	Cards        []string          `json:"cards"`
 	ExtraConfig  map[string]string `json:"extraConfig"`
 	Devices      []deviceView      `json:"devices"`
+	Labels       []string          `json:"labels"`
 	Created      float64           `json:"created"`
 }
 
@@ -108,6 +109,7 @@ func (w *world) describe(machine *simulator.VirtualMachine) machineView {
 		v := deviceView{}
 		if base.DeviceInfo != nil {
 			v.Label = base.DeviceInfo.GetDescription().Label
+			out.Labels = append(out.Labels, v.Label)
 		}
 		switch d := device.(type) {
 		case *types.VirtualPCIPassthrough:
@@ -162,6 +164,8 @@ type order struct {
 	TaskMs     *int     `json:"task_ms"`
 	PageSize   *int     `json:"page_size"`
 	CardNames  string   `json:"card_names"`
+	Hardware   hardware `json:"hardware"`
+	Nics       []nic    `json:"nics"`
 	DownMs     int      `json:"down_ms"`
 	Finish     bool     `json:"finish"`
 	ID         int      `json:"id"`
@@ -314,6 +318,7 @@ func (w *world) orders(mux *http.ServeMux) {
 			return nil, fmt.Errorf("no machine %q", o.Name)
 		}
 		w.setGuest(machine, o.Address, o.HostName)
+		w.setNics(machine, o.Nics)
 		return done, nil
 	})
 	handle("/vm", func(o *order) (interface{}, error) {
@@ -338,6 +343,7 @@ func (w *world) orders(mux *http.ServeMux) {
 		}
 		return done, nil
 	})
+	handle("/template", func(o *order) (interface{}, error) { return done, w.dress(o.Hardware) })
 	handle("/deny", func(o *order) (interface{}, error) {
 		w.denied = map[string]bool{}
 		for _, privilege := range o.Privileges {

@@ -111,6 +111,9 @@ func (w *world) prepare(device, before types.BaseVirtualDevice, config *types.Vi
 			if len(backing.AllowedDevice) == 0 {
 				return &types.InvalidDeviceBacking{}
 			}
+			if config.Version < "vmx-17" { // vim.fault.DeviceUnsupportedForVmVersion is there for this
+				return &types.DeviceUnsupportedForVmVersion{CurrentVersion: config.Version, ExpectedVersion: "vmx-17"}
+			}
 			backing.AssignedId = ""
 		case *types.VirtualPCIPassthroughDeviceBackingInfo:
 			if backing.Id == "" {

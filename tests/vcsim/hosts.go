@@ -355,6 +355,20 @@ func (w *world) setHost(host *simulator.HostSystem, state string) error {
 		host.Runtime.InMaintenanceMode = true
 	case "exit_maintenance":
 		host.Runtime.InMaintenanceMode = false
+	case "quarantine", "exit_quarantine":
+		host.Runtime.InQuarantineMode = types.NewBool(state == "quarantine")
+	case "lose_datastore":
+		host.Datastore = without(host.Datastore, w.mainDatastore)
+	case "lose_network":
+		host.Network = nil
+	case "reach_all":
+		host.Datastore = with(without(host.Datastore, w.mainDatastore), w.mainDatastore)
+		host.Network = nil
+		for _, kind := range []string{"Network", "DistributedVirtualPortgroup"} {
+			for _, entity := range w.registry.All(kind) {
+				host.Network = with(host.Network, entity.Reference())
+			}
+		}
 	case "red":
 		host.OverallStatus = types.ManagedEntityStatusRed
 	case "green":

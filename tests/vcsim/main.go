@@ -64,6 +64,8 @@ type world struct {
 	serial      int
 	addresses   int
 
+	chains   int32
+	clones   map[int32]*types.VmBeingClonedEvent
 	running  map[ref]*running
 	names    map[reserved]ref
 	making   map[ref]bool
@@ -95,7 +97,7 @@ func newWorld(config settings) *world {
 	w := &world{
 		config: config, gather: 5 * time.Millisecond, sessions: map[string]*session{}, fragments: map[ref]map[string]fragment{},
 		running: map[ref]*running{}, names: map[reserved]ref{}, making: map[ref]bool{}, cards: map[ref][]*card{},
-		failed: map[ref]bool{}, used: map[ref]int64{}, swap: map[ref]int64{}, profiles: map[ref]string{},
+		clones: map[int32]*types.VmBeingClonedEvent{}, failed: map[ref]bool{}, used: map[ref]int64{}, swap: map[ref]int64{}, profiles: map[ref]string{},
 		denied: map[string]bool{}, vsanColour: "green", freeLimit: -1, calls: map[string]int{}, news: make(chan struct{}), serial: 1000,
 	}
 	w.policies = &policies{world: w}
@@ -132,6 +134,7 @@ func init() {
 		"HasUserPrivilegeOnEntities": hasUserPrivilegeOnEntities, "FetchUserPrivilegeOnEntities": fetchUserPrivileges,
 		"ReconfigureComputeResource_Task": reconfigureCluster, "FindByUuid": findByUUID, "FindAllByUuid": findByUUID,
 		"QueryConfigTarget":   queryConfigTarget,
+		"QueryEvents":         queryEvents,
 		"PowerOnMultiVM_Task": refuse, "RegisterVM_Task": refuse, "CreateChildVM_Task": refuse,
 		"MigrateVM_Task": migrateVM, "RelocateVM_Task": relocateVM, "PlaceVm": placeVM,
 	}

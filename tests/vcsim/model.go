@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/vmware/govmomi/simulator"
@@ -87,6 +88,9 @@ func (w *world) build() error {
 		if group.Name == "DC0_DVPG0" {
 			group.Name = "gpu-net"
 			group.Config.Name = group.Name
+		}
+		if strings.Contains(group.Name, "DVUplinks") { // vCenter marks it so, govmomi's simulator does not
+			group.Tag = []types.Tag{{Key: "SYSTEM/DVS.UPLINKPG"}}
 		}
 	}
 	for i, self := range cluster.Host {

@@ -42,6 +42,14 @@ func (w *world) powerOn(machine *simulator.VirtualMachine) types.BaseMethodFault
 		return &types.GenericVmConfigFault{Reason: "Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize(" +
 			fmt.Sprint(machine.Config.Hardware.MemoryMB) + ")."}
 	}
+	for _, hotAdd := range []*bool{machine.Config.CpuHotAddEnabled, machine.Config.MemoryHotAddEnabled} {
+		if len(cards) > 0 && hotAdd != nil && *hotAdd {
+			return &types.GenericVmConfigFault{Reason: "Hot add is enabled: it is not supported with passthrough devices."}
+		}
+	}
+	if threads := int32(host.Hardware.CpuInfo.NumCpuThreads); machine.Config.Hardware.NumCPU > threads {
+		return &types.NotEnoughLogicalCpus{NotEnoughCpus: types.NotEnoughCpus{NumCpuDest: threads, NumCpuVm: machine.Config.Hardware.NumCPU}}
+	}
 	if locked != nil && *locked && w.lockedMemory(host.Self)+int64(machine.Config.Hardware.MemoryMB) > host.Hardware.MemorySize>>20 {
 		return &types.InsufficientMemoryResourcesFault{}
 	}

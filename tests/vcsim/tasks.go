@@ -35,6 +35,8 @@ func (c *call) start(entity ref, job work) ref {
 	if named, ok := w.registry.Get(entity).(mo.Entity); ok {
 		task.Info.EntityName = named.Entity().Name
 	}
+	w.chains++
+	task.Info.EventChainId = w.chains
 	if c.session != nil {
 		task.Info.Reason = &types.TaskReasonUser{UserName: c.session.user.UserName}
 	}

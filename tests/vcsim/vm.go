@@ -211,6 +211,9 @@ func (w *world) summarize(machine *simulator.VirtualMachine) {
 		NumVirtualDisks: disks, NumVmiopBackings: vgpus, Uuid: config.Uuid, InstanceUuid: config.InstanceUuid,
 		GuestId: config.GuestId, GuestFullName: config.GuestFullName, Annotation: config.Annotation, HwVersion: config.Version,
 	}
+	if allocation := config.MemoryAllocation; allocation != nil && allocation.Reservation != nil {
+		s.Config.MemoryReservation = int32(*allocation.Reservation)
+	}
 	w.touch(machine.Self)
 }
 

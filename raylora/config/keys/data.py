@@ -21,6 +21,12 @@ class DataKeys(Section):
         "Looked for in the current folder, then beside the YAML file.",
         examples=["./data/style_train"],
     )
+    validation_path: Annotated[InputPath | None, _INPUT] = Field(
+        default=None,
+        description="Examples to judge by, of the same kind: a folder or file. Null: files that are called validation "
+        "in a folder of chats (those called test are left alone), else some of the training examples.",
+        examples=["./data/style_validation"],
+    )
     metadata_path: Annotated[InputFile | None, _INPUT] = Field(
         default=None,
         description="Captions of the images: a CSV or JSONL file with a row per image. Null: a metadata file "

@@ -24,7 +24,8 @@ class ReportKeys(Section):
     validation_examples: Annotated[Count | None, _JUDGED_BY] = Field(
         default=None,
         description="Examples held out of training, by which a trial is judged; chosen by their content, so that they "
-        "are the same in every run. Null: a tenth of the data, within sane limits.",
+        "are the same in every run. Null: a tenth of the data, at least 8 and at most 64; of examples that are given "
+        "to judge by, at most 64.",
         examples=[16],
     )
     validate_every: Annotated[Count | None, _SCHEDULE] = Field(

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
-from raylora.data import chats
-from raylora.data.examples import ChatExample, Example
+from raylora.data.chats import reader
+from raylora.data.chats.formats import SUFFIXES
+from raylora.data.examples import ChatExample, Example, Found, Message
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
-from raylora.families.causal_lm.template_probe import template_problem
 from raylora.families.family import Family, Prompt, Snippet, unreadable_files
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class CausalLMFamily(Family):
     name = "causal_lm"
     title = "causal language model"
     model_title = "a language model"
-    data_title = f"a {' or '.join(chats.SUFFIXES)} file of chats"
-    data_found = "chats (or other JSON)"
-    data_suffixes = chats.SUFFIXES
+    data_title = "a file of chats (.jsonl, .json, .csv, .parquet)"
+    data_found = "chats (or other JSON, or tables)"
+    data_suffixes = SUFFIXES
     objective_name = "loss per token"
     adapter_name = "adapter"
     sample_count = 3
@@ -54,9 +54,7 @@ class CausalLMFamily(Family):
         return self.model_files
 
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
-        yield from quantization.problems(config)
-        if self.base_model.is_dir() and (problem := template_problem(self.base_model)) is not None:
-            yield problem
+        return quantization.problems(config)
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):
@@ -96,8 +94,15 @@ class CausalLMFamily(Family):
 
         return load.meta_model(self.model_files, config, dtype)
 
-    def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
-        return chats.read(Path(config.train_data_dir))
+    def read(self, config: TrainConfig) -> Found:
+        validation = Path(config.validation_path) if config.validation_path else None
+        found = reader.read(Path(config.train_data_dir), config.train_on, validation)
+        with unreadable_files(self.base_model):
+            model_files = self.model_files
+        from raylora.families.causal_lm.load import load_tokenizer, read_config
+        from raylora.families.causal_lm.usable import usable
+
+        return usable(load_tokenizer(model_files, read_config(model_files)), found, config.max_length)
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """A run's JSON files inside a folder of chats would be read as chats; hidden folders are not read."""
@@ -120,9 +125,9 @@ class CausalLMFamily(Family):
         for example in held_out:
             if not isinstance(example, ChatExample) or len(example.messages) < 2 or example.messages[-2][0] != "user":
                 continue
-            *before, (_, answer) = example.messages
+            *before, answer = example.messages
             text = _as_text(before)
-            found.setdefault(text, Prompt(text, answer, tuple(before)))
+            found.setdefault(text, Prompt(text, _words(answer), tuple(before)))
         return list(found.values())
 
     def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
@@ -170,7 +175,13 @@ def _as_text(messages: Sequence[tuple[str, str]]) -> str:
     """Messages for people; one alone is the user's, as everybody sees."""
     if len(messages) == 1:
         return messages[0][1]
-    return "\n\n".join(f"{role}: {content}" for role, content in messages)
+    return "\n\n".join(f"{message[0]}: {_words(message)}" for message in messages)
+
+
+def _words(message: tuple[str, str]) -> str:
+    """What a message says, its calls of tools as the file has them."""
+    more = message.more if isinstance(message, Message) else ""
+    return f"{message[1]}\n{more}".strip() if '"tool_calls"' in more else message[1]
 
 
 def _exp(value: float) -> str:

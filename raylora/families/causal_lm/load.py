@@ -27,6 +27,7 @@ from raylora.errors import UserError
 from raylora.families.causal_lm import quantization
 from raylora.families.causal_lm.files import KEY, ModelFiles, fingerprint
 from raylora.families.causal_lm.model import CausalLM
+from raylora.families.causal_lm.template_probe import check_template
 from raylora.families.causal_lm.tokenizer import ChatTokens
 
 _ENCODING = 2  # raise when the same chat gives other tensors, so that caches are made anew
@@ -77,10 +78,12 @@ def load_tokenizer(files: ModelFiles, settings: Any) -> ChatTokens:
     Raises:
         UserError: the tokenizer cannot be used.
     """
+    check_template(files.path)  # before anything renders it
     stops = as_ids(settings.eos_token_id)
     generation = files.folder / "generation_config.json"
     if files.gguf is None and generation.exists():
-        stops |= as_ids(GenerationConfig.from_pretrained(files.folder, local_files_only=True).eos_token_id)
+        with _quietly(generation, "cannot be used"):
+            stops |= as_ids(GenerationConfig.from_pretrained(files.folder, local_files_only=True).eos_token_id)
     with _quietly(files.path, "its tokenizer cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, config=settings, **_source(files))
     return ChatTokens(tokenizer, str(files.path), stops)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal
@@ -11,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
-from raylora.data.examples import ChatExample, Example
+from raylora.data.examples import ChatExample, Example, TextExample
 from raylora.errors import UserError
 from raylora.families.base import Losses, Tensors
 from raylora.families.causal_lm.kernels.linear_cross_entropy import head_loss
 from raylora.families.causal_lm.kernels.packed_attention import Layout
 from raylora.families.causal_lm.kernels.rms_norm import replace_rms_norms
+from raylora.families.causal_lm.messages import more_of
 from raylora.families.causal_lm.probe import find_targets, probe, takes_a_sequence
 from raylora.families.causal_lm.quantization import BYTES_PER_WEIGHT
-from raylora.families.causal_lm.tokenizer import ChatTokens, TemplateRefusedError
+from raylora.families.causal_lm.tokenizer import ChatTokens
 from raylora.families.objectives import causal_lm_objective
 
 _LONGEST = 16  #: chats that are encoded to find out how long rows become
@@ -76,8 +76,8 @@ class CausalLM:
         return found
 
     def encode(self, examples: Sequence[Example]) -> list[Tensors]:
-        """Tokenise chats; see `ChatTokens.encode`, whose errors it raises."""
-        chats = [example for example in examples if isinstance(example, ChatExample)]
+        """Tokenise chats and texts; see `ChatTokens.encode`, whose errors it raises."""
+        chats = [example for example in examples if isinstance(example, ChatExample | TextExample)]
         if len(chats) != len(examples):
             hint = "give a JSONL file of chats, or an image model as base_model"
             raise UserError.one("a language model learns from chats, not from images", key="train_data_dir", hint=hint)
@@ -92,12 +92,10 @@ class CausalLM:
 
     def largest_row(self, examples: Sequence[Example]) -> Tensors:
         """As many tokens as the longest chat has, of those with most characters: what is looked at is bounded."""
-        chats = [example for example in examples if isinstance(example, ChatExample)]
-        chats.sort(key=lambda chat: sum(len(content) for _, content in chat.messages), reverse=True)
-        lengths = [2]
-        for chat in chats[:_LONGEST]:
-            with contextlib.suppress(TemplateRefusedError):  # `encode` tells of it
-                lengths.append(min(len(self.tokens.tokenise(chat.messages).ids), self.max_length))
+        chats = [example for example in examples if isinstance(example, ChatExample | TextExample)]
+        chats.sort(key=_characters, reverse=True)
+        found = [self.tokens.encoded(chat, self.max_length) for chat in chats[:_LONGEST]]
+        lengths = [2, *(len(chat["input_ids"]) for chat in found if isinstance(chat, dict))]  # `encode` tells of others
         length = max(lengths)
         ids, mask = torch.zeros(length, dtype=torch.int64), torch.ones(length).bool()
         return _row({"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(0)})
@@ -168,6 +166,12 @@ class CausalLM:
         packed = [module.weight for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
         saved = sum(weight.nbytes - int(BYTES_PER_WEIGHT * weight.numel()) for weight in packed)
         return total - saved, max(weight.nbytes for weight in packed)
+
+
+def _characters(example: ChatExample | TextExample) -> int:
+    if isinstance(example, TextExample):
+        return len(example.text)
+    return sum(len(message[1]) + len(more_of(message)) for message in example.messages)
 
 
 def _row(encoded: Tensors) -> Tensors:

@@ -13,7 +13,8 @@ from raylora.errors import UserError
 from raylora.families.base import own_device
 from raylora.families.causal_lm.files import ModelFiles
 from raylora.families.causal_lm.load import as_ids, load_tokenizer, load_weights, read_config
-from raylora.families.causal_lm.tokenizer import ChatTokens, Messages, TemplateRefusedError
+from raylora.families.causal_lm.messages import Messages
+from raylora.families.causal_lm.tokenizer import ChatTokens, TemplateRefusedError
 
 
 def generate(

@@ -11,11 +11,21 @@ from typing import Any
 import jinja2
 import torch
 
-from raylora.data.examples import ChatExample
+from raylora.data.examples import ChatExample, TextExample
 from raylora.errors import Problem, UserError
 from raylora.families.base import Tensors
+from raylora.families.causal_lm.messages import (
+    Messages,
+    ends_with_answer,
+    for_template,
+    hides_tools,
+    is_learnt,
+    left_out,
+    merged_system,
+    more_of,
+    with_content,
+)
 
-Messages = Sequence[tuple[str, str]]
 Span = tuple[int, int]
 
 _log = logging.getLogger(__name__)
@@ -93,40 +103,39 @@ class ChatTokens:
             self.notes.append(text)
             _log.warning("%s", text)
 
-    def encode(self, examples: Sequence[ChatExample], max_length: int) -> list[Tensors]:
-        """Tokenise chats.
+    def encode(self, examples: Sequence[ChatExample | TextExample], max_length: int) -> list[Tensors]:
+        """Tokenise chats and texts.
 
         Returns:
-            For each chat `input_ids` (n,), int64, and `loss_mask` (n,), bool; n is at most `max_length`, and the last
+            For each `input_ids` (n,), int64, and `loss_mask` (n,), bool; n is at most `max_length`, and the last
             token is always one with loss, since what follows it cannot matter to a causal model. And `cut` (), int64:
-            how many of the assistant's tokens lie beyond `max_length`. It is kept with the others, so that whoever
+            how many of the tokens to learn lie beyond `max_length`. It is kept with the others, so that whoever
             finds the chat in the cache can still tell.
 
         Raises:
-            UserError: chats that the template refuses, or that have no assistant tokens within `max_length`: all.
+            UserError: chats that the template refuses, or that have no tokens to learn within `max_length`: all.
         """
-        encoded: list[Tensors] = []
-        problems: list[Problem] = []
-        for example in examples:
-            place = example.where or example.id[:12]
-            try:
-                whole = self.tokenise(example.messages)
-            except TemplateRefusedError as error:
-                problems.append(Problem(f"the chat template refuses this chat: {error}", place, hint=_ROLES))
-                continue
-            said = [at for at, wanted in enumerate(whole.mask) if wanted and at > 0]
-            kept = [at for at in said if at < max_length]
-            if not kept:
-                problems.append(_unusable(place, len(whole.ids), said, max_length))
-                continue
-            end = kept[-1] + 1
-            mask = torch.tensor(whole.mask[:end], dtype=torch.bool)
-            mask[0] = False  # nothing predicts the first token
-            ids = torch.tensor(whole.ids[:end], dtype=torch.int64)
-            encoded.append({"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(len(said) - len(kept))})
-        if problems:
+        results = [self.encoded(example, max_length) for example in examples]
+        if problems := [result for result in results if isinstance(result, Problem)]:
             raise UserError(problems)
-        return encoded
+        return [result for result in results if not isinstance(result, Problem)]
+
+    def encoded(self, example: ChatExample | TextExample, max_length: int) -> Tensors | Problem:
+        """One example as `encode` gives it, or why it cannot be; one that is too long names max_length as key."""
+        place = example.where or example.id[:12]
+        try:
+            whole = self._tokenise_text(example) if isinstance(example, TextExample) else self._tokenise_chat(example)
+        except TemplateRefusedError as error:
+            return Problem(f"the chat template refuses this chat: {error}", place, hint=_ROLES)
+        said = [at for at, wanted in enumerate(whole.mask) if wanted and at > 0]
+        kept = [at for at in said if at < max_length]
+        if not kept:
+            return _unusable(place, len(whole.ids), said, max_length)
+        end = kept[-1] + 1
+        mask = torch.tensor(whole.mask[:end], dtype=torch.bool)
+        mask[0] = False  # nothing predicts the first token
+        ids = torch.tensor(whole.ids[:end], dtype=torch.int64)
+        return {"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(len(said) - len(kept))}
 
     def prompt(self, messages: Messages) -> str:
         """A chat that waits for its answer, as text; a system message goes where `encode` puts it.
@@ -148,6 +157,7 @@ class ChatTokens:
             if marked is not None:
                 return marked
         text, messages = self._render_whole(messages)
+        self._check_tools(text, messages)
         spans = self._spans(text, messages)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
@@ -157,7 +167,27 @@ class ChatTokens:
                 # byte tokens may cover no character of their own, and a token may begin before the answer does
                 if begin <= first < end or (first < begin < last):
                     mask[at] = True
-        return self._with_stops(ids, mask, ends_with_answer=messages[-1][0] == "assistant")
+        return self._with_stops(ids, mask, ends_with_answer=ends_with_answer(messages))
+
+    def _tokenise_chat(self, example: ChatExample) -> Tokenised:
+        if not example.whole:
+            return self.tokenise(example.messages)
+        text, messages = self._render_whole(example.messages)
+        self._check_tools(text, messages)
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._with_stops(ids, [True] * len(ids), ends_with_answer=True)
+
+    def _tokenise_text(self, example: TextExample) -> Tokenised:
+        """A text with the tokens that this tokenizer puts around one, its end learnt too."""
+        encoding = self.tokenizer(example.text, return_offsets_mapping=True)
+        ids = list(encoding["input_ids"])
+        mask = [last > example.learnt_from for _, last in encoding["offset_mapping"]]
+        end = self.tokenizer.eos_token_id
+        if end is not None and ids[-1:] != [end]:
+            ids, mask = [*ids, int(end)], [*mask, True]
+        elif end is not None:
+            mask[-1] = True
+        return Tokenised(ids, mask)
 
     def render(self, messages: Messages, *, prompt: bool = False) -> str:
         """The chat as text; with `prompt` it ends where the assistant begins to speak.
@@ -166,13 +196,23 @@ class ChatTokens:
             TemplateRefusedError: the template takes no such chat.
         """
         try:
-            return str(
-                self.tokenizer.apply_chat_template(_as_dicts(messages), tokenize=False, add_generation_prompt=prompt)
-            )
+            return str(self._apply(messages, tokenize=False, add_generation_prompt=prompt))
         except jinja2.TemplateError as error:
             raise TemplateRefusedError(error.message or type(error).__name__) from error
         except (ValueError, TypeError, IndexError, KeyError) as error:  # a template of less care
             raise TemplateRefusedError(f"{type(error).__name__}: {error}") from error
+
+    def _apply(self, messages: Messages, **options: Any) -> Any:
+        """The chat template on messages and on the tools that the first of them names."""
+        chat, tools = for_template(messages)
+        try:
+            return self.tokenizer.apply_chat_template(chat, tools=tools, **options)
+        except TypeError:
+            if not any("tool_calls" in message for message in chat):
+                raise
+            # some templates (DeepSeek) join the arguments of a call to a text, as OpenAI's interface gives them
+            chat, tools = for_template(messages, arguments_as_text=True)
+            return self.tokenizer.apply_chat_template(chat, tools=tools, **options)
 
     def _find_end_of_turn(self, known: set[int]) -> int | None:
         try:
@@ -189,7 +229,7 @@ class ChatTokens:
         try:
             return self.render(messages, prompt=prompt), messages
         except TemplateRefusedError:
-            merged = _merge_system(messages)
+            merged = merged_system(messages)
             if merged is None:
                 raise
             # its own error is the better one: the system role was not the reason
@@ -198,26 +238,58 @@ class ChatTokens:
             return text, merged
 
     def _tokenise_marked(self, messages: Messages) -> Tokenised | None:
-        _, messages = self._render_whole(messages)
-        encoding = self.tokenizer.apply_chat_template(
-            _as_dicts(messages), return_dict=True, return_assistant_tokens_mask=True
-        )
+        text, messages = self._render_whole(messages)
+        self._check_tools(text, messages)
+        encoding = self._apply(messages, return_dict=True, return_assistant_tokens_mask=True)
         mask = [bool(value) for value in encoding["assistant_masks"]]
         if not any(mask):  # markers that mark nothing, as in templates that use them for tools only
             return None
-        return self._with_stops(list(encoding["input_ids"]), mask, ends_with_answer=messages[-1][0] == "assistant")
+        answers = [message for message in messages if message[0] == "assistant"]
+        if not all(map(is_learnt, answers)):
+            begins = [at for at, wanted in enumerate(mask) if wanted and not (at and mask[at - 1])]
+            if len(begins) != len(answers):
+                return None  # which mark is whose cannot be told
+            for begin, end, answer in zip(begins, [*begins[1:], len(mask)], answers, strict=True):
+                mask[begin:end] = [wanted and is_learnt(answer) for wanted in mask[begin:end]]
+        return self._with_stops(list(encoding["input_ids"]), mask, ends_with_answer=ends_with_answer(messages))
 
     def _spans(self, text: str, messages: Messages) -> list[Span]:
-        """The parts of `text` that are the assistant's, in characters, from the end of the generation prompt on."""
+        """The parts of `text` that are to be learnt, in characters, each from the end of the generation prompt on."""
         answers = [at for at, (role, _) in enumerate(messages) if role == "assistant"]
-        spans = self._spans_by_placeholder(text, messages, answers) or self._spans_by_prefix(text, messages, answers)
+        if any('"tool_calls"' in more_of(message) for message in messages):
+            spans = self._spans_by_stop(text, messages, answers)
+        else:
+            spans = self._spans_by_placeholder(text, messages, answers)
+            spans = spans or self._spans_by_prefix(text, messages, answers)
         if spans is None:
             raise TemplateRefusedError("it changes the assistant's words, so they cannot be told from the others'")
-        return [(self._prompt_end(text, messages[:at], span), span[1]) for at, span in zip(answers, spans, strict=True)]
+        found = zip(answers, spans, strict=True)
+        return [(self._prompt_end(text, messages[:at], span), span[1]) for at, span in found if is_learnt(messages[at])]
+
+    def _spans_by_stop(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
+        """From the end of each prompt to the stop token: how a call of a tool is written is the template's matter."""
+        stops = [word for word in (self.tokenizer.decode([stop]) for stop in self.stops) if word.strip()]
+        spans: list[Span] = []
+        for at in answers:
+            before = self.render(messages[:at], prompt=True) if at else ""
+            content = messages[at][1].strip()
+            start = max(len(before), text.find(content, len(before)) + len(content) if content else 0)
+            ends = [end for end in (text.find(stop, start) for stop in stops) if end >= 0]
+            if not text.startswith(before) or not (ends or at == len(messages) - 1):
+                return None
+            spans.append((len(before), min(ends) if ends else len(text.rstrip())))
+        return spans
+
+    def _check_tools(self, text: str, messages: Messages) -> None:
+        """See that nothing which a chat says of tools is lost; of the tools themselves a note tells."""
+        if lost := left_out(text, messages):
+            raise TemplateRefusedError(f"it leaves out {lost}; this base model was not made for tools")
+        if hides_tools(text, messages):
+            self.note("the chat template leaves out the tools that chats define: the model does not see them")
 
     def _spans_by_placeholder(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
         marks = {at: f"\u2402answer{at}\u2403" for at in answers}
-        holed = self.render([(role, marks.get(at, said)) for at, (role, said) in enumerate(messages)])
+        holed = self.render([with_content(said, marks.get(at, said[1])) for at, said in enumerate(messages)])
         pieces: list[str] = []
         for at in answers:
             before, found, holed = holed.partition(marks[at])
@@ -284,16 +356,6 @@ class ChatTokens:
 
 _ROLES = "each chat is: an optional system message, then user and assistant in turn"
 _STRIPS: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, str.lstrip)
-
-
-def _as_dicts(messages: Messages) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in messages]
-
-
-def _merge_system(messages: Messages) -> Messages | None:
-    if len(messages) < 2 or messages[0][0] != "system" or messages[1][0] != "user":
-        return None
-    return [("user", f"{messages[0][1]}\n\n{messages[1][1]}"), *messages[2:]]
 
 
 def _unusable(place: str, length: int, said: list[int], max_length: int) -> Problem:

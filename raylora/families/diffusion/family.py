@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
-from raylora.data.examples import Example, ImageExample
+from raylora.data.examples import Example, Found, ImageExample
 from raylora.data.images import folder, listing
 from raylora.errors import Problem, UserError
 from raylora.families.diffusion import files
@@ -83,8 +83,11 @@ class DiffusionFamily(Family):
 
         return model.meta_model(self.model_files, config, dtype)
 
-    def read(self, config: TrainConfig) -> tuple[Sequence[Example], list[str]]:
-        return folder.read(Path(config.train_data_dir), Path(config.metadata_path) if config.metadata_path else None)
+    def read(self, config: TrainConfig) -> Found:
+        metadata = Path(config.metadata_path) if config.metadata_path else None
+        examples, notes = folder.read(Path(config.train_data_dir), metadata)
+        held_out, more = folder.read(Path(config.validation_path), None) if config.validation_path else ([], [])
+        return Found(examples, held_out, [*notes, *more])
 
     @staticmethod
     def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:

@@ -41,6 +41,10 @@ ON_CPU = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     **({"LD_PRELOAD": str(_JEMALLOC)} if _JEMALLOC.exists() and "LD_PRELOAD" not in os.environ else {}),
     "MALLOC_CONF": os.environ.get("MALLOC_CONF", "dirty_decay_ms:30000,oversize_threshold:0"),
+    # Threads that wait for each other at the end of each of a step's thousands of operations spin by default, and on a
+    # machine with other work take the cores from those that they wait for: a step of two threads took 5 times as long.
+    "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
+    "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "0"),
 }
 
 #: Node, id of a device there, and a number: of its trainers, where several share it.

@@ -16,6 +16,7 @@ from raylora.errors import UserError
 from raylora.families.family import Prompt
 from raylora.families.resolve import resolve
 from raylora.tuning.devices import ray_cluster
+from raylora.tuning.devices.trainer_pool import ON_CPU
 from raylora.tuning.plan import Plan
 from raylora.tuning.results.export import trial_config
 from raylora.tuning.results.ranking import Ranking
@@ -80,7 +81,8 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
 
 def _task_options(config: TrainConfig) -> dict[str, Any]:
     share = ray_cluster.devices().share(1, config.device)
-    return {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
+    options: dict[str, Any] = {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
+    return options if options["num_gpus"] else {**options, "runtime_env": {"env_vars": ON_CPU}}
 
 
 def _generate(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> tuple[list[Any], list[Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,16 @@ def test_an_attempt_that_another_one_keeps_out_does_not_make_the_next_begin_anew
     monkeypatch.setattr(job, "_sweep", lambda *_, **__: 2)  # which holds the run's folder
     assert job.run(order) == 2
     assert json.loads(state.read_text()) == {"code": None}
+
+
+@pytest.mark.parametrize("sender", ["9.9.9", ""])
+def test_an_order_of_another_version_is_refused_in_words(
+    sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
+    monkeypatch.setattr(job, "__version__", sender)
+    word = order.pack()
+    monkeypatch.undo()
+    done = subprocess.run([sys.executable, "-m", "raylora.cluster.commands.job", word], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"sent by {'raylora 9.9.9' if sender else 'an older raylora'}, and the cluster runs" in done.stderr

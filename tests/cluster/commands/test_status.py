@@ -42,4 +42,10 @@ def test_vcenter_and_ray_are_seen_side_by_side(
     assert rows[head.id][-2:] == ["running", "joined"]
     assert rows[worker][-3:-1] == ["running", "lost"]
     assert "Ray has a node cats-rtx4090-elsewhere that vCenter has not" in said
+    sim.host_state("esx-01.lab", "fail")
+    assert _exit_code(["cluster", "status", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{worker} is lost: its host esx-01.lab does not respond" in said
+    assert next(line.split() for line in said.splitlines() if line.startswith(worker))[-4:-2] == ["lost", "not"]
+    sim.host_state("esx-01.lab", "reconnect")
     assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from raylora import __version__
 from raylora.cluster.commands import connection, job, submit
 from raylora.cluster.commands.connection import Connection, NoAnswer
+from raylora.cluster.ray.autoscaler_config import VERSION_LABEL, version_label
 from raylora.errors import RayloraError, UserError
 from tests.cluster.commands.head import TOKEN, Head, serving
 from tests.cluster.sites import PATHS, site
@@ -151,3 +153,16 @@ def test_a_sweep_that_was_stopped_goes_on_under_a_new_name(head: Head, tmp_path:
     assert submit.sweep(site(), order) == 0
     assert [head.jobs[name]["status"] for name in head.names] == ["STOPPED", "SUCCEEDED"]
     assert submit.sweep(site(), order) == 0 and len(head.names) == 2, "one that has finished is only followed"
+
+
+@pytest.mark.parametrize(("labels", "theirs"), [({VERSION_LABEL: "9.9.9"}, "raylora 9.9.9"), ({}, "an older raylora")])
+def test_a_cluster_of_another_version_is_told_before_anything_is_sent(
+    labels: dict[str, str], theirs: str, head: Head, tmp_path: Path
+) -> None:
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
+    head.nodes = [{"is_head_node": True, "labels": labels}, {"is_head_node": False, "labels": {}}]
+    with pytest.raises(UserError, match=f"the cluster runs {theirs}, and this machine {__version__}"):
+        submit.sweep(site(), order)
+    assert not head.names
+    head.nodes[0]["labels"] = {VERSION_LABEL: version_label()}
+    assert submit.sweep(site(), order) == 0

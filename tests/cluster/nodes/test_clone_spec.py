@@ -70,3 +70,19 @@ def test_an_instant_clone_runs_beside_its_parent(sim: Simulator, tmp_path: Path)
     (machine,) = made(sim, tmp_path, {"max": 1, "clone": "instant"})
     sim.vm_state(sim.template, "power_off")
     assert machine["power"] == "poweredOn" and machine["extraConfig"]["raylora.clone"] == "instant"
+
+
+def test_clones_go_without_what_the_template_is_tied_to(sim: Simulator, tmp_path: Path) -> None:
+    """Whoever tests the driver in the template leaves a card in it; the head and the workers have their own count."""
+    sim.dress_template("card", "usb", "cd", "cd of the client", "serial", "serial over the network", hot_add=True)
+    with fleet(sim, tmp_path, workers={"kind": {"gpu": "RTX 4090", "cpus": 1, "memory_gib": 2}}) as nodes:
+        nodes.create_head({})
+        nodes.create("kind", 2)
+        settled(nodes, 3)
+        machines = {machine["name"]: machine for machine in ours(sim)}
+        assert nodes.remove_all(20) == []
+    sim.dress_template()
+    assert sorted(len(machine["cards"]) for machine in machines.values()) == [0, 1, 1]
+    for machine in machines.values():
+        assert set(machine["labels"]) & {"card", "usb", "cd", "serial"} == set()
+        assert {"cd of the client", "serial over the network"} <= set(machine["labels"])

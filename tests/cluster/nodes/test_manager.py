@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from typing import Any, Literal
 import pytest
 from pyVmomi import vim
 
+from raylora.cluster.nodes.clone_spec import clone_spec
+from raylora.cluster.nodes.clones import running_clones
 from raylora.cluster.nodes.manager import NoRoom
 from raylora.errors import UserError
 from tests.cluster.fleet import fleet, ours, running, settled, until
@@ -212,6 +215,35 @@ def test_a_second_cluster_and_names_like_ours_are_left_alone(sim: Simulator, tmp
         dogs.remove_all(20)
         for name in ("cats-rtx4090-0000000000", "cats-head"):
             sim.vm_state(name, "destroy")
+
+
+def test_a_removal_waits_for_our_clones_alone_and_says_for_what(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another cluster's clone of the same template may take as long as it likes."""
+    monkeypatch.setattr("raylora.cluster.nodes.manager._QUIET", 0.3)
+    (tmp_path / "dogs").mkdir()
+    with fleet(sim, tmp_path) as cats, fleet(sim, tmp_path / "dogs", name="dogs") as dogs:
+        cats.site(), dogs.site()
+        sim.set(task_ms=4000)
+        dogs.create("rtx3090", 1)
+        assert dogs.inventory.wait(lambda _: bool(running_clones(dogs.vcenter, dogs.site().template.id)), 10)
+        began = time.monotonic()
+        assert cats.remove_all(20) == [] and time.monotonic() - began < 2
+        spec = clone_spec(
+            cats.vcenter, cats.site(), cats.config.workers["rtx4090"], cats._inflight.new_identity("rtx4090"),
+            host=next(iter(cats.site().reach.hosts)),
+        )  # fmt: skip
+        source = cats.vcenter.object(vim.VirtualMachine, cats.site().template.id)
+        folder = cats.vcenter.object(vim.Folder, cats.site().folder)
+        cats.vcenter.call(source, "CloneVM_Task", folder=folder, name="cats-rtx4090-lost", spec=spec)  # a dead head's
+        sim.set(task_ms=15)
+        told: list[str] = []
+        assert cats.remove_all(40, told.append) == []
+        assert told and told[0] == "the clone cats-rtx4090-lost"
+        assert not ours(sim)
+        settled(dogs, 1)
+        dogs.remove_all(20)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ray.autoscaler.v2.instance_manager.node_provider import LaunchNodeError, No
 from ray.core.generated.instance_manager_pb2 import NodeKind
 
 from raylora.cluster.config import load_cluster_config
+from raylora.cluster.nodes import backoff
 from raylora.cluster.ray import autoscaler_config, provider
 from raylora.cluster.ray.provider import VSphereNodeProvider
 from raylora.cluster.vsphere.session import VCenter
@@ -167,8 +168,64 @@ def test_the_number_of_nodes_a_type_may_have_follows_the_cards(
     assert json.dumps(nodes.reasons()).count("maintenance") == 1
 
 
+def test_refusals_in_a_row_end_no_machine(
+    sim: Simulator, adapter: NodeProviderAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray in small: each loop reads the limit, lists nodes, takes errors in, and asks for as many as may still be.
+
+    Ray counts the nodes that it has asked for beside those that are listed, and ends those above the limit: any that
+    are still booting among them. It ends after three refusals, with a limit that lets demand move to the other card.
+    """
+    monkeypatch.setattr("raylora.cluster.ray.belief.SETTLE", 0.1)  # this Ray asks ten times as often
+    monkeypatch.setattr(provider, "_PAUSE", 0.05)
+    monkeypatch.setattr(provider, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(backoff, "FIRST", 0.5)
+    nodes = provider_of(adapter).nodes
+    first = nodes.create("rtx4090", 1)
+    settled(nodes, 2)
+    sim.fault("PowerOnVM_Task", kind="task_error", fault="GenericVmConfigFault", times=3)
+    asked: dict[str, int] = {}
+    most: list[int] = []
+    end = time.monotonic() + 30
+    while not (sum(fault["fired"] for fault in sim.faults()) == 3 and min(most) == 1):
+        assert time.monotonic() < end, (sim.faults(), most)
+        most.append(limits(tmp_path)["rtx4090"])
+        listed = [node for node in adapter.get_non_terminated().values() if node.node_type == "rtx4090"]
+        for error in adapter.poll_errors():
+            assert isinstance(error, LaunchNodeError)
+            asked.pop(error.request_id, None)
+        for node in listed:
+            asked.pop(node.request_id, None)
+        assert len(listed) + sum(asked.values()) <= most[-1], "Ray would end a node now"
+        assert first[0] in {node.cloud_instance_id for node in listed}
+        if len(listed) + sum(asked.values()) < most[-1]:
+            asked[request := f"request-{len(most)}"] = 1
+            adapter.launch({"rtx4090": 1}, request)
+        time.sleep(0.3)
+
+
+def test_a_limit_does_not_fall_while_ray_waits_for_an_answer(
+    sim: Simulator, adapter: NodeProviderAdapter, tmp_path: Path
+) -> None:
+    nodes = provider_of(adapter).nodes
+    after = max((event["seq"] for event in sim.events()), default=0)
+    nodes._inflight.forget_site()
+    held = sim.fault("RetrievePropertiesEx", kind="hang_before")  # the request looks names up anew
+    adapter.launch({"rtx4090": 1}, "request-1")
+    sim.wait_event("fault", after)
+    sim.host_state(sim.host_names[0], "maintenance")
+    assert nodes.inventory.wait(lambda view: any(host.maintenance for host in view.hosts.values()), 10)
+    nodes.inventory.wait(lambda _: False, 2.0)
+    assert limits(tmp_path)["rtx4090"] == 2
+    sim.release(held)
+    deadline = time.monotonic() + 10
+    while limits(tmp_path)["rtx4090"] and time.monotonic() < deadline:
+        nodes.inventory.wait(lambda _: False, 0.1)
+    assert limits(tmp_path)["rtx4090"] == 0
+
+
 def test_a_wrong_password_is_waited_with(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(provider, "_PASSWORD_PAUSE", 0.05)
     config = load_cluster_config(sites.in_simulator(sim, tmp_path))
     (tmp_path / "vcenter.password").write_text("wrong")
     vcenter = VCenter(config.vcenter)

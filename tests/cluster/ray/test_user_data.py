@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -180,3 +182,13 @@ def test_any_folder_name_survives_the_environment_file(value: str, tmp_path: Pat
 def test_a_guestinfo_that_was_blotted_out_reads_as_nothing() -> None:
     assert user_data.read_guestinfo({"guestinfo.userdata": "---"}, "userdata") == ""
     assert user_data.read_guestinfo({}, "userdata") == ""
+
+
+def test_what_does_not_fit_into_the_guestinfo_is_told_with_its_size(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(base64.b64encode(random.Random(0).randbytes(100_000)))
+    vcenter = site().vcenter.model_copy(update={"ca_file": str(bundle)})
+    with pytest.raises(UserError, match=r"is told takes 1\d\d KiB, and the guestinfo holds 64") as caught:
+        user_data.head(site().model_copy(update={"vcenter": vcenter}), identity("head", "head"), "t")
+    (problem,) = caught.value.problems
+    assert problem.key == "vcenter.ca_file" and "vcenter.ca_file with 130 KiB" in problem.hint

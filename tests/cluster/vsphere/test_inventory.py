@@ -15,8 +15,10 @@ from raylora.cluster.config import load_cluster_config
 from raylora.cluster.nodes.placement import free_cards
 from raylora.cluster.vsphere.faults import is_gone
 from raylora.cluster.vsphere.inventory import Inventory
-from raylora.cluster.vsphere.session import VCenter
+from raylora.cluster.vsphere.properties import inventory_filter
+from raylora.cluster.vsphere.session import AnswerLost, VCenter
 from raylora.cluster.vsphere.types import View
+from raylora.cluster.vsphere.watch import Watch
 from tests.cluster import sites, vcsim
 from tests.cluster.vcsim import Simulator
 
@@ -139,18 +141,19 @@ def test_tasks_are_followed_to_their_end(sim: Simulator, inventory: Inventory) -
 
 def test_a_login_that_takes_long_keeps_nobody_from_the_view(inventory: Inventory) -> None:
     """In an outage some thread tries for minutes to log in again, and Ray's loop goes on looking."""
-    inventory._tasks["task-gone"] = None
+    tasks = inventory._tasks
+    tasks._ends["task-gone"] = None
 
     def forget() -> None:
-        with inventory._lock:
-            inventory._forget("Task", "task-gone")
+        with tasks._lock:
+            tasks._gone("task-gone")
 
     with inventory.vcenter._login_lock:
         forgetting = threading.Thread(target=forget, daemon=True)
         forgetting.start()
         forgetting.join(5)
         assert not forgetting.is_alive() and inventory.view().machines
-    end = inventory._tasks.pop("task-gone")
+    end = tasks._ends.pop("task-gone")
     assert end is not None and is_gone(end.fault or ValueError(), vim.Task("task-gone"))
 
 
@@ -163,6 +166,57 @@ def test_a_fresh_look_tells_of_a_machine_that_is_gone(sim: Simulator, inventory:
     assert inventory.find(gone.instance_uuid) is None
     found = inventory.find(there.instance_uuid)
     assert found is not None and found.id == there.id
+
+
+def test_a_machine_whose_leave_was_not_told_leaves_the_view_all_the_same(sim: Simulator, inventory: Inventory) -> None:
+    gone = next(machine for machine in inventory.view().machines.values() if machine.name == "user-0270")
+    after = max((event["seq"] for event in sim.events()), default=0)
+    sim.fault("WaitForUpdatesEx", kind="hang_before", times=9)
+    sim.vm_state("user-0001", "power_on")  # ends the wait that is under way; the next one hears nothing
+    sim.wait_event("fault", after)
+    sim.vm_state("user-0270", "destroy")
+    assert gone.id in inventory.view().machines
+    assert inventory.fresh([gone.id]) == {}
+    assert gone.id not in inventory.view().machines
+    sim.clear_faults()
+    sim.vm_state("user-0001", "power_off")
+
+
+def test_what_is_told_again_costs_no_read_and_changes_nothing(sim: Simulator, inventory: Inventory) -> None:
+    """govmomi's simulators collect a whole filter at each change, and some send all of it as if it were new."""
+    vcenter = inventory.vcenter
+    everything = vcenter.read(
+        vcenter.content.viewManager, "CreateContainerView",
+        container=vcenter.content.rootFolder, type=[vim.VirtualMachine], recursive=True,
+    )  # fmt: skip
+    again = Watch(vcenter, inventory_filter(everything)).updates()
+    before = inventory.view()
+    sim.reset_calls()
+    told = inventory._apply(again)
+    assert len(told) > 250 and "RetrievePropertiesEx" not in sim.calls()
+    assert inventory.view() is before
+
+
+def test_an_answer_that_cannot_be_read_is_read_again(sim: Simulator, tmp_path: Path) -> None:
+    """What it held is not lost: not every server tells the same again when it is asked again."""
+    spoilt = threading.Event()
+
+    class Garbled(VCenter):
+        def call(self, target: Any, method: str, **arguments: Any) -> Any:
+            answer = super().call(target, method, **arguments)
+            if method == "WaitForUpdatesEx" and answer is not None and arguments["version"] and not spoilt.is_set():
+                spoilt.set()
+                raise AnswerLost("KeyError: 'NoSuchType'")
+            return answer
+
+    config = load_cluster_config(sites.in_simulator(sim, tmp_path))
+    with Garbled(config.vcenter) as vcenter:
+        inventory = Inventory(vcenter, config.name).start()
+        for state, wanted in (("power_off", "poweredOff"), ("power_on", "poweredOn")):
+            sim.vm_state("user-0006", state)  # type: ignore[arg-type]
+            assert inventory.wait(lambda view, wanted=wanted: power(view, "user-0006") == wanted, 10)  # type: ignore[misc]
+        assert spoilt.is_set()
+        inventory.stop()
 
 
 def test_cards_of_foreign_machines_are_seen(sim: Simulator, inventory: Inventory) -> None:

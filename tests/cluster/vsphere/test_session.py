@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,13 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from raylora.cluster.config import VCenterSettings
-from raylora.cluster.vsphere import session
+from raylora.cluster.config import VCenterSettings, load_cluster_config
+from raylora.cluster.vsphere import privileges, session
+from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import AnswerLost, NotReached, VCenter, newest_version
 from raylora.errors import UserError
+from tests.cluster import vcsim
+from tests.cluster.sites import in_simulator
 from tests.cluster.vcsim import Simulator
 
 
@@ -50,6 +55,58 @@ def test_wrong_ways_are_told_in_one_line(sim: Simulator, monkeypatch: pytest.Mon
         assert "nothing listens there" in refused(settings(sim, port=closed.getsockname()[1]))
     monkeypatch.setenv("PW", "wrong")
     assert f"the user name or the password of {sim.user} is wrong" in refused(settings(sim))
+
+
+class Proxy(socketserver.StreamRequestHandler):
+    """An HTTP proxy that knows CONNECT alone, for one connection."""
+
+    def handle(self) -> None:
+        target = self.rfile.readline().split()[1].decode()
+        while self.rfile.readline().strip():
+            pass
+        self.server.asked.append(target)  # type: ignore[attr-defined]
+        host, _, port = target.rpartition(":")
+        with socket.create_connection((host, int(port))) as there:
+            self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=self._pass_on, args=(there, self.connection), daemon=True)
+            back.start()
+            self._pass_on(self.connection, there)
+            back.join(10)
+
+    def _pass_on(self, source: socket.socket, to: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                to.sendall(data)
+            to.shutdown(socket.SHUT_WR)
+
+
+def test_a_vcenter_behind_a_proxy(sim: Simulator) -> None:
+    """Its certificate is verified as without one."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
+        server.daemon_threads, server.asked = True, []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        through = f"http://127.0.0.1:{server.server_address[1]}"
+        with VCenter(settings(sim, proxy=through), patience=5.0) as vcenter:
+            assert vcenter.content.about.apiType == "VirtualCenter"
+        assert set(server.asked) == {f"{sim.host}:{sim.port}"}  # type: ignore[attr-defined]
+        assert "certificate is not trusted" in refused(settings(sim, proxy=through, ca_file=None))
+        server.shutdown()
+    assert "nothing listens there" in refused(settings(sim, proxy=through))
+
+
+@pytest.mark.parametrize("proxy", ["proxy.example.com:3128", "https://proxy:3128", "http://proxy", "http://proxy:x"])
+def test_what_is_no_proxy_is_told(sim: Simulator, proxy: str) -> None:
+    with pytest.raises(ValueError, match="is not the address of an HTTP proxy"):
+        settings(sim, proxy=proxy)
+
+
+def test_a_user_of_a_windows_domain(tmp_path: Path) -> None:
+    with vcsim.start(user="LAB\\ray") as sim:
+        config = load_cluster_config(in_simulator(sim, tmp_path))
+        with VCenter(config.vcenter) as vcenter:
+            inventory = Inventory(vcenter, config.name).start()
+            assert privileges.missing(vcenter, None, config) == []
+            inventory.stop()
 
 
 def test_certificates_are_verified(sim: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,7 +30,7 @@ def found(sim: Simulator, place: Path, /, **changes: Any) -> Site:
 def test_names_become_ids(sim: Simulator, tmp_path: Path) -> None:
     site = found(sim, tmp_path)
     assert len(site.reach.hosts) == 2
-    assert site.template.snapshot is not None and site.template.disk_gib == 40
+    assert site.template.snapshot is not None and site.template.frozen.disk_gib == 40
     assert isinstance(site.network_backing, vim.vm.device.VirtualEthernetCard.NetworkBackingInfo)
 
 

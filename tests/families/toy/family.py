@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylora.config.schema import TrainConfig
+from raylora.data.examples import Found
 from raylora.errors import UserError
 from raylora.families.family import Family, Prompt, Snippet
 from raylora.families.read_once import parsed_json
@@ -64,11 +65,12 @@ class ToyFamily(Family):
 
         return ToyModel(parsed_json(self.base_model / "toy.json")["width"], torch.device("meta"), dtype, "")
 
-    def read(self, config: TrainConfig) -> tuple[Sequence[Any], list[str]]:
+    def read(self, config: TrainConfig) -> Found:
         from raylora.families.toy.model import Sum
 
         lines = Path(config.train_data_dir).read_text().splitlines()
-        return [Sum(hashlib.sha256(line.encode()).hexdigest(), tuple(map(float, line.split()))) for line in lines], []
+        sums = [Sum(hashlib.sha256(line.encode()).hexdigest(), tuple(map(float, line.split()))) for line in lines]
+        return Found(sums)  # type: ignore[arg-type]
 
     @staticmethod
     def objective(losses: Any, counts: Any, base: Any) -> Any:

@@ -109,7 +109,7 @@ def test_an_empty_cluster_gets_demand_and_its_slow_node_does_not_hold_the_sweep_
     space: Any = {"learning_rate": {"loguniform": [1e-4, 1e-2]}}
     sweep = {"space": space, "trials": 3, "slots_per_device": 4, "searcher": "random", "scheduler": "none"}
     folder = tmp_path / "run"
-    steps, every = 160, 20
+    steps, every = 80, 10
     settings = config(
         "causal_lm",
         folder,

@@ -97,9 +97,11 @@ def log_ticks(low: float, high: float) -> Figure:
     steps = (1, 2, 5) if end - start < 2.2 else (1, 3) if end - start < 4 else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
     shown = [tick for tick in ticks if start <= math.log10(tick) <= end]
+    if len(shown) < 2:  # a narrow range lies between two round numbers: its ends are known
+        shown = sorted({low, high})
     return {
         "tickvals": shown,
-        "ticktext": [f"{tick:,.0f}" if tick >= 1 else number(tick) for tick in shown],
+        "ticktext": [f"{tick:,.0f}" if tick >= 1 and tick == round(tick) else number(tick) for tick in shown],
         "range": [start, end],
     }
 

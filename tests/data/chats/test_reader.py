@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raylora.data import chats
+from raylora.data.chats import reader
 from raylora.errors import Problem, UserError
 
 CHAT = (("user", "Define: optimism"), ("assistant", "The doctrine that all is beautiful."))
@@ -26,12 +26,12 @@ def lines(path: Path, *entries: Any) -> Path:
 
 
 def read(path: Path) -> list[tuple[tuple[str, str], ...]]:
-    return [example.messages for example in chats.read(path)[0]]
+    return [example.messages for example in reader.read(path).examples]
 
 
 def problems(path: Path) -> tuple[Problem, ...]:
     with pytest.raises(UserError) as caught:
-        chats.read(path)
+        reader.read(path)
     str(caught.value).encode()
     return caught.value.problems
 
@@ -117,10 +117,10 @@ def test_json_that_is_lines_or_one_object(tmp_path: Path) -> None:
 
 def test_where_and_identity(tmp_path: Path) -> None:
     other = {"prompt": "a", "completion": "b"}
-    first, _ = chats.read(lines(tmp_path / "a.jsonl", GOOD, "", other))
+    first = reader.read(lines(tmp_path / "a.jsonl", GOOD, "", other)).examples
     assert [example.where for example in first] == [f"{tmp_path / 'a.jsonl'}:1", f"{tmp_path / 'a.jsonl'}:3"]
     (tmp_path / "b.json").write_text(json.dumps([other, GOOD], indent=1))
-    second, _ = chats.read(tmp_path / "b.json")
+    second = reader.read(tmp_path / "b.json").examples
     assert [example.where.rpartition(":")[2] for example in second] == ["2", "6"]
     assert [example.id for example in second] == [example.id for example in reversed(first)]
     assert len(set(example.id for example in first)) == 2 and len(first[0].id) == 64
@@ -132,9 +132,9 @@ def test_folder(tmp_path: Path) -> None:
     lines(tmp_path / "a.json", [{"prompt": "a", "completion": "a"}])
     lines(tmp_path / ".hidden.jsonl", "not this one")
     lines(tmp_path / "README.md", "nor this")
-    examples, notes = chats.read(tmp_path)
-    assert [example.messages[0][1] for example in examples] == ["a", "b"]
-    assert any("README.md" in note for note in notes)
+    found = reader.read(tmp_path)
+    assert [example.messages[0][1] for example in found.examples] == ["a", "b"]
+    assert any("README.md" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,8 @@ def test_folder(tmp_path: Path) -> None:
         ('{"messages": [', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("7", "is not a JSON object"),
-        ({"text": "x", "meta": 1}, "keys: text, meta"),
+        ({"segments": "x", "meta": 1}, "keys: segments, meta"),
+        ({"text": "x", "meta": 1}, "is a text without roles"),
         ({"messages": "x"}, "messages must be a list"),
         ({"messages": []}, "no messages"),
         ({"messages": [], "system": "Be rude."}, "no messages"),
@@ -207,11 +208,11 @@ def test_places_without_chats(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path / "chat.jsonl")
     assert "chats.jsonl" in problem.hint and problem.key == "train_data_dir"
     (tmp_path / "folder" / "sub").mkdir(parents=True)
-    lines(tmp_path / "folder" / "a.parquet", "x")
+    lines(tmp_path / "folder" / "a.mp4", "x")
     (problem,) = problems(tmp_path / "folder")
-    assert problem.hint == "what is there: 1 .parquet file, 1 folder"
-    (problem,) = problems(tmp_path / "folder" / "a.parquet")
-    assert ".jsonl" in problem.message
+    assert problem.hint == "what is there: 1 .mp4 file, 1 folder"
+    (problem,) = problems(tmp_path / "folder" / "a.mp4")
+    assert ".jsonl" in problem.hint
 
 
 json_values = st.recursive(
@@ -239,7 +240,7 @@ def test_anything_at_all(tmp_path: Path, values: list[Any], cut: float, seed: in
     path = tmp_path / ("a.json" if name else "a.jsonl")
     path.write_bytes(data)
     try:
-        examples, _ = chats.read(path)
+        examples = reader.read(path).examples
     except UserError as error:
         str(error).encode()
     else:

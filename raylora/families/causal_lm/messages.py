@@ -1,0 +1,82 @@
+"""Messages in the form that chat templates take, and whether a template shows all that they say of tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from raylora.data.examples import Message
+
+Messages = Sequence[tuple[str, str]]
+
+
+def more_of(message: tuple[str, str]) -> str:
+    """What a message says beside role and content, as JSON text; empty if that is nothing."""
+    return message.more if isinstance(message, Message) else ""
+
+
+def is_learnt(message: tuple[str, str]) -> bool:
+    """Whether an answer is to be learnt, and is no mere context."""
+    return not isinstance(message, Message) or message.learnt
+
+
+def with_content(message: tuple[str, str], content: str) -> tuple[str, str]:
+    """The same message with another text."""
+    return message.with_content(content) if isinstance(message, Message) else (message[0], content)
+
+
+def ends_with_answer(messages: Messages) -> bool:
+    """Whether the last message is an answer that is to be learnt."""
+    return messages[-1][0] == "assistant" and is_learnt(messages[-1])
+
+
+def merged_system(messages: Messages) -> Messages | None:
+    """The messages with the system's put before the user's first words; None where it does not stand there."""
+    if len(messages) < 2 or messages[0][0] != "system" or messages[1][0] != "user":
+        return None
+    pair = ("user", f"{messages[0][1]}\n\n{messages[1][1]}")
+    return [Message(pair, more=more_of(messages[0])) if more_of(messages[0]) else pair, *messages[2:]]
+
+
+def for_template(
+    messages: Messages, *, arguments_as_text: bool = False
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Messages as chat templates take them, and the tools of the chat, None where it has none.
+
+    Args:
+        messages: a chat, or its beginning.
+        arguments_as_text: give the arguments of calls as JSON text and not as objects; some templates want that.
+    """
+    chat: list[dict[str, Any]] = []
+    tools = None
+    for message in messages:
+        more = json.loads(more_of(message) or "{}")
+        tools = more.pop("tools", tools)
+        for call in more.get("tool_calls", ()) if arguments_as_text else ():
+            function = call["function"]
+            if not isinstance(function["arguments"], str):
+                function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+        chat.append({"role": message[0], "content": message[1], **more})
+    return chat, tools
+
+
+def left_out(text: str, messages: Messages) -> str:
+    """What a rendered chat does not show of its calls of tools; many templates leave them out without a word."""
+    if not any(message[0] == "tool" or more_of(message) for message in messages):
+        return ""
+    chat, _ = for_template(messages)
+    for message in chat:
+        if any(call["function"]["name"] not in text for call in message.get("tool_calls", ())):
+            return "calls of tools"
+        said = message["content"].strip()
+        if message["role"] == "tool" and said not in text and json.dumps(said, ensure_ascii=False)[1:-1] not in text:
+            return "what a tool has answered"
+    return ""
+
+
+def hides_tools(text: str, messages: Messages) -> bool:
+    """Whether a rendered chat does not name all the tools that it defines."""
+    _, tools = for_template(messages)
+    names = [str(tool.get("function", tool).get("name", "")) for tool in tools or ()]
+    return any(name not in text for name in names)

@@ -1,0 +1,48 @@
+"""The base model's own losses: computed once, and never taken from a file that is not as it was written."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from raylora.training.base_losses import prepare
+from raylora.training.pack import Pack
+from tests.families.loading import dataset
+from tests.training.fixtures import lab
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "renamed", "cut", "no checksum", "empty"])
+def test_damaged_losses_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    made = lab("causal_lm", torch.float32)
+    data = dataset(made.config)
+    right = prepare(made.base, data, tmp_path).base_losses
+    (path,) = (tmp_path / "base-losses").iterdir()
+    content = path.read_bytes()
+    if damage == "zeroed":
+        path.write_bytes(content[:-8] + bytes(8))
+    elif damage == "renamed":  # the losses of other examples
+        save_file(load_file(path), path, {"checksum": "1"})
+    elif damage == "cut":
+        path.write_bytes(content[:-3])
+    elif damage == "no checksum":
+        save_file(load_file(path), path)
+    else:
+        path.write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        again = prepare(made.base, data, tmp_path)
+    assert np.array_equal(again.base_losses, right)
+    assert "computed again" in caplog.text
+    assert path.read_bytes() == content
+
+    def computed(*arguments: object) -> None:
+        raise AssertionError("computed although the file is whole")
+
+    monkeypatch.setattr(Pack, "held_out_losses", computed)
+    assert np.array_equal(prepare(made.base, data, tmp_path).base_losses, right)
