@@ -22,7 +22,6 @@ class Progress:
     """
 
     _QUIET = 2.0  #: seconds before the first word
-    _STEP = 1000  #: things between two looks at the clock
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -33,12 +32,13 @@ class Progress:
 
     def at(self, done: int, of: int = 0) -> None:
         """Tell that `done` things are done, of `of` if that is known."""
-        if done % self._STEP or time.monotonic() < self._next:
+        now = time.monotonic()
+        if now < self._next:
             return
-        text = f"{self._what}: {done:,}{f' of {of:,}' if of else ''}, {time.monotonic() - self._began:.0f} s"
+        text = f"{self._what}: {done:,}{f' of {of:,}' if of else ''}, {now - self._began:.0f} s"
         print(f"\r{text}\033[K" if self._over else text, file=sys.stderr, end="" if self._over else "\n", flush=True)
         self._shown = True
-        self._next = time.monotonic() + (0.5 if self._over else 10.0)
+        self._next = now + (0.5 if self._over else 10.0)
 
     def end(self) -> None:
         """Take the line away again."""

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raylora.console import Progress
 from raylora.files import PARTIAL_PREFIX, open_regular, write_atomically
 
 Tensors = dict[str, Tensor]
@@ -81,12 +82,14 @@ class EncodedCache:
         self.hits += len(wanted) - len(missing)
         pending: dict[str, Tensors] = {}
         size = 0
+        progress = Progress("encoding examples")
         for start in range(0, len(missing), batch):
             chunk = missing[start : start + batch]
             results = encode(chunk)
             if len(results) != len(chunk) or not all(results):
                 raise ValueError(f"encode gave {len(results)} results for {len(chunk)} examples, or empty ones")
             self.encoded += len(chunk)
+            progress.at(start + len(chunk), len(missing))
             for example, tensors in zip(chunk, results, strict=True):
                 # A copy: batches are cut into views, and a shard must not hold (nor keep alive) more than its own.
                 pending[example.id] = {name: _own(tensor) for name, tensor in tensors.items()}
@@ -94,6 +97,7 @@ class EncodedCache:
             if size >= SHARD_BYTES:
                 found |= _write(folder, pending)
                 pending, size = {}, 0
+        progress.end()
         if pending:
             found |= _write(folder, pending)
         return [dict(found[example.id]) for example in examples]

@@ -53,7 +53,7 @@ def decoded(data: bytes, path: Path) -> str:
     """
     encoding = _utf16(data) or "utf-8-sig"
     try:
-        return data.decode(encoding)
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError.one(
@@ -61,6 +61,11 @@ def decoded(data: bytes, path: Path) -> str:
             where=f"{shown(path)}:{line}",
             hint=encoding_hint(data, error.start, path),
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        hint = "remove them, or save the file again as UTF-8"
+        raise UserError.one("holds NUL characters, which no text has", where=f"{shown(path)}:{line}", hint=hint)
+    return text
 
 
 def _utf16(data: bytes) -> str:
@@ -102,7 +107,7 @@ def limited(problems: Sequence[Problem]) -> list[Problem]:
     kept = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         where = problems[0].where
-        place = re.sub(r":(\d+|\w+\[\d+\])$", "", where)
+        place = re.sub(r"(:\d+)?(:\d+|:\w+\[\d+\])$", "", where)
         kept.append(
             Problem(
                 f"and {len(problems) - SHOWN} more problems of this kind",

@@ -30,8 +30,8 @@ from raylora.training.pack import Pack
 from raylora.tuning.plan import make_plan
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.experiment import make_tuner
+from tests.hostile.planted import plant
 from tests.training.fixtures import FAMILIES, lab
-from tests.tuning.planted import plant
 from tests.tuning.runs import RAY_OPTIONS, Event, config, events, ray_processes, wait_for
 
 SLOTS, DEVICES = 2, 2

@@ -56,15 +56,15 @@ def entries(text: str, file: Path, *, lines: bool, parts: tuple[str, ...]) -> It
     begin = len(text) - len(text.lstrip(" \t\r\n\ufeff"))
     first = text[begin : text.find("\n", begin) if "\n" in text[begin:] else len(text)]
     if lines and _is_json(first):
-        yield from _lines(text)
+        yield from _lines(text, parts)
     elif text[begin : begin + 1] == "[":
         yield from _elements(text, begin + 1, file)
     elif not lines and (whole := _whole(text)) is not None:
         yield from _inside(whole, parts)
     elif text[begin : begin + 1] == "{" and not _is_json(first) and _begins_with_value(text, begin):
-        yield from _one_after_the_other(text, begin)
+        yield from _one_after_the_other(text, begin, parts)
     else:
-        yield from _lines(text)
+        yield from _lines(text, parts)
 
 
 def _is_json(text: str) -> bool:
@@ -93,8 +93,14 @@ def _whole(text: str) -> Entry | None:
         return None
 
 
-def _inside(whole: Entry, parts: tuple[str, ...]) -> Iterator[Entry]:
-    """The examples that an object holds under a name for them; without such a name it is an example itself."""
+def _inside(whole: Entry, parts: tuple[str, ...], line: str = "") -> Iterator[Entry]:
+    """The examples that an object holds under a name for them; without such a name it is an example itself.
+
+    Args:
+        whole: a value of a file.
+        parts: names that say which part of a data set their examples are.
+        line: the value's place, put before those inside, if it is not the whole of the file.
+    """
     value = whole.value
     held = [key for key in (*WRAPPERS, *parts) if isinstance(value, dict) and _is_list_of_entries(value.get(key))]
     if not held:
@@ -102,7 +108,7 @@ def _inside(whole: Entry, parts: tuple[str, ...]) -> Iterator[Entry]:
         return
     for key in held:
         for number, one in enumerate(value[key], 1):
-            yield Entry(f"{key}[{number}]", one, key if key in parts else "")
+            yield Entry(f"{line}{key}[{number}]", one, key if key in parts else "")
     for key in value:
         if key not in held:
             yield Entry(key, Beside(value[key]))
@@ -118,7 +124,8 @@ def _is_list_of_entries(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict | list) for one in value)
 
 
-def _lines(text: str) -> Iterator[Entry]:
+def _lines(text: str, parts: tuple[str, ...]) -> Iterator[Entry]:
+    named = {*WRAPPERS, *parts}
     number, start = 0, 0
     while start <= len(text):
         end = text.find("\n", start)
@@ -134,6 +141,8 @@ def _lines(text: str) -> Iterator[Entry]:
         if isinstance(value, list) and value and not _is_chat(value):
             for one in value:
                 yield Entry(str(number), one)
+        elif isinstance(value, dict) and named & value.keys():
+            yield from _inside(Entry(str(number), value), parts, f"{number}:")
         else:
             yield Entry(str(number), value)
 
@@ -181,7 +190,7 @@ def _elements(text: str, position: int, file: Path) -> Iterator[Entry]:
         separator_due = True
 
 
-def _one_after_the_other(text: str, position: int) -> Iterator[Entry]:
+def _one_after_the_other(text: str, position: int, parts: tuple[str, ...]) -> Iterator[Entry]:
     """Values that take several lines each, with nothing but space (or a comma) between them."""
     line, counted = 1, 0
     while (position := _skip_space(text, position, ",")) < len(text):
@@ -192,7 +201,7 @@ def _one_after_the_other(text: str, position: int) -> Iterator[Entry]:
             at = text.count("\n", 0, error.pos) + 1 if isinstance(error, json.JSONDecodeError) else line
             yield Entry(str(at), error)
             return
-        yield Entry(str(line), value)
+        yield from _inside(Entry(str(line), value), parts, f"{line}:")
 
 
 def _skip_space(text: str, position: int, also: str = "") -> int:

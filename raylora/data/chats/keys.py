@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         ),
     ),
     **dict.fromkeys(
-        ("reasoning_content", "reasoning", "thinking", "thoughts"),
+        ("reasoning_content", "reasoning", "thinking", "thoughts", "thought"),
         ("holds thoughts that belong to no answer", "put them beside the content of the assistant's message"),
     ),
     **dict.fromkeys(
@@ -185,7 +185,7 @@ class Keys:
             return value
         if missing(value):
             return ""
-        raise UnusableError(f"{shown(key)} must be a string, not {type(value).__name__}")
+        raise UnusableError(f"{shown(key)} must be a string, not {type(value).__name__}", 'write it as text: "5" for 5')
 
     def check_preference(self) -> None:
         """See that this is no preference data.

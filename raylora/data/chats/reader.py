@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +121,16 @@ class _Reading:
             more = f" and {len(self._unused) - len(most)} more" if len(self._unused) > len(most) else ""
             named = ", ".join(f"{shown(key)} ({count})" for key, count in most)
             self.notes.append(f"keys that are not used, each with the number of examples that have it: {named}{more}")
+        unlearnt = sum(_is_unlearnt(message) for chat in self._chats() for message in chat.messages)
+        if unlearnt and self.train_on == "assistant":
+            self.notes.append(f"answers that are not learnt, as the file says (weight: 0 or alike): {unlearnt}")
         plain = sum(isinstance(example, TextExample) for example in self.train)
         if plain:
             self.notes.append(f"learnt as they stand, without a chat template: {plain} of {len(self.train)} examples")
         return Found(self.train, self.held_out, self.notes)
+
+    def _chats(self) -> Iterator[ChatExample]:
+        return (one for one in (*self.train, *self.held_out) if isinstance(one, ChatExample))
 
     def _file(self, file: Path, part: str, key: str, *, by_part: bool = True) -> None:
         wrong: list[Problem] = []
@@ -169,6 +175,10 @@ class _Reading:
             self._avoided += 1
             return
         (self.held_out if own == "validation" else self.train).append(_example(found, where, self.train_on))
+
+
+def _is_unlearnt(message: Pair) -> bool:
+    return isinstance(message, Message) and not message.learnt
 
 
 def _example(found: tuple[Pair, ...] | Text, where: str, train_on: TrainOn) -> ChatExample | TextExample:

@@ -90,8 +90,9 @@ def _shaped(keys: Keys, train_on: TrainOn, tally: Counter[str], written: list[st
 def _pair(keys: Keys, asked: str, answer: str, train_on: TrainOn, tally: Counter[str]) -> tuple[Pair, ...] | Text:
     """A question and its answer, in keys of their own."""
     question, reply = keys.take(asked), keys.take(answer)
-    if isinstance(question, list) and isinstance(reply, list):
+    if isinstance(question, list) and isinstance(reply, list | str):
         before, tools = turns(question, asked, tally, SHAPES)
+        reply = [{"role": "assistant", "content": reply}] if isinstance(reply, str) else reply
         after, more_tools = turns(reply, answer, tally, SHAPES)
         return with_tools(_with_system(keys, [*before, *after]), [*tool_definitions(keys), *tools, *more_tools])
     if isinstance(reply, list):
@@ -164,6 +165,9 @@ def _avoided(keys: Keys) -> bool:
         if isinstance(truth, bool):
             keys.take(key)
             avoided = avoided or not truth
+        elif value in (0, 1, "0", "1"):
+            hint = "write true or false if it judges the answer (KTO); if it is a class, remove the key"
+            raise UnusableError(f"{key} {value} may say that the answer is a good or a bad one, or be a class", hint)
     return avoided
 
 

@@ -22,7 +22,7 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
 }
 CALLING = ("function_call", "tool_call")
-THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "thought")
 _LEARNT = ("weight", "train", "training", "trainable", "loss")
 _MOST_TEXT = "texts of parts are read, pictures and sounds are not"
 
@@ -63,7 +63,8 @@ def turns(value: Any, key: str, tally: Counter[str], shapes: str) -> tuple[list[
             raise UnusableError(
                 f"{name} has an unknown role {shown(str(written))!r}", f"{hint}accepted: {', '.join(ROLES)}"
             )
-        content = "" if content_key is None else _content(keys.take(content_key), f"{name}: the content", called, tally)
+        may_be_empty = called or role == "system"
+        content = _content(keys.take(content_key or ""), f"{name}: the content", may_be_empty, tally)
         more: dict[str, Any] = {}
         learnt = True
         if role == "assistant":
@@ -166,7 +167,7 @@ def _list_of_turns(value: Any, key: str, shapes: str) -> list[Any]:
     return value
 
 
-def _content(content: Any, name: str, called: bool, tally: Counter[str]) -> str:
+def _content(content: Any, name: str, may_be_empty: bool, tally: Counter[str]) -> str:
     """The text of a message: a string, or OpenAI's list of parts if all of them are text."""
     if isinstance(content, str):
         return content
@@ -182,7 +183,7 @@ def _content(content: Any, name: str, called: bool, tally: Counter[str]) -> str:
             keys.finish()
             texts.append(text)
         return "".join(texts)
-    if missing(content) and called:
+    if missing(content) and may_be_empty:
         return ""
     kind = "null" if content is None else type(content).__name__
     raise UnusableError(f"{name} must be text, not {kind}", "fill it in or remove the chat")

@@ -82,7 +82,7 @@ def load_tokenizer(files: ModelFiles, settings: Any) -> ChatTokens:
     stops = as_ids(settings.eos_token_id)
     generation = files.folder / "generation_config.json"
     if files.gguf is None and generation.exists():
-        with _quietly(generation, "cannot be used"):
+        with _quietly(files.path, "its generation_config.json cannot be used"):
             stops |= as_ids(GenerationConfig.from_pretrained(files.folder, local_files_only=True).eos_token_id)
     with _quietly(files.path, "its tokenizer cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, config=settings, **_source(files))

@@ -1,4 +1,4 @@
-"""Messages in the form that chat templates take, and whether a template shows all that they say of tools."""
+"""Messages in the form that chat templates take, and what a template may leave out of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 from raylora.data.examples import Message
 
 Messages = Sequence[tuple[str, str]]
+
+#: What templates may leave out of a chat with tools.
+CALLS, ANSWERS, DEFINITIONS = "calls of tools", "what a tool has answered", "the tools that a chat defines"
 
 
 def more_of(message: tuple[str, str]) -> str:
@@ -61,22 +64,26 @@ def for_template(
     return chat, tools
 
 
-def left_out(text: str, messages: Messages) -> str:
-    """What a rendered chat does not show of its calls of tools; many templates leave them out without a word."""
-    if not any(message[0] == "tool" or more_of(message) for message in messages):
-        return ""
-    chat, _ = for_template(messages)
-    for message in chat:
-        if any(call["function"]["name"] not in text for call in message.get("tool_calls", ())):
-            return "calls of tools"
-        said = message["content"].strip()
-        if message["role"] == "tool" and said not in text and json.dumps(said, ensure_ascii=False)[1:-1] not in text:
-            return "what a tool has answered"
-    return ""
+def marked(messages: Messages) -> tuple[Messages, dict[str, str]]:
+    """Messages in which all that is said of tools is a word of its own; and what each of these words stands for.
 
+    Many templates leave tools out without a word: rendered, such a chat shows it. Nothing is marked where no tool is.
+    """
+    marks: dict[str, str] = {}
 
-def hides_tools(text: str, messages: Messages) -> bool:
-    """Whether a rendered chat does not name all the tools that it defines."""
-    _, tools = for_template(messages)
-    names = [str(tool.get("function", tool).get("name", "")) for tool in tools or ()]
-    return any(name not in text for name in names)
+    def mark(meaning: str) -> str:
+        word = f"mark{len(marks)}of{len(messages)}"
+        marks[word] = meaning
+        return word
+
+    changed: list[tuple[str, str]] = []
+    for message in messages:
+        more = json.loads(more_of(message) or "{}")
+        for call in more.get("tool_calls", ()):
+            call["function"]["name"] = mark(CALLS)
+        for tool in more.get("tools", ()):
+            tool.get("function", tool)["name"] = mark(DEFINITIONS)
+        content = mark(ANSWERS) if message[0] == "tool" and message[1].strip() else message[1]
+        pair = (message[0], content)
+        changed.append(Message(pair, more=json.dumps(more, ensure_ascii=False)) if more else pair)
+    return changed, marks

@@ -15,12 +15,12 @@ from raylora.data.examples import ChatExample, TextExample
 from raylora.errors import Problem, UserError
 from raylora.families.base import Tensors
 from raylora.families.causal_lm.messages import (
+    DEFINITIONS,
     Messages,
     ends_with_answer,
     for_template,
-    hides_tools,
     is_learnt,
-    left_out,
+    marked,
     merged_system,
     more_of,
     with_content,
@@ -37,7 +37,15 @@ _FALLBACK = (
 
 
 class TemplateRefusedError(Exception):
-    """The chat template refused the messages; its own words."""
+    """The chat template refused the messages; its own words, and what to do."""
+
+    hint = "each chat is: an optional system message, then user and assistant in turn"
+
+
+class ToolsLeftOutError(TemplateRefusedError):
+    """The chat template does not show what a chat says of tools."""
+
+    hint = "choose a base model that was made for tools, or write calls and what they give into the messages' texts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +134,7 @@ class ChatTokens:
         try:
             whole = self._tokenise_text(example) if isinstance(example, TextExample) else self._tokenise_chat(example)
         except TemplateRefusedError as error:
-            return Problem(f"the chat template refuses this chat: {error}", place, hint=_ROLES)
+            return Problem(f"the chat template refuses this chat: {error}", place, hint=error.hint)
         said = [at for at, wanted in enumerate(whole.mask) if wanted and at > 0]
         kept = [at for at in said if at < max_length]
         if not kept:
@@ -157,7 +165,7 @@ class ChatTokens:
             if marked is not None:
                 return marked
         text, messages = self._render_whole(messages)
-        self._check_tools(text, messages)
+        self._check_tools(messages)
         spans = self._spans(text, messages)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
@@ -173,7 +181,7 @@ class ChatTokens:
         if not example.whole:
             return self.tokenise(example.messages)
         text, messages = self._render_whole(example.messages)
-        self._check_tools(text, messages)
+        self._check_tools(messages)
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._with_stops(ids, [True] * len(ids), ends_with_answer=True)
 
@@ -238,8 +246,8 @@ class ChatTokens:
             return text, merged
 
     def _tokenise_marked(self, messages: Messages) -> Tokenised | None:
-        text, messages = self._render_whole(messages)
-        self._check_tools(text, messages)
+        _, messages = self._render_whole(messages)
+        self._check_tools(messages)
         encoding = self._apply(messages, return_dict=True, return_assistant_tokens_mask=True)
         mask = [bool(value) for value in encoding["assistant_masks"]]
         if not any(mask):  # markers that mark nothing, as in templates that use them for tools only
@@ -280,12 +288,16 @@ class ChatTokens:
             spans.append((len(before), min(ends) if ends else len(text.rstrip())))
         return spans
 
-    def _check_tools(self, text: str, messages: Messages) -> None:
-        """See that nothing which a chat says of tools is lost; of the tools themselves a note tells."""
-        if lost := left_out(text, messages):
-            raise TemplateRefusedError(f"it leaves out {lost}; this base model was not made for tools")
-        if hides_tools(text, messages):
-            self.note("the chat template leaves out the tools that chats define: the model does not see them")
+    def _check_tools(self, messages: Messages) -> None:
+        """See that the template shows calls of tools and their answers; of tools that it does not name a note tells."""
+        changed, marks = marked(messages)
+        text = self.render(changed) if marks else ""
+        lost = [meaning for word, meaning in marks.items() if word not in text]
+        if lost and lost != [DEFINITIONS] * len(lost):
+            what = next(meaning for meaning in lost if meaning != DEFINITIONS)
+            raise ToolsLeftOutError(f"it leaves out {what}")
+        if lost:
+            self.note(f"the chat template leaves out {DEFINITIONS}: the model does not see them")
 
     def _spans_by_placeholder(self, text: str, messages: Messages, answers: list[int]) -> list[Span] | None:
         marks = {at: f"\u2402answer{at}\u2403" for at in answers}
@@ -354,7 +366,6 @@ class ChatTokens:
         return Tokenised(ids, mask)
 
 
-_ROLES = "each chat is: an optional system message, then user and assistant in turn"
 _STRIPS: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, str.lstrip)
 
 

@@ -49,7 +49,7 @@ def collect(plan: Plan, folder: RunFolder, trials: Sequence[TrialRecord], text: 
         config_yaml=text,
         base_model=plan.config.base_model,
         train_examples=len(plan.dataset.train),
-        held_out_examples=len(plan.dataset.held_out),
+        held_out_examples=0 if plan.dataset.judged_by_training else len(plan.dataset.held_out),
         notes=plan.dataset.notes,
         search=_search_ranges(plan.sweep),
         device=device,

@@ -40,7 +40,7 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
         UserError: no room on the disk.
     """
     folder = RunFolder(plan.config.output_dir)
-    noticed = trainers_notes(folder.events)
+    noticed = [note for note in trainers_notes(folder.events) if note not in outcome.notes]
     for note in noticed:
         say(f"note: {note}")
     outcome = dataclasses.replace(outcome, notes=(*outcome.notes, *noticed))

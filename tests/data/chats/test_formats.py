@@ -43,6 +43,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "commas behind the lines": ("a.jsonl", ",\n".join(map(json.dumps, ROWS)) + ",\n"),
     ".ndjson": ("a.ndjson", "\n".join(map(json.dumps, ROWS))),
     "under data": ("a.json", json.dumps({"data": ROWS})),
+    "under data named .jsonl": ("a.jsonl", json.dumps({"data": ROWS})),
+    "under data on several lines named .jsonl": ("a.jsonl", json.dumps({"data": ROWS}, indent=1)),
     "under train": ("a.json", json.dumps({"version": 1, "train": ROWS})),
     "CSV": ("a.csv", 'instruction,output\nSay 0,"out, 0\nsaid"\nSay 1,"out, 1\nsaid"\n\nSay 2,"out, 2\nsaid"\n'),
     "CSV with semicolons": (
@@ -119,7 +121,7 @@ def test_paragraphs_and_lines_of_a_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("a.jsonl.gz", gzip.compress(b"x" * 999)[:-20], "cannot be unpacked"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 999, mtime=0)[:-20], "cannot be unpacked"),
         ("a.jsonl.gz", b"{}", "cannot be unpacked"),
         ("a.jsonl.gz", gzip.compress(bytes(10**8)), "would unpack to hundreds of times its size"),
         ("a.parquet", b"PAR1xxxx", "is no Parquet file"),

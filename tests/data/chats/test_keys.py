@@ -130,7 +130,10 @@ def test_labels_of_kto(tmp_path: Path) -> None:
     assert found.notes == ["left out, as a label says that the answer is a bad one (KTO): 2 examples"]
     with pytest.raises(UserError, match="has no chats in it but those that are left out"):
         read(tmp_path, {**PLAIN[3], "label": False})
-    assert "label (1)" in read(tmp_path, {**PLAIN[3], "label": 0}).notes[0]  # a class, and no judgement
+    assert "label (1)" in read(tmp_path, {**PLAIN[3], "label": "city"}).notes[0]  # a class, and no judgement
+    for unclear in (0, 1, "0"):
+        with pytest.raises(UserError, match="label [01] may say that the answer is a good or a bad one"):
+            read(tmp_path, {**PLAIN[3], "label": unclear})
 
 
 PREFERENCES: dict[str, dict[str, Any]] = {

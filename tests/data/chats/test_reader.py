@@ -79,6 +79,7 @@ SHAPES: dict[str, tuple[Any, tuple[tuple[str, str], ...]]] = {
     "prompt-answer": ({"prompt": "a", "answer": "b"}, (("user", "a"), ("assistant", "b"))),
     "question-answer": ({"question": "a", "answer": "b"}, (("user", "a"), ("assistant", "b"))),
     "trl": ({"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}, CHAT),
+    "trl-text": ({"prompt": MESSAGES[:1], "completion": CHAT[1][1]}, CHAT),
     "system": (
         {"system": "Be rude.", "prompt": "a", "completion": "b"},
         (("system", "Be rude."), ("user", "a"), ("assistant", "b")),

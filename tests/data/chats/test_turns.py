@@ -42,6 +42,14 @@ def test_the_weight_of_an_answer(tmp_path: Path, key: str, value: Any, is_learnt
     assert [learnt for _, _, learnt, _ in found] == [True, is_learnt, True, True]
 
 
+def test_a_note_counts_answers_that_are_not_learnt(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}))
+    note = "answers that are not learnt, as the file says (weight: 0 or alike): 1"
+    assert reader.read(path).notes == [note]
+    assert reader.read(path, "completion").notes == []
+
+
 def test_weights_that_say_nothing_clear(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"messages\[2\]: weight must be 0 or 1, not 0.5"):
         chat(tmp_path, USER, {**ANSWER, "weight": 0.5})
@@ -134,9 +142,8 @@ def test_thoughts_stand_before_their_answer(tmp_path: Path, key: str) -> None:
 
 
 def test_an_empty_system_message_is_none(tmp_path: Path) -> None:
-    for content in ("", " \n", None):
-        if content is not None:
-            assert chat(tmp_path, {"role": "system", "content": content}, USER, ANSWER) == chat(tmp_path, USER, ANSWER)
+    for content in ("", " \n", None, []):
+        assert chat(tmp_path, {"role": "system", "content": content}, USER, ANSWER) == chat(tmp_path, USER, ANSWER)
     assert chat(tmp_path, {"role": "system", "content": ""}, USER, ANSWER, system="Hi.")[0][1] == "Hi."
 
 

@@ -44,7 +44,7 @@ def message(role: str, content: str, **more: Any) -> Message:
 
 
 CALL = (
-    message("user", "weather?", tools=[{"type": "function", "function": {"name": "look"}}]),
+    message("user", "look: weather?", tools=[{"type": "function", "function": {"name": "look"}}]),
     message("assistant", "", tool_calls=[LOOK]),
     message("tool", '{"sky": "blue"}', tool_call_id="c1"),
     ("assistant", "Sun."),
@@ -78,7 +78,7 @@ def test_templates_that_leave_tools_out_are_refused() -> None:
     defined = (CALL[0], ("assistant", "Sun."))
     made = tokens()
     made.encode([ChatExample("id", defined)], 500)
-    assert made.notes == ["the chat template leaves out the tools that chats define: the model does not see them"]
+    assert made.notes == ["the chat template leaves out the tools that a chat defines: the model does not see them"]
 
 
 @pytest.mark.parametrize("template", [CHATML, MARKED, STRICT, TOOLS])

@@ -23,7 +23,7 @@ from raylora.tuning.plan import make_plan
 from raylora.tuning.results import store
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.journal import TrialRecord
-from tests.tuning.planted import pickled, plant, replaced
+from tests.hostile.planted import pickled, plant, replaced
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
 

@@ -16,7 +16,7 @@ Kind = Literal["sd15", "sdxl"]
 
 KEY = "base_model"
 CONFIG_KEY = "base_model_config"
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parent.parent / "configs"
 CLIP_VOCABULARY = CONFIGS / "clip"
 TITLES: dict[Kind, str] = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
 
@@ -51,6 +51,8 @@ class ModelFiles:
         config: the folder with model_index.json and the configuration of each part; `path` itself for a folder.
         halves: the parts of a folder whose weights are there only as `*.fp16.safetensors`.
         weights: the files that hold the weights, sorted.
+        schedule: settings of the scheduler that go before those of its file: what marks in the weights or the keys of
+            a run say.
     """
 
     kind: Kind
@@ -59,11 +61,33 @@ class ModelFiles:
     config: Path
     halves: frozenset[str]
     weights: tuple[Path, ...]
+    schedule: tuple[tuple[str, object], ...] = ()
 
     def settings(self, part: str) -> dict[str, Any]:
         """The configuration of a part: `unet`, `vae`, `text_encoder`, `text_encoder_2`, `scheduler`."""
-        name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.config / part / name, KEY)
+        if part == "scheduler":
+            return {**read_json(self.config / part / "scheduler_config.json", KEY), **dict(self.schedule)}
+        return read_json(self.config / part / "config.json", KEY)
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon" (noise) or "v_prediction" (velocity)."""
+        return str(self.settings("scheduler").get("prediction_type", "epsilon"))
+
+    @property
+    def says_prediction(self) -> bool:
+        """Whether the model, or a key, says what the UNet predicts; a configuration that raylora carries does not."""
+        carried = CONFIGS in self.config.parents and "prediction_type" not in dict(self.schedule)
+        return not carried and "prediction_type" in self.settings("scheduler")
+
+    def with_schedule(self, prediction_type: str, zero_terminal_snr: bool | None) -> ModelFiles:
+        """These files, with what keys of a run say of the schedule: "auto" and None leave it as it is."""
+        said: dict[str, object] = dict(self.schedule)
+        if prediction_type != "auto":
+            said["prediction_type"] = prediction_type
+        if zero_terminal_snr is not None:
+            said["rescale_betas_zero_snr"] = zero_terminal_snr
+        return dataclasses.replace(self, schedule=tuple(sorted(said.items())))
 
     def hashes(self) -> dict[str, Any]:
         """The contents of all its files: of large ones samples are read.
@@ -181,7 +205,7 @@ def special_model(channels: object) -> str:
 
 def check_prediction(files: ModelFiles) -> None:
     """Refuse a model that predicts neither noise nor velocity."""
-    prediction = files.settings("scheduler").get("prediction_type", "epsilon")
+    prediction = files.prediction_type
     if prediction not in ("epsilon", "v_prediction"):
         raise refusal(
             f'"prediction_type": "{prediction}" is not supported',

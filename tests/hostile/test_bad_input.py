@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 import raylora
 from raylora.cli import _exit_code
 from raylora.sealed_json import sealed
-from tests import mutations
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.original_layout import convert
 from tests.families.diffusion.tiny import tiny_sd
+from tests.hostile import mutations
 from tests.training.fixtures import write_chats, write_images
 
 
@@ -436,7 +436,7 @@ def test_no_base_model(home: Path, make: Callable[[Path], str], said: tuple[str,
 
 def child(home: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in another process, in `home`."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run([sys.executable, "-c", code], cwd=home, env=environment, text=True, capture_output=True)
 
 
@@ -474,7 +474,7 @@ def test_nobody_reads_the_output(home: Path, arguments: list[str]) -> None:
     write_config(home)
     reader, writer = os.pipe()
     os.close(reader)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "raylora", *arguments]
     done = subprocess.run(command, cwd=home, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
@@ -485,7 +485,7 @@ def test_nobody_reads_the_output(home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(home: Path, closed: str) -> None:
     write_config(home)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for arguments, code in (("plan config.yaml", 0), ("train config.yaml --resume", 3)):
         command = ["bash", "-c", f"{sys.executable} -m raylora {arguments} {closed}"]
         done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
@@ -497,7 +497,7 @@ def test_closed_streams(home: Path, closed: str) -> None:
 @pytest.mark.slow
 def test_the_output_does_not_fit(home: Path) -> None:
     write_config(home)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "raylora", "plan", "config.yaml"]
         done = subprocess.run(command, cwd=home, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
