@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raylora.console import Progress
-from raylora.files import PARTIAL_PREFIX, write_atomically
+from raylora.files import PARTIAL_PREFIX, open_regular, write_atomically
 
 Tensors = dict[str, Tensor]
 
@@ -164,6 +164,7 @@ def _load(shard: Path, wanted: Iterable[str]) -> tuple[dict[str, Tensors], set[s
     wanted = set(wanted)
     found: dict[str, Tensors] = {}
     try:
+        open_regular(shard).close()  # a named pipe would be waited for
         opened: Any = safe_open(shard, framework="pt")
         with opened as file:
             checksums = json.loads((file.metadata() or {})[_CHECKSUMS])

@@ -52,7 +52,7 @@ def _not_finite(base: BaseModel) -> UserError:
 
 def _read(path: Path) -> Losses:
     """The losses in a file; none where there is no file, or where it is not as it was written."""
-    if path.exists():
+    if path.is_file():
         try:
             opened: Any = safe_open(path, framework="pt")
             with opened as file:

@@ -87,13 +87,26 @@ def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
 
 
 def _before(plan: Plan, folder: RunFolder) -> Continuation:
-    """What a run that goes on has done, and what is left of it, by its journal and its trials' checkpoints."""
+    """What a run that goes on has done, and what is left of it, by its journal and its trials' checkpoints.
+
+    Raises:
+        UserError: the journal is not one of this run.
+    """
+    swept = set(plan.sweep.space if plan.sweep else ())
+    records = folder.journal.read()
+    # Whoever can write there must not have a say in what the configuration fixes, the places of files among it.
+    if other := [trial.id for trial in records if trial.params.keys() != swept]:
+        raise UserError.one(
+            f"gives {other[0]} values of other keys than are swept: it is not this run's",
+            where=str(folder.journal),
+            hint="run it without --resume: it starts anew, and what is here is kept in a folder beside it",
+        )
 
     def furthest(trial: TrialRecord) -> int | None:
         found = trial_folder.furthest(folder.experiment / trial.id, plan.config.with_values(trial.params))
         return found and found[0]
 
-    return continuation(folder.journal.read(), plan.trials, furthest)
+    return continuation(records, plan.trials, furthest)
 
 
 def _tune(plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool) -> tuple[str, bool]:

@@ -100,8 +100,8 @@ class RunFolder:
             UserError: another process works there, or the folder cannot be written to.
         """
         is_new = not os.path.lexists(self.path)
-        self._acquire()
         try:
+            self._acquire()
             yield
         finally:
             lock, self._lock = self._lock, None

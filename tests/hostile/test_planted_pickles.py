@@ -6,6 +6,7 @@ What a resume does with planted pickles beside its own files, through real Ray: 
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -81,6 +82,11 @@ def test_a_cache_of_pickles_runs_nothing(tmp_path: Path) -> None:
         copy = next(path for path in file.parents if path.parent == tmp_path / "copies")
         np.testing.assert_array_equal(encoded(copy), np.ones(3))
     assert not marker.exists()
+    [shard] = [path for path in cache.rglob("*.safetensors")]
+    shard.unlink()
+    os.mkfifo(shard)  # nobody waits for what is no file
+    np.testing.assert_array_equal(encoded(cache), np.ones(3))
+    assert shard.is_file()
 
 
 def test_a_base_model_of_pickles_runs_nothing(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from raylora.tuning.folder_lock import LEASE, LOCK
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results.types import SweepOutcome
 from raylora.tuning.run_folder import RunFolder
+from raylora.tuning.tune.journal import TrialRecord
 from tests.families.loading import fingerprint
 from tests.training.fixtures import write_chats
 from tests.tuning.holding import another_process, refused
@@ -182,6 +183,13 @@ def test_a_damaged_file_is_mended_or_named(settings: TrainConfig, name: str, dam
     [problem] = caught.value.problems
     assert problem.where in (str(file), str(folder))
     assert problem.hint
+
+
+def test_a_journal_that_moves_what_the_configuration_fixes_is_refused(settings: TrainConfig, tmp_path: Path) -> None:
+    folder = RunFolder(begin(settings))
+    folder.journal.note(TrialRecord("trial_00001", {"cache_dir": str(tmp_path / "elsewhere")}, "running"))
+    with pytest.raises(UserError, match="values of other keys than are swept"):
+        run_module._before(make_plan(settings, None), folder)
 
 
 # --- where an earlier run goes

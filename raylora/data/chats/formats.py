@@ -21,6 +21,8 @@ SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 TEXT_SUFFIXES = (".txt",)
 PACKED = ".gz"
 _CSV_FIELD = 2**31 - 1  # characters of a field: csv's own limit of 128 KiB is less than a long text
+#: Bytes that a packed file may unpack to whatever its size, and how many times its size beyond: text comes to ten.
+_SUSPECT, _RATIO = 1 << 26, 500
 
 
 def entries(file: Path) -> Iterator[Entry]:
@@ -50,8 +52,16 @@ def suffix(file: PurePath) -> str:
 
 
 def _unpacked(data: bytes, file: Path) -> bytes:
+    packed, parts, size = io.BytesIO(data), [], 0
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=packed) as stream:
+            while part := stream.read(1 << 22):
+                parts.append(part)
+                size += len(part)
+                if size > _SUSPECT and size > _RATIO * packed.tell():
+                    hint = "no text packs so well: unpack it by hand, and see what it is"
+                    raise UserError.one("would unpack to hundreds of times its size", where=shown(file), hint=hint)
+        return b"".join(parts)
     except (OSError, EOFError, zlib.error) as error:
         hint = "make it again, or unpack it by hand and give what comes out"
         raise UserError.one(f"cannot be unpacked: {error}", where=shown(file), hint=hint) from error

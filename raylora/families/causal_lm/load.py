@@ -34,6 +34,7 @@ from raylora.errors import UserError
 from raylora.families.causal_lm import quantization
 from raylora.families.causal_lm.files import KEY, ModelFiles, fingerprint
 from raylora.families.causal_lm.model import CausalLM
+from raylora.families.causal_lm.rendering.bounds import check_template
 from raylora.families.causal_lm.tokenizer import ChatTokens
 
 _ENCODING = 3  # raise when the same chat gives other tensors, so that caches are made anew
@@ -94,6 +95,7 @@ def load_tokenizer(files: ModelFiles, settings: Any) -> ChatTokens:
     Raises:
         UserError: the tokenizer cannot be used.
     """
+    check_template(files.path)  # before anything renders it
     # of models that see pictures too, the part that reads text may be the only one to name them
     stops = {
         id for part in (settings, settings.get_text_config()) for id in as_ids(getattr(part, "eos_token_id", None))

@@ -14,7 +14,7 @@ from raylora.config.load import load_config
 from raylora.console import say
 from raylora.errors import UserError
 from raylora.families.registry import named
-from raylora.files import write_text_atomically
+from raylora.files import read_regular, write_text_atomically
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan
 from raylora.tuning.results import store
@@ -29,6 +29,7 @@ from raylora.tuning.run_folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
+_MOST_EVENTS = 1 << 30  #: bytes of the trainers' log that are looked at
 #: What texts begin with that spreadsheets take for formulas.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -92,7 +93,7 @@ def trainers_notes(events: Path) -> list[str]:
         events: their log. It may be missing, or lack a part where a process was killed.
     """
     try:
-        lines = events.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(events, _MOST_EVENTS).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     found: dict[str, None] = {}

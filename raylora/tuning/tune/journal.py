@@ -75,6 +75,9 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self._file = file
 
+    def __str__(self) -> str:
+        return str(self._file)
+
     def exists(self) -> bool:
         """Whether a run was begun, be its journal whole or not."""
         return os.path.lexists(self._file)
@@ -206,6 +209,7 @@ def _is_trial(entry: dict[str, Any]) -> bool:
         and isinstance(entry.get("params"), dict)
         and entry.get("state") in get_args(State)
         and isinstance(report, dict)
+        and (not report or isinstance(report.get(STATUS), str))
         and all(type(report.get(key)) in (int, float) for key in (METRIC, TIME, STEP) if report)
     )
 

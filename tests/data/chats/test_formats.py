@@ -123,6 +123,7 @@ def test_paragraphs_and_lines_of_a_text(tmp_path: Path) -> None:
     [
         ("a.jsonl.gz", gzip.compress(b"x" * 999, mtime=0)[:-20], "cannot be unpacked"),
         ("a.jsonl.gz", b"{}", "cannot be unpacked"),
+        ("a.jsonl.gz", gzip.compress(bytes(10**8)), "would unpack to hundreds of times its size"),
         ("a.parquet", b"PAR1xxxx", "is no Parquet file"),
         ("a.parquet", b"", "is no Parquet file"),
         ("a.arrow", b"ARROW1\0\0", "is no Arrow file"),

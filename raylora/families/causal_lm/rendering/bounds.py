@@ -21,7 +21,9 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from raylora.errors import Problem
+from raylora.errors import Problem, UserError
+from raylora.families.gguf_header import read_gguf_header
+from raylora.families.safetensors_header import BrokenFileError
 from raylora.files import read_regular
 
 #: What rendering a chat of a few words may take: seconds of a CPU, bytes of memory, characters of text.
@@ -35,17 +37,20 @@ _CHATS: tuple[list[tuple[str, str]], ...] = (
 )
 
 
-def template_problem(folder: Path) -> Problem | None:
-    """What is wrong with the chat template of a tokenizer's folder, if it takes what no template needs.
+def check_template(path: Path) -> None:
+    """See that the chat template of a model, a folder or a GGUF file, does not take what no template needs.
 
-    One that is missing, is no template, or refuses these chats is others' to judge.
+    One that is missing, is no template, or refuses the chats is others' to judge.
+
+    Raises:
+        UserError: it does.
     """
-    if os.name != "posix":  # there are no such bounds
-        return None
-    for name in ("chat_template.jinja", "tokenizer_config.json"):
-        if (source := _source(folder / name)) is not None:
-            return _problem(folder / name) if _exceeds(source) else None
-    return None
+    places = [path] if path.is_file() else [path / "chat_template.jinja", path / "tokenizer_config.json"]
+    for place in places:
+        if (source := _source(place)) is not None:
+            if os.name == "posix" and _exceeds(source):  # elsewhere there are no such bounds
+                raise UserError([_problem(place)])
+            return
 
 
 def _problem(place: Path) -> Problem:
@@ -78,6 +83,12 @@ def _exceeds(source: str) -> bool:
 
 def _source(path: Path) -> str | None:
     """The template in a file, of several that of the name "default"; None if it holds none."""
+    if path.suffix.lower() == ".gguf":
+        try:
+            found = read_gguf_header(path).settings.get("tokenizer.chat_template")
+        except BrokenFileError:  # `files.check` says so
+            return None
+        return found if isinstance(found, str) else None
     try:
         text = read_regular(path, _MOST).decode("utf-8")
         found = text if path.suffix == ".jinja" else json.loads(text).get("chat_template")
