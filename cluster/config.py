@@ -11,14 +11,14 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from raylora.cluster.aliases import CLUSTER_ALIASES, NODE_TYPE_ALIASES, VCENTER_ALIASES
-from raylora.cluster.sections import HeadConfig, NodeType, VCenterSettings
+from raylora.cluster.sections import HeadConfig, NodeType, StaticAddresses, VCenterSettings
 from raylora.config import loader
 from raylora.config.fields import Number, Positive, Section, Text, Whole, path_value, shown
 from raylora.config.loader import FileFormat
 from raylora.errors import UserError
 from raylora.suggest import printable
 
-__all__ = ["ClusterConfig", "HeadConfig", "NodeType", "VCenterSettings", "load_cluster_config"]
+__all__ = ["ClusterConfig", "HeadConfig", "NodeType", "StaticAddresses", "VCenterSettings", "load_cluster_config"]
 
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?\Z")
 _ID = re.compile(r"[a-z0-9]{4,40}\Z")
@@ -71,6 +71,11 @@ class ClusterConfig(Section):
     )
     datastore: Text = Field(min_length=1, description="Where disks lie.", examples=["vsanDatastore"])
     network: Text = Field(min_length=1, description="Network or port group of all nodes.", examples=["lora"])
+    addresses: StaticAddresses | None = Field(
+        default=None,
+        description="Addresses of the nodes. Null: from DHCP.",
+        examples=["{pool: [10.0.0.50-10.0.0.90], prefix: 24}"],
+    )
     folder: Text | None = Field(
         default=None,
         description="Folder of virtual machines, as a path below the datacenter's. Null: the datacenter's own folder.",

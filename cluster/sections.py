@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -109,6 +110,52 @@ class VCenterSettings(Section):
                 "the file is empty", where=str(path), key="vcenter.password_file", hint="its first line is the password"
             )
         return lines[0]
+
+
+class StaticAddresses(Section):
+    """The section `addresses:`: addresses that nodes are given, where no DHCP server gives them."""
+
+    pool: list[Text] = Field(
+        min_length=1,
+        description="IPv4 addresses of the nodes, single ones or ranges; nobody else may use them.",
+        examples=["[10.0.0.50-10.0.0.90]"],
+    )
+    prefix: Whole = Field(ge=1, le=31, description="Length of the network's prefix.", examples=[24])
+    gateway: Text | None = Field(default=None, description="The gateway. Null: none.", examples=["10.0.0.1"])
+    dns: list[Text] | None = Field(default=None, description="Name servers.", examples=["[10.0.0.2]"])
+
+    @model_validator(mode="after")
+    def _addresses(self) -> StaticAddresses:
+        try:
+            found = self.all()
+            network = ipaddress.ip_interface(f"{found[0]}/{self.prefix}").network
+            outside = [address for address in found if ipaddress.ip_address(address) not in network]
+            given = [("gateway", self.gateway)] if self.gateway else []
+            for key, address in [*given, *(("dns", server) for server in self.dns or ())]:
+                ipaddress.ip_address(address)
+                if key == "gateway" and ipaddress.ip_address(address) not in network:
+                    raise ValueError(f"the gateway {printable(address, 40)} is not in {network}")
+            if outside:
+                raise ValueError(f"{outside[0]} and {found[0]} are not in one network of /{self.prefix}")
+        except ValueError as error:
+            hint = "for example {pool: [10.0.0.50-10.0.0.90], prefix: 24, gateway: 10.0.0.1}"
+            raise PydanticCustomError("addresses", "{message}", {"message": str(error), "hint": hint}) from error
+        return self
+
+    def all(self) -> list[str]:
+        """All addresses of the pool, in order.
+
+        Raises:
+            ValueError: one is no address, or a range has no end or too large a one.
+        """
+        found = []
+        for part in self.pool:
+            first, _, last = (piece.strip() for piece in part.partition("-"))
+            start, end = ipaddress.IPv4Address(first), ipaddress.IPv4Address(last or first)
+            if not 0 <= int(end) - int(start) < 65_536:
+                raise ValueError(f"{printable(part, 60)} is no range of addresses")
+            found += [str(start + number) for number in range(int(end) - int(start) + 1)]
+        return list(dict.fromkeys(found))
 
 
 class HeadConfig(Section):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raylora.config.load import load_config, with_checked_paths
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.sweep_defaults import default_sweep
+from raylora.console import say
 from raylora.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ class SweepResult:
         outcome: every trial with its reports.
         ranking: the trials in order.
         folder: the run's `output_dir`.
+        retrained: the winner, trained once more on all examples, where the sweep asked for it.
     """
 
     outcome: SweepOutcome
     ranking: Ranking
     folder: Path
+    retrained: SweepResult | None = None
 
     @property
     def best(self) -> RankedTrial | None:
@@ -78,6 +81,7 @@ class SweepResult:
             "adapter": str(self.adapter_path) if self.adapter_path else None,
             "best_config": str(self.outcome.best_config) if self.outcome.best_config else None,
             "report": str(self.report_path),
+            "retrained": str(self.retrained.adapter_path) if self.retrained else None,
             "seconds": self.outcome.seconds,
         }
 
@@ -116,9 +120,20 @@ def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
 def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
     """Sweep the search space of `config.sweep` (or a good default one), rank, export the winner, write the report.
 
-    Arguments and errors are those of `train`.
+    With `sweep.retrain` the winner is trained once more, on all examples. Arguments and errors are those of `train`.
     """
-    return _run(config, _sweep_config(config), resume, dashboard)
+    result = _run(config, _sweep_config(config), resume, dashboard)
+    if not (config.sweep and config.sweep.retrain):
+        return result
+    from raylora.tuning.results.retrain import retrain_config
+    from raylora.tuning.run_folder import RunFolder
+
+    again = retrain_config(with_checked_paths(config), result.outcome, result.ranking)
+    if again is None:
+        return result
+    say("training the winner once more, on all examples")
+    begun = resume and RunFolder(again.output_dir).config.exists()
+    return dataclasses.replace(result, retrained=_run(again, None, begun, dashboard))
 
 
 def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, dashboard: bool) -> SweepResult:
@@ -127,6 +142,8 @@ def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, da
     from raylora.tuning.run import run_to_end
 
     planned = make_plan(with_checked_paths(config), sweep_config, fresh=not resume)
+    for line in planned.about_data():
+        say(line)
     outcome, ranking = run_to_end(planned, resume, dashboard, finish)
     return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 

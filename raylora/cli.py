@@ -205,6 +205,8 @@ def _summary(result: SweepResult) -> str:
     lines = [console_table(result.ranking), "", headline(result.outcome, result.ranking)]
     if result.adapter_path:
         lines += [f"adapter  {result.adapter_path}", f"config   {result.outcome.best_config}"]
+    if result.retrained and result.retrained.adapter_path:
+        lines.append(f"adapter  {result.retrained.adapter_path} (of all examples)")
     return "\n".join([*lines, f"report   {result.report_path}"])
 
 

@@ -1,12 +1,15 @@
-"""Files that are whole or absent: written beside their final name, synced, then renamed."""
+"""Files that are whole or absent: written beside their final name, synced, then renamed. And those that are read:
+ordinary files alone, of bounded size."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +28,58 @@ NO_ROOM = {
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
 #: Libraries written in Rust (safetensors, tokenizers) raise their own exceptions and carry errno in the text alone.
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
+
+
+_GROWTH = 1 << 16  #: bytes that a file may grow by while it is read, or has that says it has none
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open an ordinary file to be read. Whatever else lies there is not opened: a pipe would wait for ever, a device
+    may never end.
+
+    Raises:
+        OSError: it is no ordinary file, or cannot be read; `strerror` says so in words.
+    """
+    _check_regular(path, path.stat())
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(path, os.fstat(handle))  # another may lie there by now
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of an ordinary file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it is no ordinary file, is larger, or cannot be read; `strerror` says so in words.
+    """
+    with open_regular(path) as stream:
+        # Python makes room for all that it is asked to read, so it is asked for what is there.
+        size = os.fstat(stream.fileno()).st_size
+        data = b"" if size > most else stream.read(size + _GROWTH)
+    if max(size, len(data)) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {human_size(most)}", str(path))
+    return data
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    for is_kind, kind in _KINDS:
+        if is_kind(found.st_mode):
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], *, size: int | None = None) -> None:

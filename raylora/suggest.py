@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,13 +30,20 @@ def exists(path: Path) -> bool:
 
 
 def expand(text: str) -> Path:
-    """`~` becomes the home folder.
+    """`~` becomes the home folder, and `$NAME` or `${NAME}` what a variable of the environment holds.
 
     Raises:
-        ValueError: it names the home of a user that is not known here.
+        ValueError: it names the home of a user that is not known here, or a variable that is not set, or is a path of
+            Windows on another system.
     """
+    if os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", text):
+        below = text[2:].replace("\\", "/")
+        raise ValueError(f"it is a path of Windows, and this is none (in WSL it is /mnt/{text[0].lower()}{below})")
+    unset = [name for name in re.findall(r"\$\{?([A-Za-z_]\w*)", text) if name not in os.environ]
+    if unset and not exists(Path(text)):
+        raise ValueError(f"the variable {unset[0]} is not set")
     try:
-        return Path(text).expanduser()
+        return Path(text if exists(Path(text)) else os.path.expandvars(text)).expanduser()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
 

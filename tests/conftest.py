@@ -42,7 +42,7 @@ LONGEST = (
     "tests/tuning/test_interrupted.py",
     "tests/test_benchmarks.py",
     "tests/tuning/test_run.py",
-    "tests/test_bad_input.py",
+    "tests/hostile/test_bad_input.py",
     "tests/tuning/devices/test_ray_cluster.py",
     "tests/families/test_third_family.py",
 )

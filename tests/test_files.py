@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raylora.errors import UserError
-from raylora.files import apply_umask, human_size, write_atomically, write_folder_atomically, write_text_atomically
+from raylora.files import (
+    apply_umask,
+    human_size,
+    read_regular,
+    write_atomically,
+    write_folder_atomically,
+    write_text_atomically,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -211,3 +219,30 @@ def test_sizes() -> None:
         "5.0 GiB",
         "3.0 TiB",
     ]
+
+
+def test_an_ordinary_file_is_read_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"abc")
+    assert read_regular(file, 3) == b"abc"
+    with pytest.raises(OSError, match="it is larger than 2 bytes"):
+        read_regular(file, 2)
+    os.truncate(file, 10**12)  # a hole: nothing is read of it
+    with pytest.raises(OSError, match=r"it is larger than 1\.0 GiB"):
+        read_regular(file, 1 << 30)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name, kind in (
+        ("pipe", "a named pipe"),
+        ("link", "a named pipe"),
+        (".", "a folder"),
+        ("/dev/zero", "a device"),
+    ):
+        with pytest.raises(OSError, match=f"it is {kind}, not a file"):
+            read_regular(tmp_path / name, 10)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "socket"))
+        with pytest.raises(OSError, match="it is a socket, not a file"):
+            read_regular(tmp_path / "socket", 10)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "nothing", 10)

@@ -21,7 +21,7 @@ from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.nodes import backoff, reconciler
-from raylora.cluster.nodes.manager import Node
+from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import autoscaler_config
 from raylora.cluster.ray.provider import VSphereNodeProvider
 

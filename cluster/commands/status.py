@@ -9,7 +9,8 @@ from raylora.cluster.commands.connection import NoAnswer
 from raylora.cluster.commands.plan import open_inventory
 from raylora.cluster.commands.table import duration, table
 from raylora.cluster.config import ClusterConfig
-from raylora.cluster.nodes.manager import Node, NodeManager
+from raylora.cluster.nodes.manager import NodeManager
+from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray.autoscaler_config import NODE_LABEL
 
 _JOINED = "joined"

@@ -16,7 +16,8 @@ from raylora.cluster.commands.plan import make_plan, open_inventory
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig
 from raylora.cluster.nodes.identity import new_identity
-from raylora.cluster.nodes.manager import Node, NodeManager
+from raylora.cluster.nodes.manager import NodeManager
+from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import user_data
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.properties import read_properties
@@ -58,7 +59,7 @@ def _up(inventory: Inventory, config: ClusterConfig) -> str:
     connection.remember(config.name, Connection(known.address if known else "", token, config.id or ""))
     say(f"the head {identity.node_id} {'is there' if there else 'is made'}")
     try:
-        head = nodes.create_head(user_data.head(config, identity, token))
+        head = nodes.create_head(lambda address: user_data.head(config, identity, token, address))
     finally:
         nodes.close()
     if there is not None and _made_with(inventory, head) != user_data.digest(config):

@@ -193,6 +193,7 @@ def network_change(site: Site, base: Base) -> Any:
         key=cards[0].key,
         controllerKey=cards[0].controllerKey,
         unitNumber=cards[0].unitNumber,
+        deviceInfo=cards[0].deviceInfo,  # govmomi's own simulator takes no edit without it
         backing=site.network_backing,
         connectable=connect,
         addressType="generated",  # the template's own address must not be taken along

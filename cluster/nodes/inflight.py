@@ -18,7 +18,7 @@ from pyVmomi import vmodl
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes.backoff import Backoff
-from raylora.cluster.nodes.identity import Identity, Kind, new_identity
+from raylora.cluster.nodes.identity import ADDRESS_KEY, Identity, Kind, new_identity
 from raylora.cluster.nodes.placement import Choice, Reservation, devices_of, reserved_mib
 from raylora.cluster.vsphere.faults import format_error, is_gone
 from raylora.cluster.vsphere.inventory import Inventory
@@ -161,6 +161,20 @@ class InFlight:
         """The cards promised to nodes that are being made."""
         with self.lock:
             return [launch.reservation for launch in self.launches.values() if launch is not but]
+
+    def free_addresses(self) -> list[str] | None:
+        """Addresses of the cluster's pool that nobody has; None if DHCP gives addresses. The caller holds the lock.
+
+        An address is taken by the machine that was given it, whatever cluster it belongs to, by a node that is being
+        made, and by whatever machine reports it.
+        """
+        pool = self.config.addresses
+        if pool is None:
+            return None
+        machines = self.inventory.view().machines.values()
+        taken = {machine.address for machine in machines} | {machine.ip for machine in machines}
+        taken |= {launch.guest.get(ADDRESS_KEY, "") for launch in self.launches.values()}
+        return [address for address in pool.all() if address not in taken]
 
     def backs_off(self, node_type: str) -> bool:
         """Whether a node type is left out now, on every host."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import datetime
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
@@ -22,57 +21,20 @@ from typing import Final
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig, NodeType
 from raylora.cluster.nodes import placement
 from raylora.cluster.nodes.clones import running_clones
-from raylora.cluster.nodes.identity import Identity, Kind
-from raylora.cluster.nodes.inflight import InFlight, Launch, Termination
+from raylora.cluster.nodes.identity import Identity
+from raylora.cluster.nodes.inflight import InFlight, Termination
 from raylora.cluster.nodes.notes import HeadNotes
 from raylora.cluster.nodes.provisioner import Provisioner
 from raylora.cluster.nodes.reconciler import Joined, Reconciler
-from raylora.cluster.nodes.states import Power, State, counts, state_of
+from raylora.cluster.nodes.states import Node, node_of, planned
 from raylora.cluster.nodes.terminator import Terminator, always
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.site import Site
-from raylora.cluster.vsphere.types import Machine, View
+from raylora.cluster.vsphere.types import Machine
 from raylora.errors import RayloraError, UserError
 
 _QUIET: Final = 3.0  # seconds after which a person is told what a removal waits for
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """A node as vCenter and this process know it.
-
-    Attributes:
-        id: our id, which is Ray's cloud instance id and the machine's name.
-        state: see states.py.
-        on: whether its machine runs, and so holds its cards.
-        machine: vCenter's id of it; empty while there is none.
-        host: name of the host.
-        cards: how many it holds or will hold.
-        made, booted: by vCenter's clock.
-        note: what the node says of itself, or what is being done with it.
-        host_state: how vCenter has lost its host; empty if it has not.
-    """
-
-    id: str
-    type: str
-    kind: Kind
-    state: State
-    on: bool = False
-    machine: str = ""
-    host: str = ""
-    ip: str = ""
-    cards: int = 0
-    made: datetime.datetime | None = None
-    booted: datetime.datetime | None = None
-    request: str = ""
-    note: str = ""
-    host_state: str = ""
-
-    @property
-    def counts(self) -> bool:
-        """Whether Ray is to count with it: not if its host is lost, since a card that cannot be reached is none."""
-        return counts(self.state, "on" if self.on else "off")
 
 
 class NoRoom(RayloraError):  # noqa: N818 - no failure of ours: the cards are taken
@@ -99,7 +61,7 @@ class NodeManager:
         vcenter: VCenter,
         inventory: Inventory,
         config: ClusterConfig,
-        user_data: Callable[[Identity], Mapping[str, str]] | None = None,
+        user_data: Callable[[Identity, str], Mapping[str, str]] | None = None,
     ) -> None:
         """Open the book; nothing is asked or changed yet.
 
@@ -107,12 +69,13 @@ class NodeManager:
             vcenter: the session.
             inventory: started, for this cluster.
             config: the cluster.
-            user_data: gives the guest of a new worker what it is told, as extraConfig.
+            user_data: gives the guest of a new worker, with its address from the pool if there is one, what it is told,
+                as extraConfig.
         """
         self.vcenter = vcenter
         self.inventory = inventory
         self.config = config
-        self._user_data = user_data or (lambda _: {})
+        self._user_data = user_data or (lambda *_: {})
         self._inflight = InFlight(vcenter, inventory, config)
         self._terminator = Terminator(self._inflight)
         self._provisioner = Provisioner(self._inflight, self._terminator)
@@ -150,10 +113,10 @@ class NodeManager:
         for machine in inflight.own(view):
             assert machine.owner is not None
             node_id = machine.owner.identity.node_id
-            nodes[node_id] = _node(view, machine, launches.get(node_id), terminations.get(node_id))
+            nodes[node_id] = node_of(view, machine, launches.get(node_id), terminations.get(node_id))
         for node_id, launch in launches.items():
             if node_id not in nodes:
-                nodes[node_id] = _planned(launch)
+                nodes[node_id] = planned(launch)
         return nodes
 
     @property
@@ -201,6 +164,8 @@ class NodeManager:
         for name, section in self.config.workers.items():
             with inflight.lock:
                 parts = [text for text in (inflight.failures.get(name) or noted.get(name),) if text]
+                if inflight.free_addresses() == []:
+                    parts.append("no address of the pool is free (addresses.pool)")
                 if inflight.backs_off(name):
                     parts.append("it is tried again in a while")
                 elif not self._free(site, name, section):
@@ -224,8 +189,9 @@ class NodeManager:
         inflight = self._inflight
         if inflight.backs_off(name):
             return 0
-        backed_off = inflight.hosts_backed_off(name)
-        return placement.free_nodes(self.inventory.view(), site.reach, section, inflight.reservations(), backed_off)
+        backed_off, addresses = inflight.hosts_backed_off(name), inflight.free_addresses()
+        free = placement.free_nodes(self.inventory.view(), site.reach, section, inflight.reservations(), backed_off)
+        return free if addresses is None else min(free, len(addresses))
 
     # Making
 
@@ -242,12 +208,13 @@ class NodeManager:
         begun: list[str] = []
         for _ in range(count):
             identity = inflight.new_identity(node_type, request=request)
-            guest = self._user_data(identity)
             with inflight.lock:
+                addresses = inflight.free_addresses()
+                guest = {} if addresses == [] else self._user_data(identity, addresses[0] if addresses else "")
                 view, reservations = self.inventory.view(), inflight.reservations()
                 backed_off = inflight.hosts_backed_off(node_type)
                 choices = placement.choose(view, site.reach, section, reservations, backed_off)
-                if not choices or inflight.backs_off(node_type) or inflight.stopped.is_set():
+                if addresses == [] or not choices or inflight.backs_off(node_type) or inflight.stopped.is_set():
                     break
                 launch = self._provisioner.enter(identity, section, choices[0], guest)
             self._threads.submit(self._provisioner.make, launch)
@@ -257,11 +224,12 @@ class NodeManager:
             raise NoRoom(f"{count - len(begun)} of {count} {node_type} cannot be made: {reason}", begun)
         return begun
 
-    def create_head(self, guest: Mapping[str, str]) -> Node:
+    def create_head(self, guest: Callable[[str], Mapping[str, str]]) -> Node:
         """Make the head, or finish or find the one that there is; returns when it is powered on.
 
         Args:
-            guest: what its guest is told, as extraConfig. One that exists keeps what it was told.
+            guest: gives what its guest is told, as extraConfig, from its address of the pool (empty: from DHCP). A head
+                that exists keeps what it was told.
 
         Raises:
             UserError: something is missing, no host can take it, its name is taken, or it could not be made.
@@ -276,7 +244,11 @@ class NodeManager:
             if not choices:
                 lines = placement.explain(view, site.reach, self.config.head)
                 raise UserError.one("no host can take the head", where=where, hint="; ".join(lines))
-            launch = self._provisioner.enter(identity, self.config.head, choices[0], guest, look=True)
+            addresses = inflight.free_addresses()
+            if addresses == [] and identity.uuid not in view.by_identity:
+                raise UserError.one("no address of the pool is free for the head", where=where, key="addresses.pool")
+            told = guest(addresses[0] if addresses else "")
+            launch = self._provisioner.enter(identity, self.config.head, choices[0], told, look=True)
         self._provisioner.make(launch)
         node = self.by_id().get(identity.node_id)
         if node is None or node.state != "running":
@@ -345,49 +317,3 @@ class NodeManager:
             return []
         running, prefix = running_clones(self.vcenter, template), f"{self.config.name}-"
         return [f"the clone {name or 'without a name'}" for name in running if not name or name.startswith(prefix)]
-
-
-def _node(view: View, machine: Machine, launch: Launch | None, termination: Termination | None) -> Node:
-    """The node of a machine that is ours."""
-    assert machine.owner is not None
-    identity, host = machine.owner.identity, view.hosts.get(machine.host)
-    power: Power = "on" if machine.on else "off"
-    unreachable = termination is not None and termination.unreachable
-    state = state_of(power, launching=launch is not None, terminating=termination is not None, unreachable=unreachable)
-    note = machine.state
-    if launch is not None and state == "making":
-        note = launch.step
-    elif termination is not None:
-        note = termination.reason + (f"; not yet: {termination.fault}" if termination.fault else "")
-    return Node(
-        identity.node_id,
-        identity.node_type,
-        identity.kind,
-        state,
-        on=machine.on,
-        machine=machine.id,
-        host=host.name if host else "",
-        ip=machine.ip,
-        cards=len(machine.devices),
-        made=machine.owner.made,
-        booted=machine.booted,
-        request=identity.request,
-        note=note,
-        host_state=placement.lost(host) if host else "",
-    )
-
-
-def _planned(launch: Launch) -> Node:
-    """The node of a machine that is not there yet."""
-    return Node(
-        launch.identity.node_id,
-        launch.identity.node_type,
-        launch.identity.kind,
-        state_of("none", launching=True, terminating=False),
-        machine=launch.machine,
-        host=launch.choice.host.name,
-        cards=launch.section.cards if isinstance(launch.section, NodeType) else 0,
-        made=launch.made,
-        request=launch.identity.request,
-        note=launch.step,
-    )

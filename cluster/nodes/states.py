@@ -1,4 +1,4 @@
-"""The states of a node: what each means, how it follows from what is known, and which may follow which.
+"""A node, and its states: what each means, how it follows from what is known, and which may follow which.
 
 No state is stored anywhere. vCenter says whether there is a machine and whether it is on; this process's in-flight
 book says whether it launches or terminates the node. `state_of` is the one place where a state is made of these, so a
@@ -8,8 +8,16 @@ process that starts anew sees the same states as the one before it. Compare `Ins
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from collections.abc import Mapping
 from typing import Final, Literal
+
+from raylora.cluster.config import NodeType
+from raylora.cluster.nodes import placement
+from raylora.cluster.nodes.identity import Kind
+from raylora.cluster.nodes.inflight import Launch, Termination
+from raylora.cluster.vsphere.types import Machine, View
 
 State = Literal["making", "running", "ending", "lost", "off", "gone"]
 Power = Literal["none", "off", "on"]
@@ -98,3 +106,86 @@ def state_of(power: Power, *, launching: bool, terminating: bool, unreachable: b
 def counts(state: State, power: Power) -> bool:
     """Whether Ray is to count with a node: one that comes or runs, or one that goes and still holds its cards."""
     return state in ("making", "running") or (state == "ending" and power == "on")
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A node as vCenter and this process know it.
+
+    Attributes:
+        id: our id, which is Ray's cloud instance id and the machine's name.
+        state: see states.py.
+        on: whether its machine runs, and so holds its cards.
+        machine: vCenter's id of it; empty while there is none.
+        host: name of the host.
+        cards: how many it holds or will hold.
+        made, booted: by vCenter's clock.
+        note: what the node says of itself, or what is being done with it.
+        host_state: how vCenter has lost its host; empty if it has not.
+    """
+
+    id: str
+    type: str
+    kind: Kind
+    state: State
+    on: bool = False
+    machine: str = ""
+    host: str = ""
+    ip: str = ""
+    cards: int = 0
+    made: datetime.datetime | None = None
+    booted: datetime.datetime | None = None
+    request: str = ""
+    note: str = ""
+    host_state: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether Ray is to count with it: not if its host is lost, since a card that cannot be reached is none."""
+        return counts(self.state, "on" if self.on else "off")
+
+
+def node_of(view: View, machine: Machine, launch: Launch | None, termination: Termination | None) -> Node:
+    """The node of a machine that is ours."""
+    assert machine.owner is not None
+    identity, host = machine.owner.identity, view.hosts.get(machine.host)
+    power: Power = "on" if machine.on else "off"
+    unreachable = termination is not None and termination.unreachable
+    state = state_of(power, launching=launch is not None, terminating=termination is not None, unreachable=unreachable)
+    note = machine.state
+    if launch is not None and state == "making":
+        note = launch.step
+    elif termination is not None:
+        note = termination.reason + (f"; not yet: {termination.fault}" if termination.fault else "")
+    return Node(
+        identity.node_id,
+        identity.node_type,
+        identity.kind,
+        state,
+        on=machine.on,
+        machine=machine.id,
+        host=host.name if host else "",
+        ip=machine.ip,
+        cards=len(machine.devices),
+        made=machine.owner.made,
+        booted=machine.booted,
+        request=identity.request,
+        note=note,
+        host_state=placement.lost(host) if host else "",
+    )
+
+
+def planned(launch: Launch) -> Node:
+    """The node of a machine that is not there yet."""
+    return Node(
+        launch.identity.node_id,
+        launch.identity.node_type,
+        launch.identity.kind,
+        state_of("none", launching=True, terminating=False),
+        machine=launch.machine,
+        host=launch.choice.host.name,
+        cards=launch.section.cards if isinstance(launch.section, NodeType) else 0,
+        made=launch.made,
+        request=launch.identity.request,
+        note=launch.step,
+    )

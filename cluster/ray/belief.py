@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-from raylora.cluster.nodes.manager import Node
+from raylora.cluster.nodes.states import Node
 
 SETTLE: Final = 0.75  #: seconds after a request in which Ray may not have taken in its end; it asks every 2 s at most
 

@@ -30,7 +30,8 @@ from ray.autoscaler.tags import (
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.nodes.identity import Identity
 from raylora.cluster.nodes.inflight import TROUBLE
-from raylora.cluster.nodes.manager import Node, NodeManager, NoRoom
+from raylora.cluster.nodes.manager import NodeManager, NoRoom
+from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import autoscaler_config, user_data
 from raylora.cluster.ray.autoscaler_config import Wiring
 from raylora.cluster.ray.belief import RaysBelief
@@ -169,14 +170,14 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
             **({TAG_RAY_LAUNCH_REQUEST: node.request} if node.request else {}),
         }
 
-    def _user_data(self, identity: Identity) -> Mapping[str, str]:
+    def _user_data(self, identity: Identity, own_address: str) -> Mapping[str, str]:
         path = self._wiring.token_file
         try:
             token = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError.one(f"the cluster's token cannot be read: {reason}", where=path) from error
-        return user_data.worker(self._config, identity, self._wiring.head_address, token)
+        return user_data.worker(self._config, identity, self._wiring.head_address, token, own_address)
 
     def _joined(self) -> Collection[str] | None:
         """Ids of the nodes that Ray knows, whether they live or not; None if Ray does not say."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
-from raylora.cluster.nodes.identity import HEAD_KEY
+from raylora.cluster.nodes.identity import ADDRESS_KEY, HEAD_KEY
 from raylora.cluster.ray import autoscaler_config
 from raylora.errors import UserError
 
@@ -41,7 +41,9 @@ DIGEST_KEY = "guestinfo.raylora.config"  #: what configuration the head was made
 _RAY, _AUTOSCALER = "root:ray", "root:raylora"
 
 
-def worker(config: ClusterConfig, identity: Identity, head_address: str, token: str) -> dict[str, str]:
+def worker(
+    config: ClusterConfig, identity: Identity, head_address: str, token: str, own_address: str = ""
+) -> dict[str, str]:
     """The guestinfo of a worker, as keys of a machine's extraConfig.
 
     Args:
@@ -49,6 +51,7 @@ def worker(config: ClusterConfig, identity: Identity, head_address: str, token: 
         identity: which node this is.
         head_address: `ip:port` of Ray on the head.
         token: the cluster's token.
+        own_address: its address from the cluster's pool; empty: DHCP gives it one.
 
     Raises:
         UserError: it is more than the guestinfo holds.
@@ -56,10 +59,12 @@ def worker(config: ClusterConfig, identity: Identity, head_address: str, token: 
     settings = {"RAYLORA_HEAD": head_address}
     section = config.node_type(identity.node_type)
     files = [_file(TOKEN_FILE, token, _RAY)]
-    return _guestinfo(identity, _cloud_config(config, identity, section, settings, files)) | {HEAD_KEY: head_address}
+    network = _network(config, own_address)
+    told = _guestinfo(identity, _cloud_config(config, identity, section, settings, files), network)
+    return told | {HEAD_KEY: head_address} | _address(own_address)
 
 
-def head(config: ClusterConfig, identity: Identity, token: str) -> dict[str, str]:
+def head(config: ClusterConfig, identity: Identity, token: str, own_address: str = "") -> dict[str, str]:
     """The guestinfo of the head: it also gets the cluster's configuration and the vCenter password.
 
     Raises:
@@ -74,8 +79,9 @@ def head(config: ClusterConfig, identity: Identity, token: str) -> dict[str, str
     if vcenter.ca_file is not None:
         files.append(_file(CA_FILE, Path(vcenter.ca_file).read_text(), _AUTOSCALER))
     settings = autoscaler_config.autoscaler_environment(config)
-    keys = _guestinfo(identity, _cloud_config(config, identity, config.head, settings, files))
-    return keys | {DIGEST_KEY: digest(config)}
+    cloud_config = _cloud_config(config, identity, config.head, settings, files)
+    keys = _guestinfo(identity, cloud_config, _network(config, own_address))
+    return keys | {DIGEST_KEY: digest(config)} | _address(own_address)
 
 
 def cluster_text(config: ClusterConfig) -> str:
@@ -150,13 +156,35 @@ def _quoted(value: str) -> str:
     return '"' + re.sub(r'([\\"$`])', r"\\\1", value) + '"'
 
 
-def _guestinfo(identity: Identity, cloud_config: Mapping[str, Any]) -> dict[str, str]:
+def _address(own_address: str) -> dict[str, str]:
+    return {ADDRESS_KEY: own_address} if own_address else {}
+
+
+def _network(config: ClusterConfig, own_address: str) -> dict[str, Any]:
+    """The network configuration (netplan's version 2) of a node with an address of its own; empty for DHCP."""
+    given = config.addresses
+    if given is None or not own_address:
+        return {}
+    card: dict[str, Any] = {
+        "match": {"name": "e*"},  # the template has one network card; its name follows from its slot
+        "dhcp4": False,
+        "addresses": [f"{own_address}/{given.prefix}"],
+    }
+    if given.gateway:
+        card["routes"] = [{"to": "0.0.0.0/0", "via": given.gateway}]
+    if given.dns:
+        card["nameservers"] = {"addresses": given.dns}
+    return {"version": 2, "ethernets": {"nodes": card}}
+
+
+def _guestinfo(identity: Identity, cloud_config: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, str]:
     text = "#cloud-config\n" + yaml.safe_dump(dict(cloud_config), sort_keys=False, allow_unicode=True, width=10**9)
     metadata = {
         "instance-id": identity.uuid,
         "local-hostname": identity.name,
         "redact": ["userdata"],
         "cleanup-guestinfo": ["userdata"],  # the older word for it
+        **({"network": network} if network else {}),
     }
     packed = _packed(text)
     if len(packed) > LIMIT:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
-from raylora.cluster.nodes.identity import HEAD_KEY, NOTES_KEY, STATE_KEY, ownership
+from raylora.cluster.nodes.identity import ADDRESS_KEY, HEAD_KEY, NOTES_KEY, STATE_KEY, ownership
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.types import Card, Entity, Host, Machine, PciDevice, named_card
 
@@ -209,6 +209,7 @@ def machine_of(identifier: str, raw: Mapping[str, Any], details: Mapping[str, An
         notes=extra.get(NOTES_KEY, ""),
         reserved_mib=raw.get("summary.config.memoryReservation") or 0,
         head=extra.get(HEAD_KEY, ""),
+        address=extra.get(ADDRESS_KEY, ""),
     )
 
 

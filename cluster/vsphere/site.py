@@ -56,6 +56,9 @@ def find_site(vcenter: VCenter, view: View, config: ClusterConfig) -> Site:
     pool = finder.pool(cluster)
     machine = templates.find_template(vcenter, view, config, finder, datacenter) if datacenter else None
     template = templates.read_template(vcenter, machine, config, finder) if machine is not None else None
+    if template is not None and config.addresses is not None and templates.networks(template):
+        hint = "take the others out of the template, or let DHCP give addresses"
+        finder.problem("addresses", "a static address is for one network card, and the template has several", hint)
     backing = _backing(vcenter, network) if network is not None else None
     if finder.problems or not (datacenter and cluster and datastore and network and folder and pool and template):
         raise UserError(finder.problems)

@@ -47,6 +47,7 @@ class Machine:
         notes: what the autoscaler has left there for people (on the head).
         reserved_mib: memory that its host must keep for it while it is on.
         head: the address of the head that its guest was last told (guestinfo.raylora.head).
+        address: the address that it was given from a cluster's pool; empty if DHCP gives it one.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Machine:
     notes: str = ""
     reserved_mib: int = 0
     head: str = ""
+    address: str = ""
 
     @property
     def on(self) -> bool:

@@ -9,7 +9,7 @@ KEY_ALIASES = {
     **dict.fromkeys(("dropout", "network_dropout"), "lora_dropout"),
     **dict.fromkeys(("target_modules", "lora_target_modules", "lora_target"), "lora_targets"),
     **dict.fromkeys(("rslora", "use_rs_lora"), "use_rslora"),
-    **dict.fromkeys(("lr", "unet_lr", "text_encoder_lr", "step_size"), "learning_rate"),
+    **dict.fromkeys(("lr", "unet_lr", "step_size"), "learning_rate"),
     **dict.fromkeys(("lr_scheduler_type", "scheduler", "lr_schedule"), "lr_scheduler"),
     **dict.fromkeys(("lr_warmup_steps", "num_warmup_steps", "warmup"), "warmup_steps"),
     **dict.fromkeys(("train_batch_size", "micro_batch_size", "per_device_train_batch_size", "bs"), "batch_size"),
@@ -24,7 +24,10 @@ KEY_ALIASES = {
     **dict.fromkeys(("validation_prompt", "validation_prompts", "sample_prompt", "prompts"), "sample_prompts"),
     "snr_gamma": "min_snr_gamma",
     "caption_dropout_rate": "caption_dropout",
-    **dict.fromkeys(("max_token_length", "cutoff_len", "max_seq_length", "sequence_len", "seq_len"), "max_length"),
+    "max_token_length": "caption_tokens",
+    **dict.fromkeys(("v_parameterization", "v_pred", "v_prediction"), "prediction_type"),
+    **dict.fromkeys(("rescale_betas_zero_snr", "ztsnr"), "zero_terminal_snr"),
+    **dict.fromkeys(("cutoff_len", "max_seq_length", "sequence_len", "seq_len"), "max_length"),
     **dict.fromkeys(("model", "base_model_name_or_path", "model_name_or_path", "checkpoint"), "base_model"),
     "pretrained_model_name_or_path": "base_model",
     **dict.fromkeys(("dataset", "dataset_path", "data_dir", "train_dir", "instance_data_dir"), "train_data_dir"),
@@ -38,6 +41,46 @@ KEY_ALIASES = {
     **dict.fromkeys(("num_trials", "n_trials", "num_samples"), "sweep.trials"),
     **dict.fromkeys(("search_alg", "sampler"), "sweep.searcher"),
     **dict.fromkeys(("time_budget", "time_budget_s", "max_time"), "sweep.time_budget_minutes"),
+}
+#: Keys of other trainers that need none here, and why; said in place of a key that was probably meant.
+KEY_REMARKS = {
+    **dict.fromkeys(
+        ("network_train_unet_only", "train_unet_only", "train_unet"),
+        "raylora trains the UNet alone: remove the key",
+    ),
+    **dict.fromkeys(
+        ("network_train_text_encoder_only", "train_text_encoder", "text_encoder_lr", "text_encoder_learning_rate"),
+        "raylora trains the UNet alone, and no text encoder: remove the key",
+    ),
+    **dict.fromkeys(
+        ("lora_type", "network_module", "network_type", "algo"),
+        "raylora trains LoRA and no other kind of adapter: remove the key",
+    ),
+    **dict.fromkeys(
+        ("enable_bucket", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso", "bucket_no_upscale"),
+        "images of all shapes are brought to buckets by themselves: remove the key",
+    ),
+    **dict.fromkeys(
+        ("cache_latents", "cache_latents_to_disk", "cache_text_encoder_outputs"),
+        "everything is encoded once and kept in cache_dir: remove the key",
+    ),
+    **dict.fromkeys(
+        ("xformers", "sdpa", "mem_eff_attn", "use_xformers"),
+        "torch's own fast attention is always used: remove the key",
+    ),
+    **dict.fromkeys(
+        ("reg_data_dir", "class_data_dir", "prior_loss_weight", "with_prior_preservation"),
+        "there is no prior preservation yet: remove the key",
+    ),
+    **dict.fromkeys(
+        ("num_repeats", "repeats", "dataset_repeats"),
+        "every example is seen once an epoch: give more epochs, and remove the key",
+    ),
+    **dict.fromkeys(
+        ("gradient_accumulation_steps", "gradient_accumulation"),
+        "batch_size is what a step learns from, however many passes it takes: multiply it, and remove the key",
+    ),
+    **dict.fromkeys(("clip_skip",), "the layer of CLIP that the base model was made for is used: remove the key"),
 }
 #: A value as it is written elsewhere to the value here, where the key takes that.
 VALUE_ALIASES = {

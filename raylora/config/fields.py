@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from raylora.config import yaml_text
-from raylora.config.aliases import VALUE_ALIASES
+from raylora.config.aliases import KEY_REMARKS, VALUE_ALIASES
 from raylora.config.yaml_text import Issue, Key
 from raylora.suggest import printable
 
@@ -242,7 +242,8 @@ def unknown(key: Key, known: Mapping[str, str], otherwise: str) -> Issue:
     plain = str(key[-1]).lower().replace("-", "_").replace(" ", "_").strip("_")
     close = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
     meant = known.get(plain) or (known[close[0]] if close else "")
-    return Issue(key, "there is no such key", f"did you mean {meant}?" if meant else otherwise)
+    hint = KEY_REMARKS.get(plain) or (f"did you mean {meant}?" if meant else otherwise)
+    return Issue(key, "there is no such key", hint)
 
 
 def invalid(key: Key, value: object, field: FieldInfo) -> Issue:

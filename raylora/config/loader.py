@@ -284,9 +284,10 @@ def resolve_paths(
             continue
         if found is None:
             special = missing_input(key, text, tried) if missing_input else None
-            yield special or Issue(
-                key, f"{shown(given)} does not exist", f"looked for {looked_for(tried)}; {suggest.near(tried[0])}"
-            )
+            hint = f"looked for {looked_for(tried)}; {suggest.near(tried[0])}"
+            if "\\" in text:
+                hint = f"write / where it has \\; {hint}"
+            yield special or Issue(key, f"{shown(given)} does not exist", hint)
         elif role is PathRole.INPUT_FILE and not found.is_file():
             usual = Path(example(field)).name
             yield Issue(key, f"{shown(given)} is a folder, not a file", suggest.near(found / usual))

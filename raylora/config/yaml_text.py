@@ -269,6 +269,9 @@ def parse(text: str, source: str, *, numbered: bool = True) -> Document:
     return document
 
 
+_NO_ESCAPE = "a backslash in double quotes starts an escape: use single quotes or forward slashes"
+
+
 def _syntax_problem(error: yaml.YAMLError, text: str, source: str, numbered: bool) -> Problem:
     line, message = 0, "this cannot be read"
     if isinstance(error, yaml.MarkedYAMLError):
@@ -280,7 +283,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str, source: str, numbered: boo
         message = f"the character {chr(error.character).encode('unicode_escape').decode('ascii')} is not allowed"
     hints = {
         r"'\t' that cannot start": "indent with spaces, not with tabs",
-        "unknown escape": "a backslash in double quotes starts an escape: use single quotes or forward slashes",
+        "unknown escape": _NO_ESCAPE,
+        "expected escape sequence": _NO_ESCAPE,
         "could not find expected ':'": "write `key: value`, with a space after the colon",
         "mapping values are not allowed": "put a text with a colon in quotes; else look at the indentation",
         "single document": "a file holds one configuration: take out the line ---",

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from raylora.data.encoding import encoding_hint
 from raylora.errors import Problem, UserError
+from raylora.files import read_regular
 from raylora.suggest import printable
 
+_MOST = 1 << 34  #: bytes of a text file; more than any machine that trains on it could hold
 SHOWN = 5  # as many of one kind of problem as a person reads before they look for the common cause
 
 
@@ -38,7 +40,7 @@ def read_bytes(path: Path) -> bytes:
         UserError: it cannot be opened.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path, _MOST)
     except OSError as error:
         raise UserError.one(f"cannot be read: {error.strerror or error}", where=shown(path)) from error
 
@@ -51,7 +53,7 @@ def decoded(data: bytes, path: Path) -> str:
     """
     encoding = _utf16(data) or "utf-8-sig"
     try:
-        return data.decode(encoding)
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError.one(
@@ -59,6 +61,11 @@ def decoded(data: bytes, path: Path) -> str:
             where=f"{shown(path)}:{line}",
             hint=encoding_hint(data, error.start, path),
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        hint = "remove them, or save the file again as UTF-8"
+        raise UserError.one("holds NUL characters, which no text has", where=f"{shown(path)}:{line}", hint=hint)
+    return text
 
 
 def _utf16(data: bytes) -> str:

@@ -9,12 +9,15 @@ from typing import Protocol, TypeVar
 from raylora.errors import UserError
 
 
-class _HasId(Protocol):
+class _Splittable(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def group(self) -> str: ...
 
-E = TypeVar("E", bound=_HasId)
+
+E = TypeVar("E", bound=_Splittable)
 
 MIN_HELD_OUT, MAX_HELD_OUT = 8, 64
 
@@ -35,33 +38,38 @@ def without_duplicates(examples: Sequence[E]) -> tuple[tuple[E, ...], list[str]]
 def split(examples: Sequence[E], held_out: int | None) -> tuple[tuple[E, ...], tuple[E, ...]]:
     """Divide examples into those to learn from, in their order, and those to judge by, in order of preference.
 
-    Every example has a place in an order of preference that depends on its content only; the first `held_out` are
-    held out. So one more example changes at most one of them. Copies are left out first.
+    Every group of examples (the captions of one picture; a chat is its own) has a place in an order of preference that
+    depends on its content only; the first `held_out` groups are held out. So one more example changes at most one of
+    them. Copies are left out first.
 
     Args:
         examples: what was read.
-        held_out: how many to hold out; None for a tenth, at least 8 and at most 64, but never more than half.
+        held_out: how many groups to hold out; None for a tenth, at least 8 and at most 64, but never more than half.
+            0: nothing is held out, and those to judge by are learned from too.
 
     Raises:
-        UserError: fewer than two different examples, or nothing would be left on one side.
+        UserError: fewer than two different groups, or nothing would be left on one side.
     """
     unique, _ = without_duplicates(examples)
-    if len(unique) < 2:
+    groups = _preferred(unique)
+    if len(groups) < (2 if held_out != 0 else 1):
         raise UserError.one(
-            f"different examples: {len(unique)}; at least 2 are needed, one to learn from and one to judge by",
+            f"different examples: {len(groups)}; at least 2 are needed, one to learn from and one to judge by",
             key="train_data_dir",
             hint="add examples",
         )
-    count = default_held_out(len(unique)) if held_out is None else held_out
-    if not 1 <= count < len(unique):
+    count = default_held_out(len(groups)) if held_out is None else held_out
+    if not 0 <= count < len(groups):
         raise UserError.one(
-            f"{count} of {len(unique)} different examples cannot be held out",
+            f"{count} of {len(groups)} different examples cannot be held out",
             key="validation_examples",
-            hint=f"valid: 1 to {len(unique) - 1}; without the key it is {default_held_out(len(unique))}",
+            hint=f"valid: 1 to {len(groups) - 1}; without the key it is {default_held_out(len(groups))}",
         )
-    preferred = _preferred(unique)[:count]
-    chosen = {example.id for example in preferred}
-    return tuple(example for example in unique if example.id not in chosen), tuple(preferred)
+    if count == 0:
+        return unique, _members(groups[: max(default_held_out(len(groups)), 1)])
+    held = _members(groups[:count])
+    chosen = {example.id for example in held}
+    return tuple(example for example in unique if example.id not in chosen), held
 
 
 def judged_by(
@@ -80,15 +88,15 @@ def judged_by(
     Raises:
         UserError: nothing is left on one side.
     """
-    candidates, _ = without_duplicates(given)
+    candidates = _preferred(without_duplicates(given)[0])
     count = min(MAX_HELD_OUT, len(candidates)) if held_out is None else held_out
     if not 1 <= count <= len(candidates):
         valid = f"valid: 1 to {len(candidates)}" if candidates else "give some, or remove validation_path"
         message = f"{count} of {len(candidates)} different examples to judge by cannot be held out"
         raise UserError.one(message, key="validation_examples", hint=valid)
     unique, _ = without_duplicates(examples)
-    both = {example.id for example in candidates}
-    train = tuple(example for example in unique if example.id not in both)
+    both = {example.group for example in _members(candidates)}
+    train = tuple(example for example in unique if example.group not in both)
     if not train:
         message = "no example to learn from is left: all of them are also among those to judge by"
         raise UserError.one(message, key="train_data_dir", hint="add examples, or give others as validation_path")
@@ -97,12 +105,19 @@ def judged_by(
         notes.append(f"not learnt, as they are among the examples to judge by: {len(unique) - len(train)}")
     if count < len(candidates):
         notes.append(f"judged by {count} of the {len(candidates)} examples given for it: see validation_examples")
-    return train, tuple(_preferred(candidates)[:count]), notes
+    return train, _members(candidates[:count]), notes
 
 
-def _preferred(examples: Sequence[E]) -> list[E]:
-    """In an order that depends on each example's content only."""
-    return sorted(examples, key=lambda example: hashlib.sha256(f"split{example.id}".encode()).digest())
+def _preferred(examples: Sequence[E]) -> list[list[E]]:
+    """The groups of examples, in an order that depends on their content only."""
+    groups: dict[str, list[E]] = {}
+    for example in sorted(examples, key=lambda example: example.id):
+        groups.setdefault(example.group, []).append(example)
+    return sorted(groups.values(), key=lambda group: hashlib.sha256(f"split{group[0].id}".encode()).digest())
+
+
+def _members(groups: Sequence[Sequence[E]]) -> tuple[E, ...]:
+    return tuple(example for group in groups for example in group)
 
 
 def default_held_out(count: int) -> int:

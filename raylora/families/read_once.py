@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raylora.files import read_regular
+
 T = TypeVar("T")
 #: Headers and configurations that are remembered; a large model has some hundred files.
 _MOST = 512
+#: Bytes of a configuration or an index; that of a model of 90,000 tensors takes 9 MB.
+_LARGEST = 16 << 20
 
 
 def read_once(read: Callable[[Path], T]) -> Callable[[Path], T]:
@@ -39,7 +43,7 @@ def parsed_json(path: Path) -> Any:
     """The value in a JSON file, not to be changed.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is no file, or is larger than any that belongs to a model.
         ValueError, RecursionError: it is not JSON, or not text.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_regular(path, _LARGEST).decode("utf-8"))

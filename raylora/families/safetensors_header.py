@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
 
 from raylora.families.read_once import read_once
+from raylora.files import open_regular
+from raylora.suggest import printable
 
 Shapes = dict[str, tuple[int, ...]]
 
-_LONGEST = 100_000_000  #: the format's own limit on its header, bytes
+#: Bytes of a header. The format's own limit is 100 MB, which would take gigabytes to parse; 30,000 tensors take 4 MiB.
+_LONGEST = 8 << 20
+#: Bits of an element, by the names of its type.
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
 _WHOLE = 8 << 20  #: files up to this size are hashed completely
 _SAMPLES, _SAMPLE = 64, 64 << 10
 
@@ -29,15 +42,17 @@ def read_shapes(path: Path) -> Shapes:
         BrokenFileError: it cannot be read, is no .safetensors file, or was cut off.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = stream.seek(0, 2)
             stream.seek(0)
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if size == 0:
                 raise BrokenFileError("is empty")
-            if not 2 <= length <= _LONGEST:
+            if length < 2 or (length > _LONGEST and 8 + length > size):
                 raise BrokenFileError("is not a .safetensors file: it does not begin with a header")
+            if length > _LONGEST:
+                raise BrokenFileError(f"has a header of {length:,} bytes: no model needs more than {_LONGEST:,}")
             if 8 + length > size:
                 raise BrokenFileError(
                     f"is cut off within its header: {size:,} bytes, the header alone is {8 + length:,}"
@@ -49,7 +64,7 @@ def read_shapes(path: Path) -> Shapes:
         raise BrokenFileError("is not a .safetensors file: its header is no JSON") from error
     try:
         shapes, end = _parse(header)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise BrokenFileError("is not a .safetensors file: its header is of another kind") from error
     if 8 + length + end != size:
         what = "is cut off" if size < 8 + length + end else "has bytes after its end"
@@ -65,7 +80,7 @@ def sampled_hash(path: Path) -> str:
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\0".encode())
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         if size <= _WHOLE:
             digest.update(stream.read())
             return digest.hexdigest()
@@ -78,10 +93,33 @@ def sampled_hash(path: Path) -> str:
 
 
 def _parse(header: dict[str, Any]) -> tuple[Shapes, int]:
+    """Shapes of the tensors, and where the last one ends. They must lie one behind the other, as their sizes say.
+
+    Raises:
+        BrokenFileError: what a tensor claims of itself cannot be.
+    """
     shapes: Shapes = {}
-    end = 0
+    places: list[tuple[int, int, str]] = []
     for name, entry in header.items():
-        if name != "__metadata__":
-            shapes[name] = tuple(int(side) for side in entry["shape"])
-            end = max(end, int(entry["data_offsets"][1]))
-    return shapes, end
+        if name == "__metadata__":
+            continue
+        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+        if any(type(number) is not int or number < 0 for number in (*shape, begin, end)) or begin > end:
+            raise BrokenFileError(f"is spoiled: {_shown(name)} is said to be {_shown(shape)} at bytes {begin} to {end}")
+        bits = _BITS.get(entry["dtype"])  # of a type that is newer than this table, nothing is known
+        if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
+            raise BrokenFileError(
+                f"is spoiled: {_shown(name)} of {_shown(shape)} {entry['dtype']} is said to take {end - begin:,} bytes"
+            )
+        shapes[name] = shape
+        places.append((begin, end, name))
+    last = 0
+    for begin, end, name in sorted(places):
+        if begin != last:
+            raise BrokenFileError(f"is spoiled: {_shown(name)} begins at byte {begin:,} of its data, not at {last:,}")
+        last = end
+    return shapes, last
+
+
+def _shown(value: object) -> str:
+    return printable(str(value), 80)

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 
 from raylora.data.cache import checksum
 from raylora.data.examples import Dataset
+from raylora.data.reading import few
+from raylora.errors import UserError
 from raylora.families.base import BaseModel, Losses
 from raylora.files import write_atomically
 from raylora.training.encoded_dataset import EncodedDataset, encode
@@ -25,17 +27,27 @@ def prepare(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDatas
     """Encode a data set through the cache, and compute the base model's losses once for it.
 
     Raises:
-        UserError: examples that cannot be encoded, or no room for the cache.
+        UserError: examples that cannot be encoded, no room for the cache, or the base model itself gives NaN.
     """
     data = encode(base, dataset, cache_root)
     path = cache_root / "base-losses" / f"{data.held_out_digest}.safetensors"
     data.base_losses = _read(path)
     if data.base_losses.shape != data.validation_counts.shape:
         data.base_losses, _ = Pack(base, data).held_out_losses(None)
+        if not np.isfinite(data.base_losses).all():
+            raise _not_finite(base)
         tensors = {"losses": torch.from_numpy(data.base_losses)}
         metadata = {"checksum": str(checksum(data.held_out_digest, tensors))}
         write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
     return data
+
+
+def _not_finite(base: BaseModel) -> UserError:
+    message = "the base model itself gives numbers that are not finite, before anything was trained"
+    if broken := [name for name, tensor in base.model.named_parameters() if not bool(tensor.isfinite().all())]:
+        hint = "the file is broken, as merged models often are: use another copy or another model"
+        return UserError.one(f"{message}; so are its weights {few(broken)}", key="base_model", hint=hint)
+    return UserError.one(message, key="base_model", hint="they are too large for its format: try precision: float32")
 
 
 def _read(path: Path) -> Losses:

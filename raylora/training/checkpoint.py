@@ -23,6 +23,7 @@ from torch import Tensor
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import write_folder_atomically
+from raylora.sealed_json import sealed
 from raylora.training.checkpoint_format import (
     FORMAT,
     FRESH_START,
@@ -30,7 +31,6 @@ from raylora.training.checkpoint_format import (
     read_state,
     read_validation,
     sha256,
-    state_text,
 )
 from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.member import BestValidation, Member
@@ -73,7 +73,7 @@ def save(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset
             "data": data.digest,
             "sha256": {name: sha256(partial / name) for name in files},
         }
-        (partial / "state.json").write_text(state_text(state))
+        (partial / "state.json").write_text(sealed(state))
 
     write_folder_atomically(folder, write)
 

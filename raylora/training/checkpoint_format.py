@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,13 @@ from safetensors.numpy import load_file
 from raylora.config.marks import keys_affecting
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
+from raylora.files import open_regular, read_regular
+from raylora.sealed_json import unsealed
 
 FORMAT = 1
+#: What each checkpoint holds, and what it may hold, beside its state. Nothing else that a state names is opened.
+FILES, BEST = frozenset({"adapter.safetensors", "optimizer.safetensors", "validation.safetensors"}), "best.safetensors"
+_MOST_STATE = 1 << 28  #: bytes of `state.json`; a report takes some hundred
 FRESH_START = "delete the folder to start this trial again, or resume from an older checkpoint beside it"
 
 
@@ -27,38 +31,35 @@ def read_state(folder: Path) -> dict[str, Any]:
         UserError: the checkpoint is missing, half-written or altered.
     """
     try:
-        state = json.loads((folder / "state.json").read_text())
-        if not isinstance(state, dict):
-            raise ValueError("not an object")
+        state = unsealed(read_regular(folder / "state.json", _MOST_STATE))
         if state.get("format") != FORMAT:
             raise UserError.one(
                 f"checkpoint of format {state.get('format')}, this raylora reads format {FORMAT} (state.json)",
                 where=str(folder),
                 hint=FRESH_START,
             )
-        if state.pop("seal") != _digest(state):
-            raise ValueError("altered")
+        if type(state["step"]) is not int or not isinstance(state["config"], dict):
+            raise ValueError("is no state of a trial")
+        if not FILES <= state["sha256"].keys() <= FILES | {BEST}:
+            raise ValueError("names other files than a checkpoint has")
         broken = [name for name, digest in state["sha256"].items() if sha256(folder / name) != digest]
     except FileNotFoundError as error:
         raise UserError.one(
             f"half-written checkpoint: {Path(error.filename).name} is missing", where=str(folder), hint=FRESH_START
         ) from error
-    except (ValueError, KeyError) as error:
+    except OSError as error:
+        raise UserError.one(
+            f"half-written checkpoint: {Path(error.filename or folder).name} cannot be read: {error.strerror or error}",
+            where=str(folder),
+            hint=FRESH_START,
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError.one(
             "half-written checkpoint: state.json is not whole", where=str(folder), hint=FRESH_START
         ) from error
     if broken:
         raise UserError.one(f"half-written checkpoint: {broken[0]} is not whole", where=str(folder), hint=FRESH_START)
     return state
-
-
-def state_text(state: dict[str, Any]) -> str:
-    """The text of `state.json`: the state, sealed with its own hash."""
-    return json.dumps({**state, "seal": _digest(state)}, indent=1, allow_nan=False)
-
-
-def _digest(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def changed_keys(state: dict[str, Any], config: TrainConfig) -> list[str]:
@@ -98,5 +99,5 @@ def whole_state(folder: Path) -> dict[str, Any] | None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

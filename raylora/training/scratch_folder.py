@@ -19,13 +19,14 @@ class ScratchFolder:
 
     Args:
         root: where it is made; by default the system's folder for temporary files.
+        prefix: what its name begins with; a short one, where sockets lie in it.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, prefix: str = _PREFIX) -> None:
         root = root or Path(tempfile.gettempdir())
-        _remove_leftovers(root)
+        _remove_leftovers(root, prefix)
         while True:
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
             self._lock = filelock.FileLock(self.path / _LOCK)
             with contextlib.suppress(filelock.Timeout):  # another process took it for a leftover in this instant
                 self._lock.acquire(timeout=0)
@@ -38,8 +39,8 @@ class ScratchFolder:
         self._lock.release()
 
 
-def _remove_leftovers(root: Path) -> None:
-    for lock in root.glob(f"{_PREFIX}*/{_LOCK}"):
+def _remove_leftovers(root: Path, prefix: str) -> None:
+    for lock in root.glob(f"{prefix}*/{_LOCK}"):
         try:
             with filelock.FileLock(lock, timeout=0):
                 shutil.rmtree(lock.parent, ignore_errors=True)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Reports of a run when `validate_every` is not given.
 REPORTS = 8
+#: Where more than one example in so many is held out, a person should know what to write to train on all.
+FEW = 4
 #: Bytes that a sweep needs at the least: checkpoints, events, the report with its plots.
 _LEAST_ROOM = 64 * 2**20
 
@@ -67,7 +69,7 @@ class Plan:
         steps = config.total_steps(train)
         rows = [
             ("base model", f"{config.base_model} ({self.family.name})"),
-            ("training examples", f"{train}, and {len(self.dataset.held_out)} held out to judge by"),
+            ("training examples", self._examples()),
             ("one run", f"{steps} steps of {config.batch_size} = {steps * config.batch_size} examples seen"),
             ("reports", f"every {self.validate_every} examples"),
             ("LoRA", f"rank {config.lora_rank}, alpha {config.alpha:g}, on {_target_words(config.lora_targets)}"),
@@ -92,6 +94,23 @@ class Plan:
             UserError: the base model reads no text.
         """
         return "\n\n".join(self.family.show_encoded(self.config, self.dataset.train[:count]))
+
+    def _examples(self) -> str:
+        train, judges = len(self.dataset.train), len(self.dataset.held_out)
+        if self.dataset.judged_by_training:
+            return f"{train}, none held out: {judges} of them judge too, so the value says nothing of new examples"
+        return f"{train}, and {judges} held out to judge by"
+
+    def about_data(self) -> list[str]:
+        """What a run that begins says of its data: how many examples it learns from, and all that was noted."""
+        lines = [f"training examples: {self._examples()}"]
+        if (
+            self.sweep is None
+            and len(self.dataset.held_out) * FEW > len(self.dataset.train)
+            and not (self.dataset.judged_by_training)
+        ):
+            lines[0] += " (validation_examples: 0 trains on all of them)"
+        return [*lines, *(f"note: {note}" for note in self.dataset.notes)]
 
     def first_points(self) -> list[dict[str, Any]]:
         """Where a search that learns from its results begins; nowhere for others.
@@ -165,6 +184,10 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
     """
     family = resolve(config)
     problems: list[Problem] = []
+    if sweep and config.validation_examples == 0:
+        message = "0 leaves a sweep nothing to judge its trials by"
+        hint = "remove the key; `sweep.retrain: true` trains the winner on all examples at the end"
+        problems.append(Problem(message, "", "validation_examples", hint))
     for look in (family.check, _check_room, functools.partial(_check_place, family=family, fresh=fresh)):
         try:
             look(config)

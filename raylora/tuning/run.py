@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from raylora.config.dump import dump_config
 from raylora.console import say
 from raylora.errors import Interrupted, UserError
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan
-from raylora.tuning.results.collect import collect, read_trials
+from raylora.tuning.results.collect import collect
 from raylora.tuning.results.types import SweepOutcome
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.run_inputs import changes, inputs_of
-from raylora.tuning.tune import experiment_state, signals
-from raylora.tuning.tune.experiment import new_tuner, restored_tuner, trainer_pool, tune_environment
+from raylora.tuning.tune import signals, trial_folder
+from raylora.tuning.tune.continuation import Continuation, continuation
+from raylora.tuning.tune.experiment import make_tuner, remove_pickles, trainer_pool, tune_environment
+from raylora.tuning.tune.journal import TrialRecord
 
 T = TypeVar("T")
 
@@ -52,9 +54,11 @@ def run(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> SweepOu
     ray_cluster.check_reachable()  # before an earlier run is moved for nothing
     prepare(plan, folder, text, resume)
     folder.clock.begin(resume)
-    trials, device, interrupted = _tune(plan, folder, resume, dashboard)
+    before = _before(plan, folder) if resume else None
+    device, interrupted = _tune(plan, folder, before, dashboard)
+    trials = folder.journal.read()
     if interrupted:
-        done = sum(trial.status == "TERMINATED" for trial in trials)
+        done = sum(trial.state == "over" for trial in trials)
         raise Interrupted(f"interrupted: {done} of {plan.trials} trials are done and kept")
     return collect(plan, folder, trials, text, device)
 
@@ -77,20 +81,41 @@ def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
         folder.start(config, inputs)
         return
     folder.check_resumable(config)
+    folder.mend_config()
     if problems := list(changes(plan, folder.read_inputs(), inputs)):
         raise UserError(problems)
 
 
-def _tune(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> tuple[list[Any], str, bool]:
-    """Let Ray Tune run; gives its trials, the devices in words, and whether the person interrupted."""
-    with ray_cluster.running(dashboard) as url, tune_environment():
-        say(f"Ray runs on {ray_cluster.devices().words()}{f', dashboard at http://{url}' if url else ''}")
+def _before(plan: Plan, folder: RunFolder) -> Continuation:
+    """What a run that goes on has done, and what is left of it, by its journal and its trials' checkpoints."""
+
+    def furthest(trial: TrialRecord) -> int | None:
+        found = trial_folder.furthest(folder.experiment / trial.id, plan.config.with_values(trial.params))
+        return found and found[0]
+
+    return continuation(folder.journal.read(), plan.trials, furthest)
+
+
+def _tune(plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool) -> tuple[str, bool]:
+    """Let Ray Tune run; gives the devices in words, and whether the person interrupted."""
+    # Caught once Ray runs, which sets a handler of its own.
+    with ray_cluster.running(dashboard) as url, tune_environment(), signals.catching() as interrupted:
+        words = ray_cluster.devices().words()
+        if before is not None and not before.left:
+            return words, False
+        say(f"Ray runs on {words}{f', dashboard at http://{url}' if url else ''}")
+        remove_pickles(folder.experiment)  # of a process that was killed
         with trainer_pool(plan, folder) as pool_name:
-            tuner = restored_tuner(plan, folder, pool_name) if resume else new_tuner(plan, folder, pool_name)
+            tuner = make_tuner(plan, folder, pool_name, before)
             try:
-                with signals.catching() as interrupted:
-                    tuner.fit()
+                tuner.fit()
+            except Exception:
+                if not interrupted:  # a signal to the whole process group ends Ray before Tune
+                    raise
             finally:
-                experiment_state.after_restore(folder.experiment)
+                remove_pickles(folder.experiment)
                 folder.clock.keep()
-        return read_trials(folder.experiment), ray_cluster.devices().words(), bool(interrupted)
+        if interrupted:
+            return words, True
+        folder.journal.close()
+        return ray_cluster.devices().words(), False

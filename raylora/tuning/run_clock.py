@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
 
+from raylora.console import say
 from raylora.errors import UserError
-from raylora.files import write_text_atomically
+from raylora.files import read_regular, write_text_atomically
+from raylora.sealed_json import sealed, unsealed
 
 log = logging.getLogger(__name__)
+
+_MOST = 1 << 24  #: bytes; a process takes forty
 
 
 class RunClock:
     """The times of a run's processes, kept in a file: for each, when it began and when it was last seen.
 
     Args:
-        file: JSON, a list of pairs of seconds of the epoch.
+        file: sealed JSON with a list of pairs of seconds of the epoch.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-
-    def exists(self) -> bool:
-        """Whether a process has ever begun."""
-        return self._file.exists()
 
     def begin(self, resume: bool) -> None:
         """Note that this process starts; if it resumes, those before it count.
@@ -47,14 +46,22 @@ class RunClock:
 
     def started(self) -> float:
         """When the first process began, in seconds of the epoch."""
-        return self._read()[0][0]
+        return min((first for first, _ in self._read()), default=time.time())
 
     def total(self) -> float:
         """Seconds that processes have worked on the sweep, as far as it was noted."""
         return sum(last - first for first, last in self._read())
 
     def _read(self) -> list[tuple[float, float]]:
-        return [(first, last) for first, last in json.loads(self._file.read_text())] if self.exists() else []
+        try:
+            pairs = unsealed(read_regular(self._file, _MOST))["processes"]
+            return [(float(first), float(last)) for first, last in pairs]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Nothing that was trained depends on it.
+            say(f"note: {self._file} {error}: how long the run has worked so far is lost, and counted anew")
+            return []
 
     def _write(self, pairs: list[tuple[float, float]]) -> None:
-        write_text_atomically(self._file, json.dumps(pairs))
+        write_text_atomically(self._file, sealed({"processes": pairs}))

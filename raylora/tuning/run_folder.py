@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-
 from raylora import suggest
 from raylora.console import say
 from raylora.errors import NothingToResumeError, UserError
-from raylora.files import user_errors_for, write_text_atomically
+from raylora.files import read_regular, user_errors_for, write_text_atomically
+from raylora.sealed_json import sealed, unsealed
+from raylora.tuning.folder_lock import LOCK, FolderLock
 from raylora.tuning.run_clock import RunClock
-from raylora.tuning.tune.experiment_state import has_record
+from raylora.tuning.tune.journal import Journal
 
 State = Literal["nothing", "interrupted", "finished"]
 
-#: Errors of a file system that knows no locks.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+#: Version of `inputs.json`.
+_FORMAT = 1
+_MOST = 1 << 30  #: bytes of `inputs.json`: a line an example
 
 
 class RunFolder:
@@ -31,9 +30,10 @@ class RunFolder:
     Attributes:
         path: the folder, which need not exist yet.
         experiment: Ray Tune's experiment, with a folder for each trial.
+        journal: what has become of the trials: what a run goes on from.
         events: what trainers did, a JSON object a line.
-        config: the configuration that the run was started with.
-        inputs: what else it was started with: see `raylora.tuning.run_inputs`.
+        config: the configuration that the run was started with, for people.
+        inputs: what it was started with, configuration included: see `raylora.tuning.run_inputs`.
         clock: how long the run's processes have worked on it.
         outcome: the finished sweep; its arrays are in `losses`.
         best_config: what `raylora train` needs to train the winner again.
@@ -44,6 +44,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.experiment = self.path / "tune"
+        self.journal = Journal(self.path / "journal.jsonl")
         self.events = self.path / "events.jsonl"
         self.config = self.path / "config.yaml"
         self.inputs = self.path / "inputs.json"
@@ -53,21 +54,14 @@ class RunFolder:
         self.best_config = self.path / "best.yaml"
         self.report = self.path / "report.html"
         self.table = self.path / "trials.csv"
-        self._lock_file = self.path / ".lock"
-        self._held = False
-        self._locks = contextlib.ExitStack()
-
-    @classmethod
-    def of_experiment(cls, experiment: Path) -> RunFolder:
-        """The run whose experiment of Ray Tune lies in a folder."""
-        return cls(experiment.parent)
+        self._lock: FolderLock | None = None
 
     @property
     def state(self) -> State:
         """Whether a run has finished here, has begun and can go on, or neither."""
         if self.outcome.exists():
             return "finished"
-        return "interrupted" if has_record(self.experiment) else "nothing"
+        return "interrupted" if self.journal.exists() else "nothing"
 
     def adapter(self, name: str, trial: str | None = None) -> Path:
         """Where the exported adapter lies: the winner's, or that of a trial that was asked for.
@@ -98,50 +92,44 @@ class RunFolder:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes away: they would move or overwrite what this one writes.
+        """Keep other processes away, on whatever machine: they would move or overwrite what this one writes.
 
-        The lock lies in the folder itself, since that is all that two machines, or two users with caches of their own,
-        have in common. It goes with the process, however that ends. A folder that was made for it, and in which nothing
-        else was written, goes again.
+        A folder that was made for it, and in which nothing else was written, goes again.
 
         Raises:
             UserError: another process works there, or the folder cannot be written to.
         """
         is_new = not os.path.lexists(self.path)
-        with self._locks:
-            self._acquire()
-            self._held = True
-            try:
-                yield
-            finally:
-                self._held = False
-                if is_new:
-                    self._remove_if_empty()
+        self._acquire()
+        try:
+            yield
+        finally:
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                lock.release()
+            if is_new:
+                self._remove_if_empty()
+
+    def check_held(self) -> None:
+        """See that the folder is still this process's, if it has held it.
+
+        Raises:
+            UserError: another has taken it.
+        """
+        if self._lock is not None:
+            self._lock.check()
 
     def _acquire(self) -> None:
-        with user_errors_for(self._lock_file):
+        with user_errors_for(self.path / LOCK):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self._lock_file)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                raise UserError.one(
-                    "another raylora run is writing here",
-                    where=str(self.path),
-                    key="output_dir",
-                    hint="wait for it, stop it, or choose another output_dir",
-                ) from error
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                say(f"note: the file system of {self.path} knows no locks: let no other run write there")
-                return
-        self._locks.callback(lock.release)
+        lock = FolderLock(self.path)
+        lock.acquire()
+        self._lock = lock
 
     def _remove_if_empty(self) -> None:
-        with contextlib.suppress(OSError):  # somebody put something there meanwhile
-            if [entry.name for entry in self.path.iterdir()] == [self._lock_file.name]:
-                self._lock_file.unlink()
+        with contextlib.suppress(OSError):  # somebody put something there meanwhile, or works there by now
+            if {entry.name for entry in self.path.iterdir()} <= {LOCK}:
+                (self.path / LOCK).unlink(missing_ok=True)
                 self.path.rmdir()
 
     # --- beginning and going on; while it is held
@@ -156,33 +144,35 @@ class RunFolder:
         Raises:
             UserError: the earlier run cannot be moved, the folder holds what is not a run's, or cannot be written to.
         """
-        if any(self.experiment.glob("*")):
+        if self.journal.exists() or any(self.experiment.glob("*")):
             self._move_aside()
-        elif self.config.exists() and not (self.inputs.exists() or self.clock.exists()):
+        elif self.config.exists() and not self.inputs.exists():
             raise UserError.one(
                 f"holds a {self.config.name} that is not of a run, and a run writes its own there",
                 where=str(self.path),
                 key="output_dir",
                 hint="choose another output_dir, or move the file away",
             )
-        write_text_atomically(self.inputs, json.dumps(inputs))  # first: beside it config.yaml is known to be a run's
+        content = {"format": _FORMAT, "config": config, **inputs}
+        write_text_atomically(self.inputs, sealed(content, indent=None))  # first: config.yaml beside it is a run's
         write_text_atomically(self.config, config)
+        self.journal.begin()
 
     def check_resumable(self, config: str) -> None:
-        """See that a run was started here, with the same configuration.
+        """See that a run was started here, with the same configuration; `config.yaml` is mended if it is another one.
 
         Args:
             config: the configuration that it is to go on with, as YAML.
 
         Raises:
             NothingToResumeError: none was started.
-            UserError: it was started with another configuration.
+            UserError: it was started with another configuration, or what it was started with is lost.
         """
-        if not has_record(self.experiment):
+        if not self.journal.exists():
             raise NothingToResumeError.one(
                 "nothing to resume: no sweep was started here", where=str(self.path), hint="run it without --resume"
             )
-        before = self.config.read_text()
+        before = str(self.read_inputs()["config"])
         if before != config:
             changed = [line for line in config.splitlines() if line not in before.splitlines()]
             changed += [line for line in before.splitlines() if line not in config.splitlines()]
@@ -192,23 +182,55 @@ class RunFolder:
                 hint="resume with the same configuration, or start a new sweep with another output_dir",
             )
 
-    def read_inputs(self) -> dict[str, Any] | None:
-        """What the run was started with, as `start` noted it; None of a run that is older than this record."""
-        found: dict[str, Any] | None = json.loads(self.inputs.read_text()) if self.inputs.exists() else None
+    def mend_config(self) -> None:
+        """Write `config.yaml` again if it is not what the run was started with.
+
+        Raises:
+            UserError: what it was started with is lost, or the file cannot be written.
+        """
+        config = str(self.read_inputs()["config"])
+        try:
+            whole = read_regular(self.config, _MOST) == config.encode()
+        except OSError:
+            whole = False
+        if not whole:
+            say(f"note: {self.config} was not what the run was started with, and is written again")
+            write_text_atomically(self.config, config)
+
+    def read_inputs(self) -> dict[str, Any]:
+        """What the run was started with, as `start` noted it.
+
+        Raises:
+            UserError: that is lost.
+        """
+        try:
+            found = unsealed(read_regular(self.inputs, _MOST))
+            if found.pop("format", None) != _FORMAT:
+                raise ValueError("is of another version of raylora")
+        except (OSError, ValueError) as error:
+            how = str(error) if isinstance(error, ValueError) else f"cannot be read: {error.strerror or error}"
+            raise UserError.one(
+                f"{how}: with which data and configuration the run was started is lost",
+                where=str(self.inputs),
+                hint="run it without --resume: it starts anew, and what is here is kept in a folder beside it",
+            ) from error
         return found
 
     def _move_aside(self) -> None:
         """Move an earlier run out of the way. Where `path` is a link, the run itself is moved, and the link stays.
 
-        The lock's file moves with it; the new folder has one of its own, which is held before anything is written.
+        The lock moves with it; the new folder has one of its own, which is held before anything is written.
         """
         real = Path(os.path.realpath(self.path))
         number = next(n for n in range(1, 10**6) if not os.path.lexists(real.with_name(f"{real.name}.{n}")))
         aside = real.with_name(f"{real.name}.{number}")
+        lock, self._lock = self._lock, None
+        moved_to = None
         try:
-            if os.name != "posix":  # Windows moves no folder in which a file is open
-                self._locks.close()
+            if lock is not None and os.name != "posix":  # Windows moves no folder in which a file is open
+                lock.release()
             real.rename(aside)
+            moved_to = aside
             real.mkdir(exist_ok=True)  # by another process meanwhile; only one of the two will hold it
         except OSError as error:  # a mount point, or a folder above that may not be written to
             raise UserError.one(
@@ -217,6 +239,9 @@ class RunFolder:
                 key="output_dir",
                 hint="choose another output_dir, or move the earlier run by hand",
             ) from error
+        finally:
+            if lock is not None:
+                lock.release(moved_to)
         say(f"an earlier run in {self.path} was moved to {aside}")
-        if self._held:
+        if lock is not None:
             self._acquire()

@@ -22,16 +22,14 @@ def inputs_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def changes(plan: Plan, before: dict[str, Any] | None, now: dict[str, Any]) -> Iterator[Problem]:
+def changes(plan: Plan, before: dict[str, Any], now: dict[str, Any]) -> Iterator[Problem]:
     """In what a run that is to go on differs from the one that was started; checkpoints would not tell of all.
 
     Args:
         plan: of the run that is to go on.
-        before: what it was started with; None if that is not known.
+        before: what it was started with.
         now: what it is made from now.
     """
-    if before is None:
-        return
     output, another = shown(plan.config.output_dir), "or start a new run with another output_dir"
     started, asked = ("raylora train" if inputs["space"] is None else "raylora sweep" for inputs in (before, now))
     if started != asked:

@@ -10,7 +10,8 @@ from typing import Any
 from pyVmomi import vim
 
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.nodes.manager import Node, NodeManager
+from raylora.cluster.nodes.manager import NodeManager
+from raylora.cluster.nodes.states import Node
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
 from tests.cluster import sites

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from raylora.cluster.nodes.identity import ADDRESS_KEY
 from raylora.cluster.ray import autoscaler_config
 from tests.cluster.system import need
 from tests.cluster.vcsim import Simulator
@@ -135,7 +136,8 @@ class Machines:
     def _boot(self, event: dict[str, Any]) -> None:
         self._number += 1
         name, link = event["vm"], f"{BRIDGE[:7]}{self._number}"
-        address = f"{NETWORK}.{self._number}"
+        # What DHCP would give it, unless the cluster has a pool and gave it one.
+        address = event["extraConfig"].get(ADDRESS_KEY) or f"{NETWORK}.{self._number}"
         folder = self.folder / f"{self._number}-{name}"
         for part in ("tools", "raylora", "home", "state", "logs"):
             (folder / part).mkdir(parents=True)

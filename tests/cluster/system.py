@@ -107,6 +107,7 @@ def main() -> None:
             get(what, *packages)
     with contextlib.suppress(vcsim.SimulatorError):
         vcsim.build()
+        vcsim.build(vcsim.STOCK, vcsim.STOCK_BINARY)
 
 
 if __name__ == "__main__":

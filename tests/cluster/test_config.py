@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raylora.cluster.config import NodeType, VCenterSettings, load_cluster_config
 from raylora.errors import UserError
 from raylora.gpus import find_card
+from tests.cluster.sites import site
 
 SMALLEST = """\
 name: cats
@@ -104,3 +107,23 @@ def test_cards_have_many_names(name: str, model: str) -> None:
 @pytest.mark.parametrize(("gpu", "gpus", "mmio"), [("RTX 4090", 2, 128), ("A100", 1, 256), ("RTX 3080", 1, 32)])
 def test_the_window_holds_the_memory_of_all_cards_twice(gpu: str, gpus: int, mmio: int) -> None:
     assert NodeType(gpu=gpu, gpus=gpus).mmio_size_gib == mmio
+
+
+@pytest.mark.parametrize(
+    ("addresses", "what"),
+    [
+        ({"pool": ["10.0.0.9-10.0.0.5"], "prefix": 24}, "10.0.0.9-10.0.0.5 is no range of addresses"),
+        ({"pool": ["10.0.0.5", "10.0.1.5"], "prefix": 24}, "10.0.1.5 and 10.0.0.5 are not in one network of /24"),
+        ({"pool": ["10.0.0.5"], "prefix": 24, "gateway": "10.0.9.1"}, "the gateway 10.0.9.1 is not in 10.0.0.0/24"),
+        ({"pool": ["ten"], "prefix": 24}, "'ten'"),
+        ({"pool": ["10.0.0.5"], "prefix": 24, "dns": ["ns.example.com"]}, "'ns.example.com'"),
+    ],
+)
+def test_a_pool_of_addresses_that_is_none(addresses: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(what)):
+        site(addresses=addresses)
+
+
+def test_a_pool_of_addresses() -> None:
+    pool = site(addresses={"pool": ["10.0.0.9", "10.0.0.8 - 10.0.0.10"], "prefix": 24, "gateway": "10.0.0.1"}).addresses
+    assert pool is not None and pool.all() == ["10.0.0.9", "10.0.0.8", "10.0.0.10"]

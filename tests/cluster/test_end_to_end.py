@@ -162,7 +162,13 @@ class Teller:
         self.run = self.shared / "sweeps/run"
         self.story = Story()
         self.cluster = in_simulator(
-            sim, folder, shared_folder=str(self.shared), idle_minutes=0.15, head={"cpus": 1, "memory_gib": 2}
+            sim,
+            folder,
+            shared_folder=str(self.shared),
+            idle_minutes=0.15,
+            head={"cpus": 1, "memory_gib": 2},
+            id=None,
+            addresses={"pool": [f"{hosts.NETWORK}.100-{hosts.NETWORK}.120"], "prefix": 24},
         )
         self.started = 0.0
         self.paused: dict[str, str] = {}

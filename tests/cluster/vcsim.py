@@ -27,6 +27,8 @@ from tests.cluster.system import NEEDED, MissingError, get
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "tests/vcsim"
 BINARY = ROOT / "build/vcsim/vcsim"
+#: govmomi's simulator as it is, in a folder of its own, since it is another program.
+STOCK, STOCK_BINARY = SOURCES / "stock", ROOT / "build/vcsim/stock"
 GOPATH = Path("/usr/share/gocode")
 GOVMOMI = GOPATH / "src/github.com/vmware/govmomi/simulator"
 
@@ -64,16 +66,16 @@ class SimulatorError(RuntimeError):
     """The simulator cannot be built or started, or refused what it was told."""
 
 
-def build() -> Path:
-    """Builds the simulator if a source is newer than it, and gives its path; one process at a time builds.
+def build(sources: Path = SOURCES, binary: Path = BINARY) -> Path:
+    """Builds a simulator if a source is newer than it, and gives its path; one process at a time builds.
 
     Raises: SimulatorError if Go or govmomi is missing and cannot be installed, or if the compiler refuses.
     """
-    BINARY.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(BINARY.with_suffix(".lock")):
-        newest = max(path.stat().st_mtime for path in SOURCES.glob("*.go"))
-        if BINARY.exists() and BINARY.stat().st_mtime >= newest:
-            return BINARY
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(binary.with_suffix(".lock")):
+        newest = max(path.stat().st_mtime for path in sources.glob("*.go"))
+        if binary.exists() and binary.stat().st_mtime >= newest:
+            return binary
         try:
             for what in ("go", str(GOVMOMI)):
                 get(what, *NEEDED[what])
@@ -81,15 +83,15 @@ def build() -> Path:
             raise SimulatorError(f"the vCenter simulator cannot be built: {error}") from error
         environment = {**os.environ, "GO111MODULE": "off", "GOPATH": str(GOPATH), "GOFLAGS": ""}
         if not environment.get("HOME"):
-            environment.setdefault("GOCACHE", str(BINARY.parent / "cache"))
-        fresh = BINARY.with_suffix(".new")
+            environment.setdefault("GOCACHE", str(binary.parent / "cache"))
+        fresh = binary.with_suffix(".new")
         done = subprocess.run(
-            ["go", "build", "-o", str(fresh), "."], cwd=SOURCES, env=environment, capture_output=True, text=True
+            ["go", "build", "-o", str(fresh), "."], cwd=sources, env=environment, capture_output=True, text=True
         )
         if done.returncode != 0:
             raise SimulatorError(f"the vCenter simulator does not compile:\n{done.stderr}")
-        fresh.replace(BINARY)
-    return BINARY
+        fresh.replace(binary)
+    return binary
 
 
 @dataclass

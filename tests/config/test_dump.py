@@ -28,7 +28,8 @@ _rates = st.floats(min_value=1e-30, max_value=1e6, exclude_min=True)
 _texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)
 
 
-_names = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
+# A folder whose name holds a `$` is one only if it is there; else it is a variable.
+_names = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="$"), min_size=1, max_size=20)
 
 
 _configs = st.fixed_dictionaries(

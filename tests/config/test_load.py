@@ -60,3 +60,33 @@ def test_keys_that_belong_elsewhere_in_a_sweep() -> None:
 
 def test_unlike_anything() -> None:
     assert "raylora config" in problem(f"{MINIMAL}xyzzy: 1").hint
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("max_token_length", "did you mean caption_tokens?"),
+        ("v_parameterization", "did you mean prediction_type?"),
+        ("network_train_unet_only", "trains the UNet alone"),
+        ("LoRA_type", "trains LoRA and no other"),
+        ("gradient_accumulation_steps", "batch_size is what a step learns from"),
+    ],
+)
+def test_keys_of_sd_scripts_that_need_none_or_another_here(key: str, said: str, home: Path) -> None:
+    found = problem(f"{MINIMAL}{key}: true\n")
+    assert found.key == key and said in found.hint
+
+
+def test_variables_and_paths_of_windows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(home))
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (home / "price$US").mkdir()
+    config = load("train_data_dir: ${PLACE}/data\nbase_model: price$US\noutput_dir: $PLACE/lora\n")
+    assert config.output_dir == f"{home}/lora" and config.base_model == f"{home}/price$US"
+    data, model, output = problems(
+        "train_data_dir: 'D:\\data\\new'\nbase_model: price\\US\noutput_dir: $NOWHERE/lora\n"
+    )
+    assert "Windows" in data.message and "mnt/d/data/new" in data.message
+    assert "write / where it has" in model.hint
+    assert "NOWHERE is not set" in output.message
+    assert "single quotes" in problem('train_data_dir: "D:\\Users\\me"\nbase_model: m\n').hint

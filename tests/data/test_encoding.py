@@ -42,3 +42,21 @@ def test_a_spoiled_line_of_utf8_is_called_that(tmp_path: Path) -> None:
     path.write_bytes("Größe, äußerst schön, süße Öfen überall, ".encode() + b"\xff\n")
     with pytest.raises(UserError, match="the text around is UTF-8"):
         read_text(path)
+
+
+@pytest.mark.parametrize("text", ["红色的猫", "女孩，长发，微笑", "1girl, 红色的猫, best quality"])
+def test_a_short_caption_in_chinese_is_never_called_western(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "cat.txt"
+    path.write_bytes(text.encode("gb18030"))
+    with pytest.raises(UserError) as caught:
+        read_text(path)
+    hint = caught.value.problems[0].hint
+    assert "as gb18030: " in hint and "cp1252" not in hint and "iconv -f WINDOWS" not in hint
+
+
+@pytest.mark.parametrize("data", [b"a cat\0\n", b"\xff\xfea\0\0\0c\0", b"one\n\0\0"])
+def test_nul_is_no_text(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "cat.txt"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="NUL"):
+        read_text(path)

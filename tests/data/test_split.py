@@ -16,6 +16,11 @@ from raylora.errors import UserError
 @dataclasses.dataclass(frozen=True)
 class Thing:
     id: str
+    of: str = ""
+
+    @property
+    def group(self) -> str:
+        return self.of or self.id
 
 
 ids = st.lists(st.text("0123456789abcdef", min_size=1, max_size=8), min_size=2, max_size=60, unique=True)
@@ -72,8 +77,31 @@ def test_copies_are_left_out() -> None:
     assert len(train) == len(held_out) == 1
 
 
-@pytest.mark.parametrize(("names", "held_out"), [([], None), (["a", "a"], None), (["a", "b"], 2), (["a", "b"], 0)])
+@pytest.mark.parametrize(("names", "held_out"), [([], None), (["a", "a"], None), (["a", "b"], 2), ([], 0)])
 def test_too_few(names: list[str], held_out: int | None) -> None:
     with pytest.raises(UserError) as caught:
         split(things(names), held_out)
     assert caught.value.problems[0].hint
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 50)), min_size=1, max_size=40, unique=True), st.data())
+def test_captions_of_one_picture_stay_together(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
+    examples = [Thing(f"{picture}-{caption}", str(picture)) for picture, caption in pairs]
+    pictures = {one.of for one in examples}
+    if len(pictures) < 2:
+        return
+    count = data.draw(st.integers(1, len(pictures) - 1))
+    train, held_out = split(examples, count)
+    assert not {one.of for one in train} & {one.of for one in held_out}
+    assert len({one.of for one in held_out}) == count and {*train, *held_out} == set(examples)
+    assert split(data.draw(st.permutations(examples)), count)[1] == held_out
+
+
+def test_nothing_held_out() -> None:
+    examples = things([str(number) for number in range(20)])
+    train, judges = split(examples, 0)
+    assert list(train) == examples
+    assert len(judges) == default_held_out(20) and set(judges) <= set(train)
+    assert judges == split(examples, None)[1]
+    assert split(things(["a"]), 0) == ((Thing("a"),), (Thing("a"),))

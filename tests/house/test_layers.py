@@ -14,7 +14,7 @@ from tests.house.tree import MACHINES, ROOT, SOURCES, imports, name_of
 #: Each layer may import itself and those before it.
 LAYERS = (
     ("errors",),
-    ("suggest", "files", "console", "formatting", "paths", "rng", "gpus"),
+    ("suggest", "files", "sealed_json", "console", "formatting", "paths", "rng", "gpus"),
     ("config",),
     ("cluster",),
     ("data", "lora"),
@@ -38,7 +38,7 @@ LIGHT = [
         "raylora/tuning/plan.py",
         *("raylora/data/chats/*.py", "raylora/data/examples.py", "raylora/data/reading.py", "raylora/data/split.py"),
         *("raylora/data/images/*.py", "raylora/families/__init__.py", "raylora/families/safetensors_header.py"),
-        *("raylora/families/causal_lm/files.py", "raylora/families/diffusion/files.py"),
+        *("raylora/families/causal_lm/files.py", "raylora/families/diffusion/base_files/describe.py"),
         # what the process of a trial reads: importing torch there would take the cores from those that train
         *("raylora/training/actor.py", "raylora/training/memory/host.py", "raylora/training/trial_report.py"),
         "raylora/tuning/devices/slots.py",

@@ -14,6 +14,7 @@ FOLDERS = (ROOT, ROOT / "docs", ROOT / "benchmarks")
 PAGES = [path for path in tracked() if path.suffix == ".md" and path.parent in FOLDERS]
 ROOTS = ("raylora/", "cluster/", "tests/", "benchmarks/", "configs/", "docs/", ".ci/")
 CONTRACTS = [ROOT / "docs/numerics.md", ROOT / "docs/objective.md"]
+FAULTS = ROOT / "docs/faults.md"
 
 
 def spans(page: Path) -> list[str]:
@@ -68,7 +69,7 @@ def test_files_of_the_flows_exist() -> None:
     assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in files)] == []
 
 
-@pytest.mark.parametrize("page", CONTRACTS, ids=name_of)
+@pytest.mark.parametrize("page", [*CONTRACTS, FAULTS], ids=name_of)
 def test_tests_that_hold_a_contract_exist(page: Path) -> None:
     named = [span for span in spans(page) if "::" in span]
     assert len(named) > 10
@@ -83,3 +84,9 @@ def test_every_statement_of_a_contract_is_held(page: Path) -> None:
     without = [one for one in statements if not re.search(r"^  - `tests/", one, re.MULTILINE)]
     # What a ranking cannot know is a warning, not a promise.
     assert [one.split("\n")[0] for one in without if not one.startswith("A value of the best of many")] == []
+
+
+def test_every_fault_names_its_test() -> None:
+    rows = [line for line in FAULTS.read_text().splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 10
+    assert [row for row in rows if not re.search(r"\| `tests/[\w/]+\.py::\w+`", row)] == []

@@ -1,8 +1,9 @@
-"""The base model's own losses: computed once, and never taken from a file that is not as it was written."""
+"""The base model's own losses: computed once, finite, and never taken from a file that is not as it was written."""
 
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from raylora.errors import UserError
 from raylora.training.base_losses import prepare
 from raylora.training.pack import Pack
-from tests.families.loading import dataset
+from tests.families.loading import dataset, load
+from tests.training import fixtures
 from tests.training.fixtures import lab
 
 
@@ -46,3 +49,29 @@ def test_damaged_losses_are_computed_again(
 
     monkeypatch.setattr(Pack, "held_out_losses", computed)
     assert np.array_equal(prepare(made.base, data, tmp_path).base_losses, right)
+
+
+@pytest.mark.parametrize("family", fixtures.FAMILIES)
+def test_a_base_model_with_weights_that_are_not_finite(family: str, tmp_path: Path) -> None:
+    config = fixtures.config(family)
+    base = load(config, torch.device("cpu"), torch.float32)
+    name, weight = next((name, weight) for name, weight in base.model.named_parameters() if weight.ndim > 1)
+    weight.data.fill_(math.nan)
+    base.fingerprint += "-broken"
+    with pytest.raises(UserError) as caught:
+        prepare(base, dataset(config), tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.key == "base_model" and name in problem.message and "broken" in problem.hint
+    assert not (tmp_path / "base-losses").exists()
+
+
+def test_an_encoder_that_gives_nan_is_named(tmp_path: Path) -> None:
+    config = fixtures.config("diffusion")
+    for part in ("VAE", "text encoder"):
+        base = load(config, torch.device("cpu"), torch.float32)
+        examples = dataset(config).train
+        base.encode(examples[:1])
+        broken = base._vae if part == "VAE" else base._texts._encoders[0]
+        next(broken.parameters()).data.fill_(math.nan)
+        with pytest.raises(UserError, match=f"its {part} gives numbers that are not finite"):
+            base.encode(examples[:1])

@@ -25,7 +25,7 @@ from raylora.training import checkpoint_format
 from raylora.training.base_losses import prepare
 from raylora.training.member import Member
 from raylora.training.pack import Pack
-from raylora.tuning.tune.trainable import resume_from
+from raylora.tuning.tune.trial_folder import resume_from
 from tests.families.loading import dataset
 from tests.training.fixtures import FAMILIES, Lab, lab
 

@@ -90,3 +90,21 @@ def ray_processes(title: str = "", root: int | None = None) -> list[int]:
         return False
 
     return [process for process in parents if title in titles[process] and below(process)]
+
+
+def listening(processes: list[int]) -> set[str]:
+    """The addresses, in hexadecimal as the kernel writes them, on which processes listen for TCP."""
+    inodes = set()
+    for process in processes:
+        try:
+            links = [link.readlink() for link in Path(f"/proc/{process}/fd").iterdir()]
+        except OSError:
+            continue
+        inodes |= {str(link)[8:-1] for link in links if str(link).startswith("socket:[")}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].partition(":")[0])
+    return found

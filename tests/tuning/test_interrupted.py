@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,10 @@ from typing import Any
 import pytest
 
 from raylora.config.dump import dump_config
+from raylora.sealed_json import unsealed
 from raylora.training import checkpoint_format
-from raylora.tuning.tune import experiment_state
-from tests.tuning.runs import Event, config, events, is_alive, ray_processes, wait_for
+from raylora.tuning.tune.journal import Journal
+from tests.tuning.runs import Event, config, events, is_alive, listening, ray_processes, wait_for
 
 ROOT = Path(__file__).parents[2]
 TRIALS, SLOTS, STEPS = 5, 2, 40
@@ -92,12 +92,35 @@ def check_resumed(after: list[Event], over: set[str]) -> None:
     assert len(joins) == len({event["trial"] for event in joins})
 
 
+def check_doors(command: int) -> None:
+    """No other machine reaches Ray, and no other user its sockets."""
+    addresses = listening([command, *ray_processes("", command)])
+    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+    assert addresses, "the kernel tells of no port"
+    assert addresses <= loopback
+    [raylet] = ray_processes("raylet/raylet", command)
+    words = Path(f"/proc/{raylet}/cmdline").read_bytes().split(b"\0")
+    [socket] = [
+        Path(os.fsdecode(word.partition(b"=")[2])) for word in words if word.startswith(b"--store_socket_name=")
+    ]
+    assert socket.is_socket()
+    private = next(path for path in socket.parents if path.name.startswith("ray-"))
+    assert private.stat().st_mode & 0o777 == 0o700
+    if os.geteuid() == 0:  # as another user
+        for attempt in (["ls", socket.parent], ["mv", socket, f"{socket}.mine"], ["touch", socket.parent / "x"]):
+            assert subprocess.run(attempt, user=65534, capture_output=True, check=False).returncode != 0
+    assert socket.is_socket()
+    token = Path("~/.ray/auth_token").expanduser()
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
 def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
 
     command = Command("sweep", yaml)
     wait_for("a sweep under way", under_way(folder, 1))
-    os.killpg(command.process.pid, signal.SIGINT)  # Ctrl-C
+    check_doors(command.process.pid)
+    os.killpg(command.process.pid, signal.SIGTERM)  # Ray's daemons, which pay no heed to Ctrl-C, die of it
     code, stdout, stderr = command.end()
     assert code == 130, stderr
     assert stdout == ""
@@ -115,7 +138,8 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     os.kill(command.process.pid, signal.SIGKILL)
     command.end()
     wait_for("its processes to go", lambda: not any(is_alive(worker) for worker in workers), 30)
-    killed, known = events(folder), terminated(folder, tmp_path / "record")
+    killed = events(folder)
+    known = {trial.id for trial in Journal(folder / "journal.jsonl").read() if trial.state == "over"}
     check_resumed(killed[len(begun) :], over)
 
     command = Command("sweep", yaml, "--resume", "--json")
@@ -124,7 +148,7 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     assert not list(command.scratch.glob("raylora-scratch-*"))  # the killed process's have gone too
     check_resumed(events(folder)[len(killed) :], known)
     result = json.loads(stdout)
-    spent = [last - first for first, last in json.loads((folder / "times.json").read_text())]
+    spent = [last - first for first, last in unsealed((folder / "times.json").read_text())["processes"]]
     assert len(spent) == 3
     assert result["seconds"] == pytest.approx(sum(spent))
     assert {row["trial"] for row in result["trials"]} == {f"trial_{i:05d}" for i in range(1, TRIALS + 1)}
@@ -134,12 +158,3 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
         assert checkpoint_format.read_state(folder / trial["folder"])["step"] == STEPS
     for noise in ("WARNING", "Warning", "INFO", "study created", "Traceback"):
         assert noise not in stderr
-
-
-def terminated(folder: Path, scratch: Path) -> set[str]:
-    """The trials that had ended by the record that a resume goes on from: the kill may have cut the newest one off."""
-    experiment = Path(shutil.copytree(folder / "tune", scratch))
-    experiment_state.before_restore(experiment)
-    snapshot = max(experiment.glob(experiment_state.STATE))
-    trials = [json.loads(trial) for trial, _ in json.loads(snapshot.read_text())["trial_data"]]
-    return {trial["custom_trial_name"] for trial in trials if trial["status"] == "TERMINATED"}

@@ -8,13 +8,9 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 
 import raylora
@@ -22,11 +18,13 @@ from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
 from raylora.tuning import run as run_module
+from raylora.tuning.folder_lock import LEASE, LOCK
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results.types import SweepOutcome
 from raylora.tuning.run_folder import RunFolder
 from tests.families.loading import fingerprint
 from tests.training.fixtures import write_chats
+from tests.tuning.holding import another_process, refused
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
 
@@ -34,8 +32,8 @@ SPACE: dict[str, Any] = {"space": {"lora_rank": [2, 4]}}
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a folder, but for a lock's file."""
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    """What lies in a folder, but for a lock's files."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, LEASE))
 
 
 @pytest.fixture
@@ -55,12 +53,9 @@ def prepare(settings: TrainConfig, resume: bool = False, sweep: dict[str, Any] |
 
 
 def begin(settings: TrainConfig, **options: Any) -> Path:
-    """A run that has come to Tune's first record, which tells of nothing."""
+    """A run that has begun, and no trial of it."""
     prepare(settings, **options)
-    experiment = Path(settings.output_dir) / "tune"
-    experiment.mkdir()
-    (experiment / "experiment_state-1.json").write_text("{}")
-    return experiment.parent
+    return Path(settings.output_dir)
 
 
 # --- whose folder it is
@@ -75,7 +70,7 @@ def test_a_run_that_goes_on_may_be_looked_at_from_inside(
         prepare(settings)
 
 
-def test_a_config_yaml_that_is_not_of_a_run_is_kept(settings: TrainConfig) -> None:
+def test_a_config_yaml_that_is_not_of_a_run_is_kept(settings: TrainConfig, tmp_path: Path) -> None:
     folder = Path(settings.output_dir)
     folder.mkdir()
     (folder / "config.yaml").write_text("mine")
@@ -88,10 +83,7 @@ def test_a_config_yaml_that_is_not_of_a_run_is_kept(settings: TrainConfig) -> No
     other = settings.with_values({"lora_rank": 3})
     prepare(other)  # the one before never came to train
     assert (folder / "config.yaml").read_text() == dump_config(other)
-    (folder / "inputs.json").unlink()
-    (folder / "times.json").write_text("[]")  # by which an older raylora's run is known
-    prepare(settings)
-    assert (folder / "config.yaml").read_text() == dump_config(settings)
+    assert (tmp_path / "run.1/config.yaml").read_text() == dump_config(settings)
 
 
 # --- going on with what the run was started with
@@ -105,7 +97,7 @@ def refusal(settings: TrainConfig, **options: Any) -> UserError:
 
 
 def test_data_that_were_edited_in_place_are_told_of(settings: TrainConfig) -> None:
-    folder = begin(settings)
+    begin(settings)
     prepare(settings, resume=True)
     data = Path(settings.train_data_dir)
     whole = data.read_text()
@@ -113,9 +105,6 @@ def test_data_that_were_edited_in_place_are_told_of(settings: TrainConfig) -> No
     [problem] = refusal(settings).problems
     assert "new examples: 2, gone: 1" in problem.message
     assert (problem.where, problem.key) == (str(data), "train_data_dir")
-    (folder / "inputs.json").rename(folder / "kept")  # a run that is older than this record
-    prepare(settings, resume=True)
-    (folder / "kept").rename(folder / "inputs.json")
     data.write_text("".join(reversed(whole.splitlines(keepends=True))))
     assert "ordered or split otherwise" in str(refusal(settings))
     data.write_text(whole)
@@ -164,6 +153,37 @@ def test_another_search_space_is_told_of(settings: TrainConfig) -> None:
     assert problem.key == "sweep.space"
 
 
+# --- damage to what was noted
+
+
+@pytest.mark.parametrize("damage", ["missing", "emptied", "cut", "altered", "a folder", "a pipe", "a pickle"])
+@pytest.mark.parametrize("name", ["inputs.json", "config.yaml", "times.json", "journal.jsonl"])
+def test_a_damaged_file_is_mended_or_named(settings: TrainConfig, name: str, damage: str) -> None:
+    folder = begin(settings)
+    file = folder / name
+    if name == "times.json":
+        RunFolder(folder).clock.begin(resume=False)
+    whole = file.read_bytes()
+    file.unlink()
+    spoiled = {"emptied": b"", "cut": whole[: len(whole) // 2], "altered": b"#" + whole[1:], "a pickle": b"\x80\x05N."}
+    if damage in spoiled:
+        file.write_bytes(spoiled[damage])
+    elif damage != "missing":
+        file.mkdir() if damage == "a folder" else os.mkfifo(file)
+    if name in ("config.yaml", "times.json") and damage != "a folder":
+        prepare(settings, resume=True)
+        RunFolder(folder).clock.begin(resume=True)
+        assert name != "config.yaml" or file.read_bytes() == whole
+        return
+    with pytest.raises(UserError) as caught:
+        prepare(settings, resume=True)
+        RunFolder(folder).clock.begin(resume=True)
+        RunFolder(folder).journal.read()
+    [problem] = caught.value.problems
+    assert problem.where in (str(file), str(folder))
+    assert problem.hint
+
+
 # --- where an earlier run goes
 
 
@@ -174,7 +194,7 @@ def test_behind_a_link_the_run_is_moved_and_the_link_stays(settings: TrainConfig
     (tmp_path / "run/kept").touch()
     prepare(settings)
     assert (tmp_path / "run").is_symlink()
-    assert names(tmp_path / "disk/run") == ["config.yaml", "inputs.json"]
+    assert names(tmp_path / "disk/run") == ["config.yaml", "inputs.json", "journal.jsonl"]
     assert (tmp_path / "disk/run.1/kept").exists()
     assert not (tmp_path / "run.1").exists()
 
@@ -191,63 +211,17 @@ def test_a_run_that_cannot_be_moved(settings: TrainConfig, monkeypatch: pytest.M
     [problem] = caught.value.problems
     assert (problem.where, problem.key) == (str(folder), "output_dir")
     assert problem.hint == "choose another output_dir, or move the earlier run by hand"
-    assert (folder / "tune/experiment_state-1.json").exists()
+    assert (folder / "journal.jsonl").exists()
 
 
-# --- one process at a time
-
-HOLD = """
-import sys
-from raylora.tuning.run_folder import RunFolder
-folder = RunFolder(sys.argv[1])
-with folder.hold():
-    if "aside" in sys.argv:
-        folder.experiment.mkdir()
-        (folder.experiment / "experiment_state-1.json").write_text("{}")
-        folder.start("mine", {})
-    print("held", flush=True)
-    input()
-"""
-
-
-@contextlib.contextmanager
-def another_process(folder: Path, cache: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process with a cache of its own that holds the folder."""
-    command = [sys.executable, "-c", HOLD, str(folder), *arguments]
-    environment = {**os.environ, "RAYLORA_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
-
-
-def refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="another raylora run is writing here") as caught, RunFolder(folder).hold():
-        pass
-    assert caught.value.problems[0].key == "output_dir"
-
-
-def test_two_processes_with_caches_of_their_own_do_not_share_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAYLORA_CACHE", str(tmp_path / "mine"))
-    (tmp_path / "link").symlink_to("run")
-    with another_process(tmp_path / "run", tmp_path / "theirs") as process:
-        refused(tmp_path / "run")
-        refused(tmp_path / "link")
-        process.kill()  # a lock goes with its process, however that ends
-        process.wait()
-        with RunFolder(tmp_path / "run").hold():
-            pass
+# --- one process at a time (what holds it: test_folder_lock.py)
 
 
 def test_a_folder_stays_held_when_an_earlier_run_is_moved_aside(tmp_path: Path) -> None:
     with another_process(tmp_path / "run", tmp_path, "aside"):
         assert (tmp_path / "run.1/tune").is_dir()
-        assert names(tmp_path / "run") == ["config.yaml", "inputs.json"]
+        assert names(tmp_path / "run") == ["config.yaml", "inputs.json", "journal.jsonl"]
+        assert names(tmp_path / "run.1") == ["journal.jsonl", "tune"]
         refused(tmp_path / "run")
 
 
@@ -255,8 +229,8 @@ def test_whoever_takes_the_folder_while_an_earlier_run_is_moved_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.experiment.mkdir(parents=True)
-    (folder.experiment / "experiment_state-1.json").write_text("{}")
+    folder.path.mkdir()
+    folder.journal.begin()
     rename, others = Path.rename, contextlib.ExitStack()
 
     def moved_and_taken(path: Path, target: Path) -> Path:
@@ -271,15 +245,6 @@ def test_whoever_takes_the_folder_while_an_earlier_run_is_moved_keeps_it(
         assert names(tmp_path / "run") == []
 
 
-def test_a_folder_is_held_below_one_that_cannot_be_written_to(tmp_path: Path) -> None:
-    folder = tmp_path / "above/run"
-    folder.mkdir(parents=True)
-    folder.parent.chmod(0o555)
-    with another_process(folder, tmp_path):
-        refused(folder)
-    assert names(folder.parent) == ["run"]
-
-
 def test_a_run_that_is_refused_at_once_leaves_nothing(settings: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to resume"):
         prepare(settings, resume=True)
@@ -288,18 +253,6 @@ def test_a_run_that_is_refused_at_once_leaves_nothing(settings: TrainConfig, tmp
     with pytest.raises(UserError, match="nothing to resume"):
         prepare(settings, resume=True)
     assert names(tmp_path / "run") == []
-
-
-def test_a_file_system_without_locks_is_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_locks(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
-    with RunFolder(tmp_path / "run").hold():
-        (tmp_path / "run/kept").touch()
-    assert "knows no locks" in capsys.readouterr().err
 
 
 def test_nobody_else_writes_there_until_the_results_are_written(
@@ -329,7 +282,7 @@ def test_what_has_become_of_a_run(tmp_path: Path) -> None:
     assert folder.state == "nothing"
     folder.experiment.mkdir(parents=True)
     assert folder.state == "nothing"
-    (folder.experiment / "experiment_state-1.json").write_text("{}")
+    folder.journal.begin()
     assert folder.state == "interrupted"
     assert RunFolder(tmp_path).finished_near() == []
     folder.outcome.write_text("{}")
@@ -340,8 +293,8 @@ def test_what_has_become_of_a_run(tmp_path: Path) -> None:
 def test_names_in_a_runs_folder_are_written_in_one_place() -> None:
     folder = RunFolder("x")
     places = {place.name for place in vars(folder).values() if isinstance(place, Path)}
-    listed = (places | {"times.json"}) - {folder.path.name, ".lock"}  # others have locks too
-    assert len(listed) == 10
+    listed = (places | {"times.json", "journal.jsonl"}) - {folder.path.name}
+    assert len(listed) == 11
     for source in Path(raylora.__file__).parent.rglob("*.py"):
         written = [node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)]
         found = {Path(text).name for text in written if isinstance(text, str)} & listed

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raylora.config.fields import Count, Section
+from raylora.config.fields import LARGEST_COUNT, Count, Section, Whole
 from raylora.config.marks import Mark
 
 _SCHEDULE = Mark("result", shared="rungs and reports must be the same for all trials")
@@ -21,11 +21,13 @@ class ReportKeys(Section):
         description="Optimizer steps between checkpoints, each with a validation. Null: at every report.",
         examples=[100],
     )
-    validation_examples: Annotated[Count | None, _JUDGED_BY] = Field(
+    validation_examples: Annotated[Annotated[Whole, Field(ge=0, le=LARGEST_COUNT)] | None, _JUDGED_BY] = Field(
         default=None,
         description="Examples held out of training, by which a trial is judged; chosen by their content, so that they "
-        "are the same in every run. Null: a tenth of the data, at least 8 and at most 64; of examples that are given "
-        "to judge by, at most 64.",
+        "are the same in every run. An image with several captions counts once. Null: a tenth of the data, at least 8, "
+        "at most 64, and never more than half; of examples that are given to judge by, at most 64. 0: all is learned "
+        "from, and the value is of training examples, which judges no sweep: `sweep.retrain` trains its winner on "
+        "everything.",
         examples=[16],
     )
     validate_every: Annotated[Count | None, _SCHEDULE] = Field(

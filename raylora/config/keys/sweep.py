@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from raylora.config.fields import Count, Positive, Section, Whole, path_role, takes
+from raylora.config.fields import Count, Flag, Positive, Section, Whole, path_role, takes
 from raylora.config.keys.trial import TrialKeys
 from raylora.config.marks import Mark, shared_keys
 from raylora.config.space import LISTS, Domain, read_space
@@ -77,6 +77,12 @@ class SweepConfig(Section):
         "many as fit and still gain by it, see `raylora plan`. On a machine without a GPU 4, or 8 where no trial is "
         "chosen or stopped by what others came to; they share its cores, a few of them a base model.",
         examples=[4],
+    )
+    retrain: Flag = Field(
+        default=False,
+        description="Train the winner once more at the end, on all examples, those too that were held out, for as many "
+        "epochs as served it best. That adapter lies in `<output_dir>_retrained`; how good it is on new examples, only "
+        "the winner tells.",
     )
     max_failures: Whole = Field(
         default=3,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from raylora.data.images.listing import SUFFIXES, ImageFolder
+from raylora.data.images.formats import USUAL
+from raylora.data.images.listing import SIDECARS, ImageFolder, stem
 from raylora.data.images.metadata import CaptionRow, one_line
+from raylora.data.images.names import Names, same_name
 from raylora.data.reading import SHOWN, few, is_unicode, limited, nearest, read_text, shown
 from raylora.errors import Problem, UserError
-
-SIDECARS = (".txt", ".caption")
 
 _KOHYA = re.compile(r"(\d+)_(.+)")
 _HOW_TO_CAPTION = (
@@ -23,31 +22,26 @@ _HOW_TO_CAPTION = (
 )
 
 
-def _same_name(name: str) -> str:
-    """Names that a person sees as equal: macOS writes accents as two characters, other systems as one."""
-    return unicodedata.normalize("NFC", name)
-
-
 def captions_of_rows(
     folder: ImageFolder, rows: list[CaptionRow], notes: list[str]
 ) -> tuple[dict[str, str], list[Problem]]:
     """Match metadata rows to images. An image whose row has a problem gets the caption "" (told once, not twice)."""
-    known = {_same_name(name): name for name in folder.images}
-    others = {_same_name(name) for name in folder.others}
+    known = Names((name, name) for name in folder.images)
+    others = Names((name, name) for name in folder.others)
     captions: dict[str, str] = {}
     lines: dict[str, str] = {}
     kinds: dict[str, list[Problem]] = {"file": [], "escape": [], "empty": [], "twice": []}
     repeated = 0
     for row in rows:
         candidates = list(_candidates(folder.root, row))
-        name = next((known[candidate] for candidate in candidates if candidate in known), None)
+        name = next((found for candidate in candidates if (found := known.find(candidate))), None)
         if name is None:
             if not candidates:
                 message = f"{shown(row.file) or 'a file name that is empty'} is not inside {shown(folder.root)}"
                 kinds["escape"].append(Problem(message, row.where, hint="name files relative to the training folder"))
             elif any(candidate in others for candidate in candidates):
                 message = f"{shown(row.file)} is not an image that can be read"
-                kinds["file"].append(Problem(message, row.where, hint=f"accepted: {' '.join(SUFFIXES)}"))
+                kinds["file"].append(Problem(message, row.where, hint=f"accepted: {' '.join(USUAL)} and their like"))
             else:
                 near = nearest(candidates[0], known) if len(kinds["file"]) < SHOWN else ""  # it is slow, and not shown
                 message = f"{shown(row.file)} does not exist in {shown(folder.root)}"
@@ -81,32 +75,40 @@ def _candidates(root: Path, row: CaptionRow) -> Iterator[str]:
         for base in bases:
             relative = os.path.normpath(f"{base}/{written}" if base else written)
             if written and relative != "." and relative != ".." and not relative.startswith("../"):
-                yield _same_name(relative)
+                yield same_name(relative)
 
 
 def add_other_captions(
     folder: ImageFolder, captions: dict[str, str], has_metadata: bool, notes: list[str], *, tell_missing: bool
 ) -> list[Problem]:
     """Captions from text files and folder names for the images that have none yet."""
-    texts = {name: name for name in folder.others if name.lower().endswith(SIDECARS)}
+    unused = {name for name in folder.others if name.lower().endswith(SIDECARS)}
+    texts = Names((name, name) for name in sorted(unused))
+    unread: list[str] = []
+    joined: list[str] = []
     problems: list[Problem] = []
     without: list[str] = []
     named_by_folder: Counter[str] = Counter()
     for name in folder.images:
+        beside = [text for written in _sidecars(name) if (text := texts.find(written))]
+        unused -= set(beside)
         if name in captions:
+            unread += beside
             continue
-        stem = name[: -len(PurePosixPath(name).suffix)]
-        sidecar = next((texts[stem + suffix] for suffix in SIDECARS if stem + suffix in texts), None)
+        unread += beside[1:]
         kohya = kohya_folder(name)
-        if sidecar is not None:
+        if beside:
             captions[name] = ""
             try:
-                captions[name] = one_line(read_text(folder.root / sidecar))
+                text = read_text(folder.root / beside[0])
             except UserError as error:
                 problems += error.problems
                 continue
+            captions[name] = one_line(text)
+            if sum(bool(line.strip()) for line in text.splitlines()) > 1:
+                joined.append(beside[0])
             if not captions[name]:
-                problems.append(Problem("the caption is empty", shown(folder.root / sidecar), hint="write one"))
+                problems.append(Problem("the caption is empty", shown(folder.root / beside[0]), hint="write one"))
         elif kohya and not has_metadata:
             captions[name] = kohya[1]
             named_by_folder[kohya[1]] += 1
@@ -114,11 +116,23 @@ def add_other_captions(
             without.append(name)
     for caption, count in named_by_folder.items():
         notes.append(f'{count} images without a text file have the caption "{shown(caption)}", their folder\'s name')
+    for what, names in (
+        ("text files of several lines are joined to one caption each", joined),
+        ("text files are not read, since another caption goes before them", list(dict.fromkeys(unread))),
+        ("text files belong to no image", sorted(unused)),
+    ):
+        if names:
+            notes.append(f"{len(names)} {what}: {few(names)}")
     problems = limited(problems)
     if without and tell_missing:
         total = f"{len(without)} of {len(folder.images)} images have no caption: {few(without)}"
         problems.append(Problem(total, shown(folder.root), "train_data_dir", _HOW_TO_CAPTION))
     return problems
+
+
+def _sidecars(name: str) -> Iterator[str]:
+    """The names that the text file beside an image may have, the usual one first: cat.txt, or cat.png.txt."""
+    yield from (own + suffix for own in (stem(name), name) for suffix in SIDECARS)
 
 
 def kohya_folder(name: str) -> tuple[int, str] | None:

@@ -6,10 +6,13 @@ import dataclasses
 import os
 from pathlib import Path, PurePosixPath
 
+from raylora.data.images.formats import SUFFIXES, is_picture
 from raylora.data.reading import missing_place, shown
 from raylora.errors import Problem, UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+__all__ = ["SIDECARS", "SUFFIXES", "ImageFolder", "parent", "stem", "walk"]
+
+SIDECARS = (".txt", ".caption")  #: suffixes of files with the caption of the picture beside them
 
 
 @dataclasses.dataclass
@@ -18,8 +21,9 @@ class ImageFolder:
 
     Attributes:
         root: the folder.
-        images: files that are images by their names.
+        images: files that are pictures to learn from.
         others: all other visible files.
+        hidden: hidden folders, and hidden files that are pictures by their names.
         folders: how many folders lie in it.
         problems: what could not be looked at.
     """
@@ -27,6 +31,7 @@ class ImageFolder:
     root: Path
     images: list[str]
     others: list[str]
+    hidden: list[str]
     folders: int
     problems: list[Problem]
 
@@ -46,7 +51,7 @@ def walk(root: Path) -> ImageFolder:
             key="train_data_dir",
             hint=f"try {shown(root.parent)}",
         )
-    found = ImageFolder(root, [], [], 0, [])
+    found = ImageFolder(root, [], [], [], 0, [])
 
     def refused(error: OSError) -> None:
         found.problems.append(Problem(f"cannot be read: {error.strerror}", shown(error.filename), "train_data_dir"))
@@ -56,18 +61,22 @@ def walk(root: Path) -> ImageFolder:
         kept = []
         for name in folders:
             real = os.path.realpath(Path(place, name))
-            if not name.startswith((".", "__MACOSX")) and real not in visited:
+            if name.startswith("."):
+                found.hidden.append(Path(place, name).relative_to(root).as_posix() + "/")
+            elif name != "__MACOSX" and real not in visited:
                 visited.add(real)
                 kept.append(name)
         folders[:] = sorted(kept)
         found.folders += len(kept)
         for name in files:
-            if name.startswith("."):  # .DS_Store, and ._cat.png which macOS leaves on shares
-                continue
-            relative = Path(place, name).relative_to(root).as_posix()
-            (found.images if name.lower().endswith(SUFFIXES) else found.others).append(relative)
-    found.images.sort()
-    found.others.sort()
+            path = Path(place, name)
+            relative = path.relative_to(root).as_posix()
+            if not name.startswith("."):
+                (found.images if is_picture(path) else found.others).append(relative)
+            elif name.lower().endswith(SUFFIXES) and not name.startswith("._"):  # which macOS leaves on shares
+                found.hidden.append(relative)
+    for names in (found.images, found.others, found.hidden):
+        names.sort()
     return found
 
 
@@ -75,3 +84,8 @@ def parent(name: str) -> str:
     """The folder of a file, as a path relative to the training folder like the file's own; "" if it is that."""
     folder = PurePosixPath(name).parent.as_posix()
     return "" if folder == "." else folder
+
+
+def stem(name: str) -> str:
+    """A file's path without its last suffix."""
+    return name[: len(name) - len(PurePosixPath(name).suffix)]

@@ -34,10 +34,25 @@ class CaptionRow:
     base: str
 
 
-def metadata_rows(
-    folder: ImageFolder, given: Path | None, notes: list[str]
-) -> tuple[list[CaptionRow], list[Problem], bool]:
-    """The rows of the given metadata file, or else of all that lie in the folder; whether there was one."""
+@dataclasses.dataclass
+class Metadata:
+    """What metadata files say.
+
+    Attributes:
+        rows: their lines.
+        problems: what is wrong with the files.
+        found: whether there are any.
+        whole: whether they were read to their end.
+    """
+
+    rows: list[CaptionRow]
+    problems: list[Problem]
+    found: bool
+    whole: bool = True
+
+
+def read_metadata(folder: ImageFolder, given: Path | None, notes: list[str]) -> Metadata:
+    """Read the given metadata file, or else all that lie in the folder."""
     if given is None:
         names = [name for name in folder.others if PurePosixPath(name.lower()).stem == "metadata"]
         names = [name for name in names if name.lower().endswith(METADATA_SUFFIXES)]
@@ -50,26 +65,27 @@ def metadata_rows(
                 places[base] = name
         sources = [(folder.root / name, base) for base, name in places.items()]
     elif not given.exists():
-        return [], [missing_place(given, "metadata_path")], True
+        return Metadata([], [missing_place(given, "metadata_path")], found=True, whole=False)
     elif given.suffix.lower() not in METADATA_SUFFIXES or not given.is_file():
         message = f"is not a metadata file: accepted are files ending in {', '.join(METADATA_SUFFIXES)}"
-        return [], [Problem(message, shown(given), "metadata_path")], True
+        return Metadata([], [Problem(message, shown(given), "metadata_path")], found=True, whole=False)
     else:
         inside = given.parent.resolve().is_relative_to(folder.root.resolve())
         base = given.parent.resolve().relative_to(folder.root.resolve()).as_posix() if inside else ""
         sources = [(given, "" if base == "." else base)]
-    rows: list[CaptionRow] = []
-    problems: list[Problem] = []
+    read = Metadata([], [], found=bool(sources))
     for path, base in sources:
         try:
             text = read_text(path)
         except UserError as error:
-            problems += error.problems
+            read.problems += error.problems
+            read.whole = False
             continue
-        found, wrong = (_jsonl_rows if path.suffix.lower() == ".jsonl" else _csv_rows)(path, text, base)
-        rows += found
-        problems += limited(wrong)
-    return rows, problems, bool(sources)
+        found, wrong, whole = (_jsonl_rows if path.suffix.lower() == ".jsonl" else _csv_rows)(path, text, base)
+        read.rows += found
+        read.problems += limited(wrong)
+        read.whole &= whole
+    return read
 
 
 def _column(names: list[str], accepted: tuple[str, ...]) -> int:
@@ -78,11 +94,12 @@ def _column(names: list[str], accepted: tuple[str, ...]) -> int:
     return next((plain.index(name) for name in accepted if name in plain), -1)
 
 
-def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[Problem]]:
+def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[Problem], bool]:
+    """The rows, what is wrong with them, and whether all were read."""
     lines = io.StringIO(text, newline="").readlines()  # as the csv module counts them
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
-        return [], [_wrong_columns(f"{shown(path)}:1", [], "is empty")]
+        return [], [_wrong_columns(f"{shown(path)}:1", [], "is empty")], False
     header: list[str] = []
     file_column = caption_column = -1
     delimiter = ","
@@ -94,11 +111,13 @@ def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[
     else:
         delimiter = max(",;\t|", key=lines[first].count)
         header = _fields(lines[first], delimiter)
-        return [], [_wrong_columns(f"{shown(path)}:{first + 1}", header, "has not the columns that are needed")]
+        problem = _wrong_columns(f"{shown(path)}:{first + 1}", header, "has not the columns that are needed")
+        return [], [problem], False
 
     rows: list[CaptionRow] = []
     problems: list[Problem] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Strict, since a quote that is never closed makes all that follows part of one caption.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     start = 1
     try:
         for fields in reader:
@@ -115,13 +134,23 @@ def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[
             else:
                 rows.append(CaptionRow(where, fields[file_column].strip(), one_line(fields[caption_column]), base))
     except csv.Error as error:
-        problems.append(Problem(f"is not CSV: {error}", f"{shown(path)}:{reader.line_num}"))
-    return rows, problems
+        where = f"{shown(path)}:{start}"
+        if "unexpected end of data" in str(error):
+            hint = 'close it, or double it if it belongs to the prompt: "a 12"" cat"'
+            problems.append(Problem("a double quote that opens here is never closed", where, hint=hint))
+        elif "expected after" in str(error):
+            what = f"text follows a closing double quote on line {reader.line_num}, in the row that begins here"
+            hint = 'a double quote inside of a quoted prompt is doubled: "a ""red"" cat"'
+            problems.append(Problem(what, where, hint=hint))
+        else:
+            problems.append(Problem(f"is not CSV: {error}", where))
+        return rows, problems, False
+    return rows, problems, True
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=delimiter), [])
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:  # a field of more than 128 KiB: no header
         return [line[:40]]
 
@@ -131,7 +160,7 @@ def _wrong_columns(where: str, found: list[str], what: str) -> Problem:
     return Problem(f"{what}; found: {few(found) or 'nothing'}", where, hint=f"{accepted}; the usual: filename,prompt")
 
 
-def _jsonl_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[Problem]]:
+def _jsonl_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[Problem], bool]:
     rows: list[CaptionRow] = []
     problems: list[Problem] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -158,7 +187,7 @@ def _jsonl_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], lis
             problems.append(Problem("file name and caption must both be strings", where))
         else:
             rows.append(CaptionRow(where, file.strip(), one_line(caption), base))
-    return rows, problems
+    return rows, problems, bool(rows) or not problems
 
 
 def one_line(caption: str) -> str:

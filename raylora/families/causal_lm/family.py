@@ -16,6 +16,7 @@ from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
+from raylora.families.causal_lm.rendering.template_probe import template_problem
 from raylora.families.family import Family, Prompt, Snippet, unreadable_files
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class CausalLMFamily(Family):
         return self.model_files
 
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
-        return quantization.problems(config)
+        yield from quantization.problems(config)
+        if self.base_model.is_dir() and (problem := template_problem(self.base_model)) is not None:
+            yield problem
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):

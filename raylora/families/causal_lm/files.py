@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from raylora.errors import Problem, UserError
+from raylora.families.claims import absurd_claim
+from raylora.families.gguf_header import read_gguf_header
 from raylora.families.read_once import parsed_json
 from raylora.families.safetensors_header import BrokenFileError, read_shapes, sampled_hash
+from raylora.files import open_regular
 
 KEY = "base_model"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
@@ -110,18 +112,9 @@ def architecture(files: ModelFiles) -> tuple[str, int] | None:
         if isinstance(inner := settings.get("text_config"), dict):  # of models that see pictures too
             settings = {**settings, **inner}
         name, width = settings.get("model_type"), next((settings[key] for key in _WIDTHS if key in settings), None)
-    elif importlib.util.find_spec("gguf") is not None:
-        from gguf import GGUFReader
-
-        try:
-            fields = GGUFReader(files.path).fields
-            name = fields["general.architecture"].contents()
-            width = fields[key].contents() if (key := f"{name}.embedding_length") in fields else None
-        except Exception as error:  # what a spoiled file makes the reader raise is as various as the files
-            message = f"this GGUF file cannot be read: {next(iter(str(error).splitlines()), type(error).__name__)}"
-            raise _error(message, files.path, "download or copy it again") from error
     else:
-        return None
+        header = read_gguf_header(files.path)  # which `check` has read before
+        name, width = header.architecture, header.number("embedding_length")
     return (str(name), width) if type(width) is int and 0 < width < _MOST_WIDTH else None
 
 
@@ -191,12 +184,21 @@ def _missing_path(path: Path) -> Problem:
 
 
 def _find_gguf(path: Path) -> ModelFiles:
-    with path.open("rb") as stream:
-        magic = stream.read(64)
+    try:
+        with open_regular(path) as stream:
+            magic = stream.read(64)
+    except OSError as error:
+        raise _error(f"cannot be read: {error.strerror or error}", path, "see that you may read it") from error
     if not magic.startswith(b"GGUF"):
         raise _error("is not a GGUF file: it does not begin with 'GGUF'", path, _spoiled_hint(magic))
     if "-of-0" in path.name:
         raise _error("is one part of a split GGUF", path, "join the parts first: llama-gguf-split --merge")
+    try:
+        header = read_gguf_header(path)
+    except BrokenFileError as error:
+        raise _error(f"this GGUF file cannot be read: it {error}", path, "download or copy it again") from error
+    if claim := absurd_claim({"block_count": header.number("block_count")}, header.tensors):
+        raise _error(claim, path, "download or copy it again")
     return ModelFiles(path.parent, path.name, (path,), ())
 
 
@@ -228,6 +230,9 @@ def _find_folder(folder: Path) -> ModelFiles:
             problems = [_problem(f"holds no language model; it holds {_names(names)}", folder, _WANTED)]
     if problems:
         raise UserError(problems)
+    shapes = {name: shape for file in weights for name, shape in read_shapes(file).items()}
+    if claim := absurd_claim(_read_json(folder / "config.json") or {}, shapes):
+        raise _error(claim, folder / "config.json", "copy config.json of the same model into it")
     suffixes = {".json", ".jinja", ".model", ".txt"}
     others = sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.suffix in suffixes)
     return ModelFiles(folder, None, tuple(weights), tuple(others))

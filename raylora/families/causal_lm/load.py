@@ -100,7 +100,8 @@ def load_tokenizer(files: ModelFiles, settings: Any) -> ChatTokens:
     }
     generation = files.folder / "generation_config.json"
     if files.gguf is None and generation.exists():
-        stops |= as_ids(GenerationConfig.from_pretrained(files.folder, local_files_only=True).eos_token_id)
+        with _quietly(files.path, "its generation_config.json cannot be used"):
+            stops |= as_ids(GenerationConfig.from_pretrained(files.folder, local_files_only=True).eos_token_id)
     with _quietly(files.path, "its tokenizer cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, config=settings, **_source(files))
     return ChatTokens(tokenizer, str(files.path), stops)

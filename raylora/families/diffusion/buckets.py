@@ -37,13 +37,16 @@ def step_size(resolution: int, granule: int) -> int:
 
 
 def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
-    """All (width, height) with an area of at most resolution², sides in steps of `step`, sorted.
+    """All (width, height) with an area of at most resolution², sides in steps of `step`, sorted; a square among them.
 
     >>> buckets(64, 16)
     [(32, 128), (48, 80), (64, 64), (80, 48), (128, 32)]
+    >>> [size for size in buckets(500, 64) if 300 < size[0] < 600]
+    [(320, 768), (384, 640), (448, 448), (448, 512), (512, 448)]
     """
     area = resolution * resolution
-    sizes: set[tuple[int, int]] = set()
+    side = resolution // step * step  # squares are what most people have, so they are never cropped
+    sizes: set[tuple[int, int]] = {(side, side)} if side else set()
     for width in range(step, _LONGEST * resolution + 1, step):
         height = min(area // width, _LONGEST * resolution) // step * step
         if height >= step and max(width, height) * resolution <= _LONGEST * area:
@@ -53,7 +56,8 @@ def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
     return sorted(
         (width, height)
         for width, height in sizes
-        if not any(w >= width and h >= height and (w, h) != (width, height) for w, h in sizes)
+        if width == height == side
+        or not any(w >= width and h >= height and (w, h) != (width, height) for w, h in sizes)
     )
 
 
@@ -69,13 +73,28 @@ def choose(size: tuple[int, int], sizes: list[tuple[int, int]]) -> tuple[int, in
     )
 
 
+def scale(size: tuple[int, int], bucket: tuple[int, int]) -> float:
+    """The factor by which a picture is resized until it just covers a bucket."""
+    return max(bucket[0] / size[0], bucket[1] / size[1])
+
+
+def lost(size: tuple[int, int], bucket: tuple[int, int]) -> float:
+    """The share of a picture's area that is cut off when it is brought to a bucket.
+
+    >>> lost((1200, 12), (128, 32))
+    0.96
+    """
+    kept = bucket[0] * bucket[1] / (size[0] * size[1] * scale(size, bucket) ** 2)
+    return round(max(0.0, 1.0 - kept), 6)
+
+
 def fit(image: Image, bucket: tuple[int, int]) -> Fitted:
     """Resize a picture until it just covers the bucket (LANCZOS), and cut off what hangs over on both sides equally."""
     from PIL import Image as Images
 
     width, height = image.size
-    scale = max(bucket[0] / width, bucket[1] / height)
-    resized = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
+    factor = scale(image.size, bucket)
+    resized = max(bucket[0], round(width * factor)), max(bucket[1], round(height * factor))
     left, top = (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2
     picture = image.resize(resized, Images.Resampling.LANCZOS) if resized != image.size else image
     return Fitted(picture.crop((left, top, left + bucket[0], top + bucket[1])), (width, height), (left, top))

@@ -12,7 +12,9 @@ import torch
 
 from raylora.data.reading import few, shown
 from raylora.errors import UserError
-from raylora.families.diffusion.model_files import KEY, ModelFiles
+from raylora.families.diffusion.base_files.model_files import KEY, ModelFiles
+from raylora.families.diffusion.base_files.single_file import has_old_clip, with_new_clip
+from raylora.families.safetensors_header import read_shapes
 
 
 @contextmanager
@@ -82,15 +84,16 @@ def load_texts(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
         classes: dict[str, Any] = {"text_encoder": CLIPTextModel}
         if files.kind == "sdxl":
             classes["text_encoder_2"] = CLIPTextModelWithProjection
-        tokenizers = {name.replace("text_encoder", "tokenizer"): _tokenizer(files, name) for name in classes}
+        names = [name.replace("text_encoder", "tokenizer") for name in classes]
+        tokenizers = {name: tokenizer(files, name) for name in names}
         if files.layout == "single":
             return {**_single_file_texts(files, classes, tokenizers, dtype), **tokenizers}
         encoders = {name: _load_folder(class_, files, name, dtype) for name, class_ in classes.items()}
     return {**encoders, **tokenizers}
 
 
-def load_scheduler(files: ModelFiles, name: str) -> Any:
-    """A scheduler of diffusers by its class's name, with the model's own noise schedule.
+def load_scheduler(files: ModelFiles, name: str, **other: Any) -> Any:
+    """A scheduler of diffusers by its class's name, with the model's own noise schedule and `other` settings.
 
     Raises:
         UserError: the configuration has values that make no schedule.
@@ -100,7 +103,7 @@ def load_scheduler(files: ModelFiles, name: str) -> Any:
 
         class_ = getattr(diffusers, name)
         settings = files.settings("scheduler")
-        return _translate(lambda: class_.from_config(settings, clip_sample=False), files, "scheduler")
+        return _translate(lambda: class_.from_config(settings, clip_sample=False, **other), files, "scheduler")
 
 
 def pipeline_class(files: ModelFiles) -> Any:
@@ -125,10 +128,15 @@ def assemble(files: ModelFiles, **parts: Any) -> Any:
     return pipeline
 
 
-def _tokenizer(files: ModelFiles, encoder: str) -> Any:
+def tokenizer(files: ModelFiles, name: str) -> Any:
+    """One of the model's tokenizers: `tokenizer` or `tokenizer_2`.
+
+    Raises:
+        UserError: its files are of another kind.
+    """
     from transformers import CLIPTokenizer
 
-    name = encoder.replace("text_encoder", "tokenizer")
+    encoder = name.replace("tokenizer", "text_encoder")
     folder, pad = files.tokenizer(name)
 
     def load() -> Any:
@@ -189,8 +197,22 @@ def _single_file_texts(
             **tokenizers,
         )
 
+    if has_old_clip(read_shapes(files.path)):
+        model = _translate(lambda: _old_clip(files), files, "text_encoder")
+        return {"text_encoder": _complete(model, files, "text_encoder", dtype)}
     pipeline = _translate(load, files, "text_encoder")
     return {name: _complete(getattr(pipeline, name), files, name, dtype) for name in classes}
+
+
+def _old_clip(files: ModelFiles) -> Any:
+    """The text encoder of a file that names it as the first fine-tunes did, which diffusers' pipelines do not know."""
+    from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+    from safetensors.torch import load_file
+    from transformers import CLIPTextModel
+
+    tensors = with_new_clip(load_file(files.path))
+    config = {"config": str(files.config), "subfolder": "text_encoder", "local_files_only": True}
+    return create_diffusers_clip_model_from_ldm(CLIPTextModel, tensors, **config)
 
 
 def _translate(load: Callable[[], Any], files: ModelFiles, part: str) -> Any:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
+from raylora.config.keys.chats import ChatKeys
 from raylora.data.examples import Example, Found, ImageExample
 from raylora.data.images import folder, listing
+from raylora.data.reading import few, shown
 from raylora.errors import Problem, UserError
-from raylora.families.diffusion import files
-from raylora.families.diffusion.model_files import ModelFiles
-from raylora.families.diffusion.usage import image_usage
+from raylora.families.diffusion import sample_prompts, sizes
+from raylora.families.diffusion.base_files import describe
+from raylora.families.diffusion.base_files.model_files import ModelFiles
+from raylora.families.diffusion.export.usage import image_usage
 from raylora.families.family import Family, Prompt, Snippet, unreadable_files
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
@@ -41,7 +44,7 @@ class DiffusionFamily(Family):
     adapter_name = "adapter.safetensors"
     sample_count = 6
 
-    looks_like = staticmethod(files.looks_like)
+    looks_like = staticmethod(describe.looks_like)
 
     @functools.cached_property
     def model_files(self) -> ModelFiles:
@@ -50,7 +53,7 @@ class DiffusionFamily(Family):
         Raises:
             UserError: the model is missing, broken, of another kind, or lacks parts.
         """
-        return files.describe(self.base_model, self.base_model_config)
+        return describe.describe(self.base_model, self.base_model_config)
 
     def find_files(self) -> ModelFiles:
         return self.model_files
@@ -58,10 +61,23 @@ class DiffusionFamily(Family):
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
         if config.quantize is not None:
             yield Problem("is for language models: image models stay in 16 bits", "", "quantize", "remove the key")
+        for key, field in ChatKeys.model_fields.items():
+            if getattr(config, key) != field.get_default(call_default_factory=True):
+                instead = "; captions are read up to caption_tokens" if key == "max_length" else ""
+                message = "is for language models, and has no effect on images"
+                yield Problem(message, "", key, f"remove the key{instead}")
+        if config.zero_terminal_snr and config.prediction_type == "epsilon":
+            message = "is for models that predict velocity: noise alone tells nothing of its noise"
+            yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
+        for line in config.sample_prompts or ():
+            try:
+                sample_prompts.parse(line)
+            except ValueError as error:
+                yield Problem(f"{shown(line)}: {error}", "", "sample_prompts", "for example a red cat --n blurry --d 1")
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):
-            now = files.describe(self.base_model, self.base_model_config)
+            now = describe.describe(self.base_model, self.base_model_config)
             return hashlib.sha256(json.dumps(now.hashes()).encode()).hexdigest()
 
     def dtype(self, config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -87,7 +103,23 @@ class DiffusionFamily(Family):
         metadata = Path(config.metadata_path) if config.metadata_path else None
         examples, notes = folder.read(Path(config.train_data_dir), metadata)
         held_out, more = folder.read(Path(config.validation_path), None) if config.validation_path else ([], [])
-        return Found(examples, held_out, [*notes, *more])
+        notes = [*notes, *more]
+        try:
+            with unreadable_files(self.base_model):
+                files = self.model_files
+        except UserError:  # which `check` tells of
+            return Found(examples, held_out, notes)
+        return Found(examples, held_out, [*notes, *self._notes(files, config, [*examples, *held_out])])
+
+    def _notes(self, files: ModelFiles, config: TrainConfig, examples: Sequence[ImageExample]) -> list[str]:
+        """What a model does to pictures and captions before it learns from them."""
+        from raylora.families.diffusion.texts import chunks_needed
+
+        needed = chunks_needed(files, [example.caption for example in examples])
+        most = config.caption_tokens
+        long = [example.path.name for example, chunks in zip(examples, needed, strict=True) if chunks * 75 > most]
+        cut = f"{len(long)} captions are longer than caption_tokens ({most}), and cut off there: {few(long)}"
+        return [*([cut] if long else []), *sizes.notes(examples, sizes.sizes(files, config))]
 
     @staticmethod
     def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
@@ -106,11 +138,13 @@ class DiffusionFamily(Family):
     def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
         from raylora.families.diffusion.sample import generate
 
-        return generate(self.model_files, config, adapter, [prompt.text for prompt in prompts])
+        # Captions of held-out pictures are taken as they are.
+        read = sample_prompts.parse if config.sample_prompts is not None else sample_prompts.SamplePrompt
+        return generate(self.model_files, config, adapter, [read(prompt.text) for prompt in prompts])
 
     @classmethod
     def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:
-        from raylora.families.diffusion.export import export_kohya
+        from raylora.families.diffusion.export.kohya import export_kohya
 
         return export_kohya(target, tensors, config, info)
 

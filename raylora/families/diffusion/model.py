@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import hashlib
 import json
 import re
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,31 +16,22 @@ from torch import Tensor, nn
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example, ImageExample
 from raylora.data.images.decoding import open_rgb
+from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion import buckets
-from raylora.families.diffusion.components import (
-    assemble,
-    load_scheduler,
-    load_texts,
-    load_unet,
-    load_vae,
-    meta_unet,
-    quiet,
-)
-from raylora.families.diffusion.model_files import ModelFiles
+from raylora.families.diffusion.base_files.model_files import ModelFiles
+from raylora.families.diffusion.components import load_scheduler, load_unet, load_vae, meta_unet
+from raylora.families.diffusion.prediction import check_prediction, velocity
+from raylora.families.diffusion.sizes import Sizes, sizes, vae_factor
+from raylora.families.diffusion.texts import TextEncoders, chunk_tokens, chunks_needed
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
 from raylora.lora.selection import WORDS, select
-
-if TYPE_CHECKING:
-    pass
 
 #: Noises drawn at each of the timesteps that a held-out picture is judged at: fixed, as values of runs are compared.
 VALIDATION_NOISES = 1
 #: Raised whenever `encode` would give something else for the same input.
-ENCODING_VERSION = 1
-
-_CAPTION_TOKENS = 77  #: CLIP's
+ENCODING_VERSION = 2
 
 _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 _LINEAR = rf"{_ATTENTION}|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
@@ -65,13 +55,15 @@ def load(files: ModelFiles, config: TrainConfig, device: torch.device, dtype: to
     Raises:
         UserError: weights are missing, or `config.resolution` is too small for the model.
     """
+    files = files.with_schedule(config.prediction_type, config.zero_terminal_snr)
     unet = load_unet(files, dtype)
     unet.to(device)
     if config.gradient_checkpointing:
         # diffusers recomputes whenever gradients are wanted, in eval mode too: dropout of the base stays off.
         unet.enable_gradient_checkpointing()
     found = sizes(files, config)
-    return DiffusionModel(files, unet, found, device, dtype, _fingerprint(files, found, dtype))
+    fingerprint = _fingerprint(files, found, config.caption_tokens, dtype)
+    return DiffusionModel(files, unet, found, config.caption_tokens, device, dtype, fingerprint)
 
 
 def meta_model(files: ModelFiles, config: TrainConfig, dtype: torch.dtype) -> DiffusionModel:
@@ -83,7 +75,8 @@ def meta_model(files: ModelFiles, config: TrainConfig, dtype: torch.dtype) -> Di
     unet = meta_unet(files, dtype)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return DiffusionModel(files, unet, sizes(files, config), torch.device("meta"), dtype, "")
+    files = files.with_schedule(config.prediction_type, config.zero_terminal_snr)
+    return DiffusionModel(files, unet, sizes(files, config), config.caption_tokens, torch.device("meta"), dtype, "")
 
 
 class DiffusionModel:
@@ -102,6 +95,7 @@ class DiffusionModel:
         files: ModelFiles,
         unet: Any,
         sizes: Sizes,
+        caption_tokens: int,
         device: torch.device,
         dtype: torch.dtype,
         fingerprint: str,
@@ -112,15 +106,17 @@ class DiffusionModel:
         self.device = device
         self.dtype = dtype
         self.resolution = sizes.resolution
-        self.prediction_type = str(files.settings("scheduler").get("prediction_type", "epsilon"))
+        self.prediction_type = files.prediction_type
         self.fingerprint = fingerprint
         self._buckets = sizes.buckets
         #: The share of signal (squared) at each timestep of the noise schedule: (T,), float64.
         self._signal: Tensor = load_scheduler(files, "DDPMScheduler").alphas_cumprod.double()
         self._signal_on_device = self._signal.to(device)
         self._vae: Any = None
-        self._texts: Any = None
-        self._empty: Tensors | None = None
+        self._texts: TextEncoders | None = None
+        self._most_chunks = caption_tokens // 75
+        self._empty: dict[int, Tensors] = {}
+        self._prediction_is_known = files.says_prediction
 
     def targets(self, which: str | Sequence[str]) -> list[str]:
         """Names of the modules that get a LoRA, in model order.
@@ -146,12 +142,14 @@ class DiffusionModel:
     def encode(self, examples: Sequence[Example]) -> list[Tensors]:
         """Bring pictures to their bucket and through the VAE, captions through the text encoders, all in float32.
 
-        Each gives `latents` (4, h, w), the scaled mean of the VAE's posterior; `prompt` (tokens, width); for SDXL also
-        `pooled` (width,) and `time_ids` (6,): original size, crop and target size, each as (height, width).
+        Each gives `latents` (4, h, w), the scaled mean of the VAE's posterior; `prompt` (tokens, width), which is
+        `texts.py`'s; for SDXL also `pooled` (width,) and `time_ids` (6,): original size, crop and target size, each as
+        (height, width).
         The encoders see one example at a time, so that what is cached does not depend on its neighbours.
 
         Raises:
-            UserError: pictures that cannot be decoded; all of them at once.
+            UserError: pictures that cannot be decoded, all of them at once; or the model is broken, or of another kind
+                than its file says.
         """
         pictures: list[tuple[ImageExample, buckets.Fitted]] = []
         problems: list[Problem] = []
@@ -166,7 +164,12 @@ class DiffusionModel:
             pictures.append((example, buckets.fit(image, buckets.choose(image.size, self._buckets))))
         if problems:
             raise UserError(problems)
-        return [self._encode(example, fitted) for example, fitted in pictures]
+        encoded = [self._encode(example, fitted) for example, fitted in pictures]
+        if not self._prediction_is_known and encoded:
+            self._prediction_is_known = True
+            rows = [self.validation_rows(example, found) for example, found in zip(examples, encoded[:2], strict=False)]
+            check_prediction(self, rows)
+        return encoded
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
         """Nothing: pictures are read as they are."""
@@ -180,17 +183,20 @@ class DiffusionModel:
             torch.cuda.empty_cache()
 
     def shape_key(self, encoded: Tensors) -> Hashable:
-        """The size of the latents: pictures of one bucket may share a forward pass."""
-        return tuple(encoded["latents"].shape)
+        """The size of latents and caption: pictures of one bucket, with as many chunks of text, may share a pass."""
+        return (*encoded["latents"].shape, encoded["prompt"].shape[0])
 
     def largest_row(self, examples: Sequence[Example]) -> Tensors:
-        """A row of the largest picture that fits a bucket, whatever the examples: all have about the same area."""
+        """A row of the largest picture that fits a bucket (all have about the same area), and the longest caption."""
         settings = self.files.settings("unet")
-        factor = 2 ** (len(self.files.settings("vae")["block_out_channels"]) - 1)
+        factor = vae_factor(self.files)
         width, height = max(self._buckets, key=lambda bucket: bucket[0] * bucket[1])
+        captions = [example.caption for example in examples if isinstance(example, ImageExample)]
+        chunks = min(self._most_chunks, max(chunks_needed(self.files, captions), default=1))
+        tokens = chunks * chunk_tokens(self.files) + 2
         encoded = {
             "latents": torch.zeros(4, height // factor, width // factor),
-            "prompt": torch.zeros(_CAPTION_TOKENS, int(settings["cross_attention_dim"])),
+            "prompt": torch.zeros(tokens, int(settings["cross_attention_dim"])),
         }
         if self.files.kind == "sdxl":
             pooled = int(settings["projection_class_embeddings_input_dim"]) - 6 * int(
@@ -210,7 +216,7 @@ class DiffusionModel:
         shift = torch.randn((latents.shape[0], 1, 1), generator=generator)
         dropped = bool(torch.rand((), generator=generator) < config.caption_dropout)
         weight = self._weight(int(timestep), config.min_snr_gamma)
-        texts = self._empty_caption() if dropped else {}
+        texts = self._empty_caption(encoded["prompt"].shape[0]) if dropped else {}
         return self._row({**encoded, **texts}, timestep, noise + config.noise_offset * shift, weight)
 
     def validation_rows(self, example: Example, encoded: Tensors) -> list[Tensors]:
@@ -232,17 +238,22 @@ class DiffusionModel:
 
         Rows must be of one shape key. One forward pass of the UNet; rows do not influence each other.
         """
+        predicted, noise, speed = self.predict(rows)
+        weight = torch.stack([row["weight"] for row in rows]).to(predicted)
+        wanted = noise if self.prediction_type == "epsilon" else speed
+        return (predicted - wanted).square().mean(dim=(1, 2, 3)) * weight
+
+    def predict(self, rows: Sequence[Tensors]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the UNet predicts for rows of one shape key, their noise, and their velocity: (rows, 4, h, w) each."""
         exact = torch.float64 if self.dtype == torch.float64 else torch.float32
 
         def stack(name: str, dtype: torch.dtype) -> Tensor:
             return torch.stack([row[name] for row in rows]).to(self.device, dtype)
 
-        latents, noise, weight = (stack(name, exact) for name in ("latents", "noise", "weight"))
+        latents, noise = stack("latents", exact), stack("noise", exact)
         timestep = stack("timestep", torch.int64)
         signal = self._signal_on_device[timestep].to(exact)[:, None, None, None]
-        keep, add = signal.sqrt(), (1.0 - signal).sqrt()
-        noisy = keep * latents + add * noise
-        wanted = noise if self.prediction_type == "epsilon" else keep * noise - add * latents
+        noisy = signal.sqrt() * latents + (1.0 - signal).sqrt() * noise
         added = None
         if "pooled" in rows[0]:
             added = {"text_embeds": stack("pooled", self.dtype), "time_ids": stack("time_ids", self.dtype)}
@@ -253,7 +264,7 @@ class DiffusionModel:
             added_cond_kwargs=added,
             return_dict=False,
         )[0]
-        return (predicted.to(exact) - wanted).square().mean(dim=(1, 2, 3)) * weight
+        return predicted.to(exact), noise, velocity(signal, latents, noise)
 
     def objective(self, losses: Losses, counts: Losses, base: Losses) -> float:
         """Mean over timesteps of log(L_adapter / L_base): below 0 is better than the base model."""
@@ -292,72 +303,55 @@ class DiffusionModel:
         mean = self._vae.encode(inputs).latent_dist.mean[0]
         encoded = {"latents": (mean * self._vae.config.scaling_factor).float().cpu().contiguous()}
         encoded |= self._caption(example.caption)
+        for name, part in (("latents", "VAE"), ("prompt", "text encoder")):
+            if not bool(encoded[name].isfinite().all()):
+                raise _gives_nan(self.files, part, example)
         if self.files.kind == "sdxl":
             (width, height), (left, top) = fitted.original, fitted.crop
-            sizes = [height, width, top, left, fitted.image.height, fitted.image.width]
-            encoded["time_ids"] = torch.tensor(sizes, dtype=torch.float32)
+            told = [height, width, top, left, fitted.image.height, fitted.image.width]
+            encoded["time_ids"] = torch.tensor(told, dtype=torch.float32)
         return encoded
 
-    @torch.no_grad()
-    def _caption(self, caption: str) -> Tensors:
-        """A caption's embeddings, made by diffusers' pipeline, so that training and sampling agree on every detail."""
+    def _caption(self, caption: str, chunks: int | None = None) -> Tensors:
+        """A caption's embeddings, in as many chunks as it needs or as are given."""
         if self._texts is None:
-            self._texts = assemble(self.files, **load_texts(self.files, torch.float32)).to(self.device)
-        with quiet():
-            found = self._texts.encode_prompt(
-                caption, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-            )
-        texts = {"prompt": found[0][0].float().cpu().contiguous()}
-        if self.files.kind == "sdxl":
-            texts["pooled"] = found[2][0].float().cpu().contiguous()
-        return texts
+            self._texts = TextEncoders.load(self.files, self.device, torch.float32, self._most_chunks)
+        found = self._texts.encode(caption, chunks or self._texts.chunks(caption))
+        return {name: tensor.float().cpu().contiguous() for name, tensor in found.items()}
 
-    def _empty_caption(self) -> Tensors:
-        """The empty caption's embeddings, made once; not part of the cache, since only some trials want them."""
-        if self._empty is None:
+    def _empty_caption(self, tokens: int) -> Tensors:
+        """The empty caption's embeddings, as long as a caption that it replaces.
+
+        Made once; not part of the cache, since only some trials want them.
+        """
+        if not self._empty:
             loaded = self._texts is not None
-            self._empty = self._caption("")
+            lengths = range(1, self._most_chunks + 1)
+            made = [self._caption("", chunks) for chunks in lengths]
+            self._empty = {texts["prompt"].shape[0]: texts for texts in made}
             if not loaded:
                 self.release_encoders()
-        return self._empty
+        return self._empty[tokens]
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """The side of a square picture in pixels, and all buckets (width, height)."""
-
-    resolution: int
-    buckets: list[tuple[int, int]]
-
-
-def sizes(files: ModelFiles, config: TrainConfig) -> Sizes:
-    """The sizes that pictures are brought to for a model.
-
-    Raises:
-        UserError: `config.resolution` is too small for the model.
-    """
-    unet, vae = files.settings("unet"), files.settings("vae")
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    granule = factor * 2 ** (len(unet["block_out_channels"]) - 1)
-    own = int(unet.get("sample_size") or 64) * factor
-    resolution = config.resolution or own
-    found = buckets.buckets(resolution, buckets.step_size(resolution, granule))
-    if not found:
-        raise UserError.one(
-            f"{resolution} pixels are too few for this model",
-            key="resolution",
-            hint=f"give {granule} or more; its own resolution is {own}",
-        )
-    return Sizes(resolution, found)
+def _gives_nan(files: ModelFiles, part: str, example: ImageExample) -> UserError:
+    return UserError.one(
+        f"its {part} gives numbers that are not finite, for {shown(example.path.name)} first",
+        where=shown(files.path),
+        key="base_model",
+        hint="the file is broken, as merged models often are: use another copy or another model",
+    )
 
 
-def _fingerprint(files: ModelFiles, sizes: Sizes, dtype: torch.dtype) -> str:
+def _fingerprint(files: ModelFiles, sizes: Sizes, caption_tokens: int, dtype: torch.dtype) -> str:
     digest = hashlib.sha256()
     facts: dict[str, Any] = {
         "version": ENCODING_VERSION,
         "kind": files.kind,
         "dtype": str(dtype),
         "buckets": sizes.buckets,
+        "caption_tokens": caption_tokens,
+        "schedule": [list(pair) for pair in files.schedule],
         "validation": [TIMESTEPS, VALIDATION_NOISES],
         **files.hashes(),
     }

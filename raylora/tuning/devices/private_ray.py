@@ -5,10 +5,14 @@ Checked with Ray 2.60. What machines need of it is in `cluster/ray/private_api.p
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from ray._private import ray_constants
 from ray._private.state import available_resources_per_node as _available
 from ray._private.state import state
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 
 def cluster_config() -> Any:
@@ -23,3 +27,23 @@ def available_resources() -> dict[str, dict[str, float]]:
     """What is free on each node, by node id; `ray.available_resources()` gives only the sum of all nodes."""
     found: dict[str, dict[str, float]] = _available()
     return found
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that is started meanwhile listen on the loopback device alone, metrics included.
+
+    So it does on Windows and macOS, by this constant. An address that `ray.init` is given is replaced where it is the
+    loopback device's.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def forget_token() -> None:
+    """Let Ray look for its token anew: it remembers the first one that it found."""
+    AuthenticationTokenLoader.instance().reset_cache()

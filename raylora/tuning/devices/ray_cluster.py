@@ -20,7 +20,7 @@ from typing import Literal
 import ray
 
 from raylora.errors import UserError
-from raylora.tuning.devices import private_ray
+from raylora.tuning.devices import local_ray, private_ray
 
 #: Label of a node that an autoscaler made, or that serves as its head.
 NODE_GROUP = "ray.io/node-group"
@@ -40,16 +40,11 @@ def running(dashboard: bool) -> Iterator[str]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the house
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        context = ray.init(
-            address="local",
-            include_dashboard=dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=128 * 2**20,  # trials pass paths and numbers, never tensors
-        )
+    if not os.environ.get("RAY_ADDRESS"):
+        with local_ray.started(dashboard) as url:
+            yield url
+        return
+    context = ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield context.dashboard_url or ""
     finally:

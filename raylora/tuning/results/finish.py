@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raylora.config.dump import dump_config
 from raylora.config.load import load_config
@@ -24,6 +25,12 @@ from raylora.tuning.results.report.html import write_report
 from raylora.tuning.results.samples import prompts, report_samples
 from raylora.tuning.results.types import SweepOutcome, TrialOutcome
 from raylora.tuning.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What texts begin with that spreadsheets take for formulas.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
@@ -50,7 +57,7 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
     with ray_cluster.running(dashboard=False) if loads else contextlib.nullcontext():  # one for all that loads it
         outcome, wrong = _loaded_back(plan, outcome, ranking)
         store.save(folder, outcome)
-        write_text_atomically(folder.table, ranking.frame().to_csv(index=False))
+        write_text_atomically(folder.table, as_csv(ranking.frame()))
         write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
     if wrong is not None:
         raise wrong
@@ -70,6 +77,12 @@ def _loaded_back(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> tuple[S
         say(f"note: {note}")
         outcome = dataclasses.replace(outcome, notes=(*outcome.notes, note))
     return outcome, None
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as CSV that a spreadsheet takes for values and texts: a text that it would run as a formula is quoted."""
+    texts = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
+    return str(texts.to_csv(index=False))
 
 
 def trainers_notes(events: Path) -> list[str]:

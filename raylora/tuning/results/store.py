@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
+import hashlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ from safetensors.numpy import save_file
 
 from raylora.errors import UserError
 from raylora.families.registry import named
-from raylora.files import write_atomically, write_text_atomically
+from raylora.files import read_regular, write_atomically, write_text_atomically
+from raylora.sealed_json import sealed, unsealed
+from raylora.training import checkpoint_format
 from raylora.tuning.results.types import SearchRange, SweepOutcome, TrialOutcome, Validation
 from raylora.tuning.run_folder import RunFolder
+
+_MOST = 1 << 32  #: bytes of either file
+_NAME = re.compile(r"\w[\w-]*")
 
 
 def save(folder: RunFolder, outcome: SweepOutcome) -> None:
@@ -48,7 +54,8 @@ def save(folder: RunFolder, outcome: SweepOutcome) -> None:
         "trials": trials,
     }
     write_atomically(folder.losses, lambda partial: save_file(arrays, partial))
-    write_text_atomically(folder.outcome, json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n")
+    facts["losses_sha256"] = checkpoint_format.sha256(folder.losses)
+    write_text_atomically(folder.outcome, sealed(_plain(facts)) + "\n")
 
 
 def load(folder: RunFolder) -> SweepOutcome:
@@ -58,9 +65,12 @@ def load(folder: RunFolder) -> SweepOutcome:
         UserError: the folder holds no finished sweep, or one that cannot be read.
     """
     try:
+        facts = unsealed(read_regular(folder.outcome, _MOST))
         # Read by Python: for safetensors a file that may not be read is one that is not there.
-        facts, arrays = json.loads(folder.outcome.read_text()), load_arrays(folder.losses.read_bytes())
-        return _parse(facts, arrays, folder.path)
+        data = read_regular(folder.losses, _MOST)
+        if hashlib.sha256(data).hexdigest() != facts.pop("losses_sha256"):
+            raise ValueError(f"{folder.losses.name} is of another run")
+        return _parse(facts, load_arrays(data), folder.path)
     except FileNotFoundError as error:
         raise UserError.one(
             f"no finished sweep: {Path(error.filename).name} is missing",
@@ -88,14 +98,24 @@ def _parse(facts: dict[str, Any], arrays: dict[str, NDArray[np.float64]], folder
         best = entry.pop("best", None)
         if best is not None:
             best = Validation(**best, losses=arrays[f"{entry['id']}.losses"], counts=arrays[f"{entry['id']}.counts"])
-        entry["folder"] = entry["folder"] and folder / entry["folder"]
+        if not _NAME.fullmatch(entry["id"]):  # an adapter's file is named for it
+            raise ValueError(f"{entry['id']!r} names no trial")
+        entry["folder"] = entry["folder"] and _inside(folder, entry["folder"])
         entry["history"] = [{k: math.nan if v is None else v for k, v in point.items()} for point in entry["history"]]
         trials.append(TrialOutcome(**entry, best=best))
     facts["search"] = [SearchRange(**{**entry, "choices": tuple(entry["choices"])}) for entry in facts["search"]]
     facts["started"] = facts["started"] and datetime.datetime.fromisoformat(facts["started"])
     for key in ("adapter", "best_config"):
-        facts[key] = facts[key] and folder / facts[key]
+        facts[key] = facts[key] and _inside(folder, facts[key])
     return SweepOutcome(**facts, base=arrays["base"], trials=trials)
+
+
+def _inside(folder: Path, text: str) -> Path:
+    """A path that was noted in a run's folder, which may come from anybody: it must not lead out of it."""
+    path = Path(text)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{text!r} lies outside the run's folder")
+    return folder / path
 
 
 def _relative(path: Path | None, folder: Path) -> str | None:

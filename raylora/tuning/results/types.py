@@ -110,7 +110,7 @@ class SweepOutcome:
         config_yaml: the configuration as the person can run it again.
         base_model: as the configuration names it.
         train_examples: number of examples trained on.
-        held_out_examples: number of examples judged by.
+        held_out_examples: number of examples judged by that were not trained on; 0 if none was held out.
         notes: what was noticed while reading the data.
         search: the search space.
         adapter: the exported adapter of the best trial: a file for images, a folder for language models.
@@ -139,6 +139,11 @@ class SweepOutcome:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     started: datetime.datetime | None = None
     seconds: float = 0.0
+
+    @property
+    def judged_by_training(self) -> bool:
+        """Whether nothing was held out, and the trial was judged by examples it learned from."""
+        return self.train_examples > 0 and self.held_out_examples == 0
 
     @property
     def swept(self) -> list[str]:

@@ -14,47 +14,60 @@ from raylora.console import say
 from raylora.errors import UserError
 from raylora.formatting import number
 from raylora.tuning.run_folder import RunFolder
-from raylora.tuning.tune import experiment_state
+from raylora.tuning.tune.continuation import Continuation
+from raylora.tuning.tune.journal import State, TrialRecord
 from raylora.tuning.tune.result_keys import DEVICE, DIVERGED_VALUE, METRIC, REASON, STATUS, TIME
 from raylora.tuning.tune.trainable import NAMESPACE
 
 #: Environment variable of the driver: name of the trainer pool of the sweep that is running.
 TRAINER_POOL = "RAYLORA_TRAINER_POOL"
 
-#: Seconds between two copies of Tune's record that a full disk cannot break, and between two looks at the clock.
+#: Seconds between two looks at the clock.
 KEEP_EVERY = 20.0
 
 
 class Progress(Callback):  # type: ignore[misc]
-    """Says a line a report, and takes trials out of their packs when they are over, however they ended.
+    """Notes and says what becomes of trials, and takes them out of their packs when they are over, however they ended.
 
-    Tune pickles its callbacks with the experiment and brings them back on a resume: plain values only.
+    Tune pickles its callbacks with the experiment: plain values only. They are not read again.
 
     Args:
+        folder: of the run, which this process holds.
         total: trials of the sweep.
         name: how the value is called.
+        before: the trials of the processes before this one.
     """
 
-    def __init__(self, total: int, name: str) -> None:
+    def __init__(self, folder: RunFolder, total: int, name: str, before: Continuation) -> None:
+        self._folder = folder
         self._total = total
         self._name = name
-        self._best = DIVERGED_VALUE
+        self._done = len(before.done)
+        self._trials = {trial.id: trial for trial in before.unfinished}
+        values = [report[METRIC] for trial in (*before.done, *before.unfinished) for report in trial.reports]
+        self._best = min(values, default=DIVERGED_VALUE)
         self._refused: Any = None
         self._kept = 0.0
         self._said_no_card = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_refused": None, "_kept": 0.0}  # both belong to this process
+        return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """End the sweep when a trial refuses the input, and leave all trials as they are, so that it can be resumed.
 
-        Raised through Tune, which works in every thread. Its record is then as old as after a kill, at most a second.
+        Raised through Tune, which works in every thread.
 
         Raises:
-            UserError: what the trial refuses.
+            UserError: what the trial refuses; or another process has taken the run's folder.
         """
-        self._keep(trials)
+        self._folder.check_held()
+        for trial in trials:
+            if str(trial) not in self._trials:
+                self._note(trial, "waiting")
+        if time.monotonic() - self._kept > KEEP_EVERY:
+            self._folder.clock.keep()
+            self._kept = time.monotonic()
         self._refused = self._refused or _pool().refused.remote()
         if ray.wait([self._refused], timeout=0)[0]:
             ray.get(_pool().release.remote())
@@ -62,6 +75,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say which values a trial has."""
+        self._note(trial, "running")
         values = ", ".join(f"{key} {number(value)}" for key, value in trial.config.items())
         say(f"{trial} starts{': ' + values if values else ''}")
 
@@ -69,6 +83,7 @@ class Progress(Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Say a trial's value."""
+        self._note(trial, "running", result)
         if result[DEVICE] == "cpu" and trial.placement_group_factory.required_resources.get("GPU"):
             self._say_no_card(result["hostname"])
         head = f"{trial} {result[TIME]:>6.0f} examples"
@@ -83,31 +98,32 @@ class Progress(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended, by itself or by the scheduler."""
         self._ended(trial)
+        self._note(trial, "over")
         result = trial.last_result or {}
         early = "stopped early, " if result.get(STATUS) == "running" else ""
-        say(f"{trial} {early}over ({_over(trials) + 1} of {self._total})")
+        say(f"{trial} {early}over ({self._over()} of {self._total})")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process or node died; Tune starts it again from its checkpoint."""
+        """A trial's process or node died; Tune starts it again, and it goes on from its checkpoint."""
         self._ended(trial)
         say(f"{trial} lost its process and goes on from its checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
         self._ended(trial)
+        self._note(trial, "failed", error=_last_line(trial))
         say(f"{trial} failed")
 
-    def _keep(self, trials: list[Any]) -> None:
-        if not trials or (self._kept and time.monotonic() - self._kept < KEEP_EVERY):
-            return
-        storage = trials[0].storage
-        experiment = Path(storage.experiment_fs_path)
-        experiment_state.keep_reserve(Path(storage.experiment_driver_staging_path), experiment)
-        RunFolder.of_experiment(experiment).clock.keep()
-        self._kept = time.monotonic()
+    def _note(self, trial: Any, state: State, result: dict[str, Any] | None = None, error: str = "") -> None:
+        record = self._trials.setdefault(str(trial), TrialRecord(str(trial), dict(trial.config)))
+        record.state, record.error = state, error
+        self._folder.journal.note(record, result)
 
     def _ended(self, trial: Any) -> None:
         ray.get(_pool().ended.remote(str(trial)))
+
+    def _over(self) -> int:
+        return self._done + sum(trial.state in ("over", "failed") for trial in self._trials.values())
 
     def _say_no_card(self, host: str) -> None:
         if not self._said_no_card:
@@ -115,10 +131,14 @@ class Progress(Callback):  # type: ignore[misc]
         self._said_no_card = True
 
 
+def _last_line(trial: Any) -> str:
+    """The last line of what a trial failed with, from the text that Tune keeps on this machine."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
+    except OSError:
+        text = ""
+    return text.strip().rsplit("\n", 1)[-1]
+
+
 def _pool() -> Any:
-    # The name is this run's, not the one that a resumed experiment was pickled with.
     return ray.get_actor(os.environ[TRAINER_POOL], namespace=NAMESPACE)
-
-
-def _over(trials: list[Any]) -> int:
-    return sum(trial.status in ("TERMINATED", "ERROR") for trial in trials)

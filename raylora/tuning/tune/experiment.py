@@ -8,6 +8,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,8 +23,9 @@ from raylora.tuning.devices.mixed_gpu_scheduler import MixedGPUScheduler
 from raylora.tuning.devices.trainer_pool import TrainerPool
 from raylora.tuning.plan import Plan
 from raylora.tuning.run_folder import RunFolder
-from raylora.tuning.tune import experiment_state, search_space
+from raylora.tuning.tune import search_space
 from raylora.tuning.tune.callback import TRAINER_POOL, Progress
+from raylora.tuning.tune.continuation import Continuation
 from raylora.tuning.tune.trainable import NAMESPACE, run_trial, trial_label
 
 
@@ -33,7 +35,7 @@ def tune_environment() -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong is said in our own words
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = {
-        "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill -9 may cost
+        "TUNE_GLOBAL_CHECKPOINT_S": "5",  # how old what TensorBoard shows may be; a kill costs nothing
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
@@ -68,13 +70,9 @@ def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
     os.environ[TRAINER_POOL] = name
     try:
         yield name
-    except Exception:
-        with contextlib.suppress(ray.exceptions.RayError):  # Ray itself may be what failed
-            ray.get(handle.close.remote())
-        raise
-    else:
-        ray.get(handle.close.remote())
     finally:
+        with contextlib.suppress(ray.exceptions.RayError):  # Ray itself may be what failed, or was ended by a signal
+            ray.get(handle.close.remote())
         del os.environ[TRAINER_POOL]
         ray.kill(handle)
 
@@ -95,45 +93,52 @@ def _trainable(plan: Plan, folder: RunFolder, pool_name: str, slots: int) -> Any
     return tune.with_resources(trial, share)
 
 
-def new_tuner(plan: Plan, folder: RunFolder, pool_name: str) -> tune.Tuner:
-    """A tuner for a sweep that begins."""
+def make_tuner(plan: Plan, folder: RunFolder, pool_name: str, before: Continuation | None = None) -> tune.Tuner:
+    """A tuner for a sweep that begins, or for the rest of one that goes on.
+
+    To Tune both are new: what it pickles into its folder is never read, and goes with `remove_pickles`.
+
+    Args:
+        plan: the sweep.
+        folder: its `output_dir`.
+        pool_name: name of its trainer pool.
+        before: of a sweep that goes on, what was before; some of it is left to do.
+    """
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
-    grid = sweep.searcher == "grid"
     devices, device, slots = ray_cluster.devices(), plan.config.device, _slots(plan)
-    scheduler = search_space.scheduler(sweep, plan.longest, plan.validate_every)
+    scheduler = search_space.scheduler(sweep, plan.longest, plan.validate_every, before)
     if devices.mixed(device):
         scheduler = MixedGPUScheduler(scheduler, devices.share(slots, device), plan.config.batch_size)
+    todo = before or Continuation(drawn=plan.trials)
+    label = trial_label(todo.names())
+    at_once = devices.at_once(slots, plan.trials, device)
     return tune.Tuner(
         _trainable(plan, folder, pool_name, slots),
         param_space=search_space.param_space(sweep),
         tune_config=tune.TuneConfig(  # searcher and scheduler name the metric themselves: Tune takes it from one place
-            num_samples=1 if grid else sweep.trials,
-            search_alg=search_space.searcher(
-                sweep, plan.config.seed, devices.at_once(slots, plan.trials, device), plan.first_points()
-            ),
+            num_samples=search_space.samples(sweep, before),
+            search_alg=search_space.searcher(sweep, plan.config.seed, at_once, plan.first_points(), before),
             scheduler=scheduler,
             time_budget_s=sweep.time_budget_minutes and sweep.time_budget_minutes * 60,
             reuse_actors=True,
-            trial_dirname_creator=trial_label,
-            trial_name_creator=trial_label,
+            trial_dirname_creator=label,
+            trial_name_creator=label,
         ),
         run_config=tune.RunConfig(
             name=folder.experiment.name,
             storage_path=str(folder.path.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-            callbacks=[Progress(plan.trials, plan.family.objective_name)],
+            callbacks=[Progress(folder, plan.trials, plan.family.objective_name, todo)],
             verbose=0,
         ),
     )
 
 
-def restored_tuner(plan: Plan, folder: RunFolder, pool_name: str) -> tune.Tuner:
-    """A tuner for a sweep that goes on.
+def remove_pickles(experiment: Path) -> None:
+    """Remove what Tune has pickled into its folder, which lies where others may write: nobody shall read it.
 
-    Raises:
-        UserError: no whole record of the sweep is left.
+    Those are its record, which is all that lies beside the trials' folders, and the exceptions of trials.
     """
-    experiment_state.before_restore(folder.experiment)
-    trainable = _trainable(plan, folder, pool_name, _slots(plan))
-    return tune.Tuner.restore(str(folder.experiment), trainable, resume_errored=True)
+    for path in (*experiment.glob("*"), *experiment.glob("trial_*/*.pkl")):
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)

@@ -1,4 +1,9 @@
-"""Ctrl-C, or SIGTERM, while Ray Tune runs: the first ends the sweep in order, a second one at once."""
+"""Ctrl-C, SIGTERM or SIGHUP while Ray Tune runs: the first ends the sweep in order, a second one at once.
+
+What has become of trials is in the journal of the run already; to end in order is to let trainers remove their files.
+A signal to the whole process group ends the daemons of Ray first, and whatever waits for them would wait for a minute:
+so there is a time after which the process ends, order or not.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,9 @@ from types import FrameType
 
 from raylora.console import say
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+#: Seconds that an orderly end may take: trainers end their steps.
+PATIENCE = 40.0
 
 
 class Interruption:
@@ -43,18 +50,28 @@ def catching() -> Iterator[Interruption]:
         if seen or not ready:
             raise KeyboardInterrupt
         seen.happened = True
-        say("interrupted: saving the state of the sweep (once more ends it at once)")
+        say("interrupted: ending the trials (once more ends them at once)")
+        watch.start()
         os.kill(os.getpid(), signal.SIGUSR1)
 
+    watch = threading.Timer(PATIENCE, _end)
+    watch.daemon = True
     before = {number: signal.getsignal(number) for number in (*_ENDING, signal.SIGUSR1)}
     for number in _ENDING:
-        signal.signal(number, interrupt)
+        if before[number] != signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, interrupt)
     disabled = os.environ.get("TUNE_DISABLE_SIGINT_HANDLER")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     try:
         yield seen
     finally:
+        watch.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
         if disabled is None:
             del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]
+
+
+def _end() -> None:
+    say(f"interrupted: Ray did not end within {PATIENCE:.0f} s; run the same command with --resume to go on")
+    os._exit(130)

@@ -7,6 +7,7 @@ and imports no torch. It is taken out of the pack by the driver (see `TrainerPoo
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from ray import tune
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.files import user_errors_for
-from raylora.training import checkpoint_format
 from raylora.training.memory.host import machine_memory
 from raylora.tuning.devices.slots import cpu_trainers
+from raylora.tuning.tune import trial_folder
 from raylora.tuning.tune.result_keys import (
     DEVICE,
     DEVICE_ID,
@@ -29,7 +29,10 @@ from raylora.tuning.tune.result_keys import (
     REASON,
     ROWS,
     STATUS,
+    STEP,
     STEP_SECONDS,
+    TIME,
+    TIMESTEPS,
     TOTAL_STEPS,
 )
 
@@ -58,7 +61,7 @@ def run_trial(params: dict[str, Any], base: TrainConfig, pool_name: str, experim
     trainer = ray.get(pool.trainer.remote(trial, node, device, threads, sharing))
     try:
         config = base.with_values(params)
-        steps = ray.get(trainer.join.remote(trial, config, resume_from(experiment / trial, config)))
+        steps = ray.get(trainer.join.remote(trial, config, trial_folder.resume_from(experiment / trial, config)))
         here = {NODE: node, DEVICE_ID: device, TOTAL_STEPS: steps, ROWS: config.batch_size}
         _pass_reports(trial, trainer, experiment, here)
     except (UserError, ray.exceptions.RayTaskError) as error:
@@ -81,41 +84,33 @@ def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, An
             DEVICE: report.device,
             PACK_ROWS: report.rows,
             STEP_SECONDS: report.step_seconds,
+            TIMESTEPS: report.metrics[TIME],
             **here,
         }
+        # Kept by the trial and not by Tune, which copies file by file into the checkpoint's final place. Before Tune
+        # hears of the report: the journal knows none whose checkpoint is not whole.
         try:
-            with user_errors_for(experiment / trial / "checkpoint"):
-                tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(report.checkpoint))
+            trial_folder.keep(report.checkpoint, experiment / trial, int(report.metrics[STEP]))
         finally:
             shutil.rmtree(report.checkpoint.parent, ignore_errors=True)
+        tune.report(metrics)
         if report.status != "running":
             return
 
 
-def resume_from(folder: Path, config: TrainConfig) -> Path | None:
-    """The checkpoint a trial goes on from: the one furthest on that is whole and its own.
+def trial_label(names: Sequence[str]) -> Callable[[Any], str]:
+    """What names the trials of a process: Tune's own ids are random, and not in order.
 
-    Looked for in its folder and not taken from Tune, whose record may be some seconds behind when its process was
-    killed: the checkpoint it names may have made room for newer ones, or be half-written by a kill in mid-copy; or
-    the record knows nothing yet of the trial that left it. What decides is the configuration, which is all that a
-    trial's result depends on. Checkpoints of another one are removed.
+    Args:
+        names: in the order in which the searcher, whoever it is, gives trials out.
     """
-    whole: list[tuple[int, Path]] = []
-    for path in sorted(folder.glob("checkpoint_*")):
-        state = checkpoint_format.whole_state(path)
-        if state is None:
-            continue
-        if checkpoint_format.changed_keys(state, config):
-            shutil.rmtree(path)
-        else:
-            whole.append((state["step"], path))
-    return max(whole)[1] if whole else None
 
+    def label(trial: Any) -> str:
+        number = int(trial.experiment_tag.split("_", 1)[0])
+        # BasicVariantGenerator, whose ids have a "_", counts from 0
+        return names[number - ("_" not in trial.trial_id)]
 
-def trial_label(trial: Any) -> str:
-    """`trial_00003` for the third trial of a sweep, whoever drew it: Tune's own ids are random, and not in order."""
-    number = int(trial.experiment_tag.split("_", 1)[0])
-    return f"trial_{number + ('_' in trial.trial_id):05d}"  # BasicVariantGenerator, whose ids have a "_", counts from 0
+    return label
 
 
 def node_cpus(node: str) -> int:

@@ -25,7 +25,7 @@ def make_head_and_worker(path: Path) -> tuple[Any, str]:
     config = load_cluster_config(path)
     with open_inventory(config) as inventory:
         nodes = NodeManager(inventory.vcenter, inventory, config)
-        head = nodes.create_head({})
+        head = nodes.create_head(lambda _: {})
         (worker,) = nodes.create("rtx4090", 1)
         assert inventory.wait(lambda _: nodes.by_id()[worker].state == "running", 20)
         nodes.close()
@@ -103,7 +103,7 @@ def test_up_tells_of_a_changed_configuration(
     config = load_cluster_config(path)
     with open_inventory(config) as inventory:
         nodes = NodeManager(inventory.vcenter, inventory, config)
-        nodes.create_head({user_data.DIGEST_KEY: user_data.digest(config)})
+        nodes.create_head(lambda _: {user_data.DIGEST_KEY: user_data.digest(config)})
         nodes.close()
     connection.remember("cats", connection.Connection("", "f00d"))
     assert _exit_code(["cluster", "up", str(path)]) == 0

@@ -76,7 +76,7 @@ def test_clones_go_without_what_the_template_is_tied_to(sim: Simulator, tmp_path
     """Whoever tests the driver in the template leaves a card in it; the head and the workers have their own count."""
     sim.dress_template("card", "usb", "cd", "cd of the client", "serial", "serial over the network", hot_add=True)
     with fleet(sim, tmp_path, workers={"kind": {"gpu": "RTX 4090", "cpus": 1, "memory_gib": 2}}) as nodes:
-        nodes.create_head({})
+        nodes.create_head(lambda _: {})
         nodes.create("kind", 2)
         settled(nodes, 3)
         machines = {machine["name"]: machine for machine in ours(sim)}

@@ -16,6 +16,7 @@ from pyVmomi import vim
 
 from raylora.cluster.nodes.clone_spec import clone_spec
 from raylora.cluster.nodes.clones import running_clones
+from raylora.cluster.nodes.identity import ADDRESS_KEY
 from raylora.cluster.nodes.manager import NoRoom
 from raylora.errors import UserError
 from tests.cluster.fleet import fleet, ours, running, settled, until
@@ -206,7 +207,7 @@ def test_a_second_cluster_and_names_like_ours_are_left_alone(sim: Simulator, tmp
         cats.create("rtx4090", 1)
         settled(cats, 1)
         with pytest.raises(UserError, match="another machine has the name cats-head"):
-            cats.create_head({})
+            cats.create_head(lambda _: {})
         cats.terminate(["cats-rtx4090-0000000000", "cats-head", *dogs.by_id()])
         assert cats.remove_all(20) == []
         assert running(1)(dogs.by_id())
@@ -246,6 +247,30 @@ def test_a_removal_waits_for_our_clones_alone_and_says_for_what(
         dogs.remove_all(20)
 
 
+def test_nodes_share_a_pool_of_addresses(sim: Simulator, tmp_path: Path) -> None:
+    """No record is kept: an address is taken by the machine that was given it, or that reports it."""
+    addresses = {"pool": ["10.0.0.5-10.0.0.7", "10.0.0.9"], "prefix": 24}
+    sim.set_guest("user-0000", "10.0.0.6")  # somebody has put a machine there
+    with fleet(sim, tmp_path, addresses=addresses) as nodes:
+        nodes._user_data = lambda identity, address: {ADDRESS_KEY: address}
+        assert nodes.inventory.wait(lambda _: nodes.limits() == {"rtx4090": 3, "rtx3090": 1}, 10)
+        nodes.create_head(lambda address: {ADDRESS_KEY: address})
+        first, second = nodes.create("rtx4090", 2)
+        settled(nodes, 3)
+        given = {machine["name"]: machine["extraConfig"][ADDRESS_KEY] for machine in ours(sim)}
+        assert given == {"cats-head": "10.0.0.5", first: "10.0.0.7", second: "10.0.0.9"}
+        assert nodes.limits() == {"rtx4090": 2, "rtx3090": 0}
+        with pytest.raises(NoRoom, match="no address of the pool is free"):
+            nodes.create("rtx3090", 1)
+        nodes.terminate([first])
+        settled(nodes, 2)
+        (third,) = nodes.create("rtx3090", 1)
+        settled(nodes, 3)
+        assert sim.vm(third)["extraConfig"][ADDRESS_KEY] == "10.0.0.7"
+        assert nodes.remove_all(20) == []
+    sim.set_guest("user-0000", "")
+
+
 @pytest.mark.parametrize(
     ("state", "back"), [("maintenance", "exit_maintenance"), ("disconnect", "reconnect"), ("red", "green")]
 )
@@ -263,17 +288,19 @@ def test_the_head_is_made_once_and_kept(sim: Simulator, tmp_path: Path) -> None:
     with fleet(sim, tmp_path, create_minutes=0.03, join_minutes=0.02) as nodes:
         sim.fault("PowerOnVM_Task", kind="task_error", fault="NoPermission")
         with pytest.raises(UserError, match="NoPermission"):
-            nodes.create_head(guest)
-        head = nodes.create_head(guest)
+            nodes.create_head(lambda _: guest)
+        head = nodes.create_head(lambda _: guest)
         assert (head.id, head.kind, head.state) == ("cats-head", "head", "running")
         assert ours(sim)[0]["extraConfig"]["guestinfo.userdata"] == "hello"
         sim.reset_calls()
-        assert nodes.create_head({}).machine == head.machine
+        assert nodes.create_head(lambda _: {}).machine == head.machine
         assert "CloneVM_Task" not in sim.calls() and "PowerOnVM_Task" not in sim.calls()
         sim.vm_state("cats-head", "power_off")
         assert nodes.inventory.wait(lambda _: nodes.by_id()["cats-head"].state == "off", 10)
         nodes.inventory.wait(lambda _: bool(nodes.reconciler.reap(joined=[])), 2.2)
-        assert nodes.create_head({}).machine == head.machine, "a head that is off is put on again, and never reaped"
+        assert nodes.create_head(lambda _: {}).machine == head.machine, (
+            "a head that is off is put on again, and never reaped"
+        )
         nodes.create("rtx3090", 1)
         settled(nodes, 2)
         assert nodes.remove_all(20) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import pytest
@@ -16,6 +17,7 @@ from raylora.cluster.nodes.placement import (
     explain,
     free_cards,
     free_nodes,
+    never,
     obstacle,
     room,
 )
@@ -158,6 +160,47 @@ def test_other_cards_and_free_ones_are_explained() -> None:
         "a has 1 of 2 RTX 4090 free",
         "b has no RTX 4090, only RTX 3090",
     ]
+
+
+@given(st.integers(1, 64), st.integers(0, 4), st.integers(0, 4), st.integers(1, 40))
+def test_memory_limits_as_cards_do(size: int, running: int, promised: int, asked: int) -> None:
+    """What runs has its memory reserved, what is promised counts until it runs; the head shares what is left."""
+    here = dataclasses.replace(host("h", *["RTX 4090"] * 9), memory_mib=size * 1024)
+    kind = NodeType(gpu="RTX 4090", memory_gib=max(2, asked))
+    machines = [
+        Machine(str(n), str(n), f"uuid-{n}", "poweredOn", "h", devices=wants("RTX 4090"), reserved_mib=3 * 1024)
+        for n in range(running)
+    ]
+    promises = [Reservation(f"uuid-{n}", "h", wants("RTX 4090"), 3 * 1024) for n in range(promised)]
+    left = size - 3 * max(running, promised)
+    fits = min(9 - max(running, promised), max(0, left) // kind.memory_gib)
+    assert room(here, machines, kind, promises) == fits
+    seen = view([here], machines)
+    assert (never(seen, reach(seen), kind) is not None) == (kind.memory_gib > size)
+    assert bool(room(here, machines, HeadConfig(memory_gib=kind.memory_gib), promises)) == (kind.memory_gib <= size)
+
+
+def test_a_machine_has_no_more_cpus_than_its_host_has_threads() -> None:
+    seen = view([dataclasses.replace(host("h", "RTX 4090"), threads=16, memory_mib=64 * 1024)])
+    fits, too_many = NodeType(gpu="RTX 4090", cpus=16), NodeType(gpu="RTX 4090", cpus=17)
+    assert free_nodes(seen, reach(seen), fits) == 1 and free_nodes(seen, reach(seen), too_many) == 0
+    assert never(seen, reach(seen), too_many) == ("cpus", "no host has 17 hardware threads, the largest has 16")
+    assert explain(seen, reach(seen), too_many) == ["h has 16 hardware threads, and 17 CPUs are asked for (1 RTX 4090)"]
+
+
+def test_a_host_whose_memory_is_taken_is_explained() -> None:
+    full = Machine("m", "m", "u", "poweredOn", "h", reserved_mib=48 * 1024)
+    seen = view([dataclasses.replace(host("h", "RTX 4090"), memory_mib=64 * 1024)], [full])
+    assert explain(seen, reach(seen), SMALL) == [
+        "h has 1 of 1 RTX 4090 free and 16 GiB of memory, of which a node needs 32"
+    ]
+
+
+def test_what_the_template_needs_a_host_must_reach() -> None:
+    here = host("h", datastores=frozenset({"d"}), networks=frozenset({"n"}), quarantine=False)
+    assert "datastore of the template" in obstacle(here, Reach(frozenset({"h"}), "d", "n", frozenset({"e"})))
+    assert "further network cards" in obstacle(here, Reach(frozenset({"h"}), "d", "n", frozenset(), frozenset({"m"})))
+    assert obstacle(dataclasses.replace(here, quarantine=True), reach(view([here]))) == "is in quarantine mode"
 
 
 def test_vgpus_share_a_card_by_their_memory() -> None:

@@ -107,15 +107,15 @@ def test_what_is_terminated_while_it_is_made_goes(sim: Simulator, tmp_path: Path
 
 def test_a_head_that_its_host_refuses_is_never_removed(sim: Simulator, tmp_path: Path) -> None:
     with fleet(sim, tmp_path) as nodes:
-        head = nodes.create_head({})
+        head = nodes.create_head(lambda _: {})
         sim.vm_state("cats-head", "power_off")
         assert nodes.inventory.wait(lambda _: nodes.by_id()["cats-head"].state == "off", 10)
         sim.reset_calls()
         sim.fault("PowerOnVM_Task", kind="task_error", fault="InsufficientResourcesFault")
         with pytest.raises(UserError, match="InsufficientResourcesFault"):
-            nodes.create_head({})
+            nodes.create_head(lambda _: {})
         assert [machine["ref"] for machine in ours(sim)] == [head.machine] and "Destroy_Task" not in sim.calls()
-        assert nodes.create_head({}).machine == head.machine
+        assert nodes.create_head(lambda _: {}).machine == head.machine
 
 
 def test_a_new_head_that_its_host_refuses_goes_elsewhere_or_leaves_nothing(
@@ -124,13 +124,13 @@ def test_a_new_head_that_its_host_refuses_goes_elsewhere_or_leaves_nothing(
     monkeypatch.setattr(backoff, "FIRST", 60.0)
     with fleet(sim, tmp_path) as nodes:
         sim.fault("PowerOnVM_Task", kind="task_error", fault="InsufficientResourcesFault")
-        head = nodes.create_head({})
+        head = nodes.create_head(lambda _: {})
         assert head.state == "running" and len(ours(sim)) == 1
         assert head.host != sim.host_names[2], "the host with the fewest cards was the first choice"
         assert nodes.remove_all(20) == []
         sim.fault("PowerOnVM_Task", kind="task_error", fault="InsufficientResourcesFault", times=3)
         with pytest.raises(UserError, match="no other host can take it"):
-            nodes.create_head({})
+            nodes.create_head(lambda _: {})
         assert not ours(sim)
 
 
@@ -143,7 +143,7 @@ def test_who_interrupts_up_hears_of_nothing_else(
     with fleet(sim, tmp_path) as nodes:
         monkeypatch.setattr(nodes._provisioner, "_advance", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            nodes.create_head({})
+            nodes.create_head(lambda _: {})
         assert not nodes.busy
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 

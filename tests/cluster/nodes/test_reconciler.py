@@ -61,7 +61,7 @@ def test_who_joins_in_the_last_moment_is_not_removed(sim: Simulator, tmp_path: P
 
 def test_workers_are_told_where_the_head_has_gone(sim: Simulator, tmp_path: Path) -> None:
     with fleet(sim, tmp_path) as nodes:
-        nodes.create_head({})
+        nodes.create_head(lambda _: {})
         (node,) = nodes.create("rtx3090", 1)
         settled(nodes, 2)
         for address in ("10.0.0.5:6379", "10.0.0.9:6379"):
@@ -124,7 +124,7 @@ def test_a_users_copy_of_a_worker_is_recognised_and_kept(sim: Simulator, tmp_pat
 
 def test_high_availability_restarts_the_head_alone(sim: Simulator, tmp_path: Path) -> None:
     with fleet(sim, tmp_path) as nodes:
-        nodes.create_head({})
+        nodes.create_head(lambda _: {})
         nodes.create("rtx4090", 3)
         settled(nodes, 4)
         nodes.reconciler.keep_from_restart()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylora.cluster.nodes.manager import Node
+from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import belief
 from raylora.cluster.ray.belief import RaysBelief
 

@@ -53,7 +53,7 @@ def adapter(sim: Simulator, tmp_path: Path) -> Iterator[NodeProviderAdapter]:
     """What Ray makes of its configuration file; the head is there already, as it is when the autoscaler starts."""
     path = sites.in_simulator(sim, tmp_path)
     with fleet(sim, tmp_path) as nodes:
-        nodes.create_head({})
+        nodes.create_head(lambda _: {})
     (tmp_path / "token").write_text("t0ken\n")
     wiring = autoscaler_config.Wiring(str(path), "127.0.0.1:1", str(tmp_path / "token"), str(tmp_path / "ray.yaml"))
     autoscaler_config.write(load_cluster_config(path), wiring, {})

@@ -71,7 +71,9 @@ def test_cloud_init_takes_it(tmp_path: Path) -> None:
 
 def test_cloud_init_reads_the_guestinfo(tmp_path: Path) -> None:
     """Its own VMware data source decodes what stands in the guestinfo, and then blots the secrets out."""
-    keys = user_data.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    pool = {"pool": ["10.0.0.50-10.0.0.60"], "prefix": 24, "gateway": "10.0.0.1", "dns": ["10.0.0.2"]}
+    config = site(addresses=pool)
+    keys = user_data.worker(config, identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN, "10.0.0.51")
     guestinfo = tmp_path / "guestinfo.json"
     guestinfo.write_text(json.dumps(keys))
     tool = tmp_path / "vmware-rpctool"  # the machine's side of the guestinfo, kept in a file
@@ -98,13 +100,22 @@ found = {{name: vmware.guestinfo(name, {str(tool)!r}) for name in ("metadata", "
 source.metadata = vmware.process_metadata(vmware.load_json_or_yaml(found["metadata"]))
 source.data_access_method = vmware.DATA_ACCESS_METHOD_GUESTINFO
 source.redact_keys()
-print(json.dumps([source.metadata, found["userdata"]]))
+from cloudinit.net.network_state import parse_net_config_data
+parsed = parse_net_config_data(source.metadata["network"]["config"])
+subnets = [subnet for card in parsed.iter_interfaces() for subnet in card["subnets"]]
+state = [f"{{subnet['type']}} {{subnet['address']}}" for subnet in subnets]
+print(json.dumps([source.metadata, found["userdata"], state]))
 """
     done = subprocess.run(["/usr/bin/python3", "-c", read], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    metadata, text = json.loads(done.stdout)
+    metadata, text, state = json.loads(done.stdout)
     assert metadata["instance-id"] == identity("worker", "rtx4090").uuid
     assert metadata["local-hostname"] == "cats-rtx4090-5f3a"
+    (card,) = metadata["network"]["config"]["ethernets"].values()
+    assert card["addresses"] == ["10.0.0.51/24"] and card["dhcp4"] is False
+    assert card["routes"] == [{"to": "0.0.0.0/0", "via": "10.0.0.1"}]
+    assert card["nameservers"] == {"addresses": ["10.0.0.2"]}
+    assert state == ["static 10.0.0.51/24"], "cloud-init understands it"
     assert yaml.safe_load(text) == document(keys)
     after = json.loads(guestinfo.read_text())
     assert TOKEN not in user_data.read_guestinfo(after, "userdata")

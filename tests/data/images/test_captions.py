@@ -51,3 +51,45 @@ def test_images_without_captions(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path)
     assert problem.message == "8 of 9 images have no caption: 1.png, 2.png, 3.png, 4.png, 5.png and 3 more"
     assert "metadata.csv" in problem.hint and ".txt" in problem.hint
+
+
+def test_names_that_differ_in_case_or_form_alone(tmp_path: Path) -> None:
+    picture(tmp_path / "IMG_0.PNG")
+    write(tmp_path / "IMG_0.TXT", "zero")
+    picture(tmp_path / "img_1.png")
+    write(tmp_path / "IMG_1.Caption", "one")
+    picture(tmp_path / "cafe\u0301.jpg")
+    write(tmp_path / "CAF\u00c9.txt", "coffee")
+    picture(tmp_path / "２.png")
+    write(tmp_path / "2.txt", "two")
+    picture(tmp_path / "3.png")
+    write(tmp_path / "3.png.txt", "three")
+    assert sorted(captions(tmp_path).values()) == ["coffee", "one", "three", "two", "zero"]
+
+
+def test_of_names_that_differ_in_case_each_has_its_own(tmp_path: Path) -> None:
+    for name in ("a", "A"):
+        write(picture(tmp_path / f"{name}.png").with_suffix(".txt"), f"of {name}")
+    assert captions(tmp_path) == {"a.png": "of a", "A.png": "of A"}
+    picture(tmp_path / "á.png")
+    write(tmp_path / "metadata.csv", "filename,prompt\nÁ.PNG,accent\n")
+    assert captions(tmp_path)["á.png"] == "accent"
+    picture(tmp_path / "B.png"), picture(tmp_path / "b.png")
+    write(tmp_path / "metadata.csv", "filename,prompt\nb.PNG,which\n")
+    assert any("b.PNG does not exist" in problem.message for problem in problems(tmp_path))
+
+
+def test_texts_that_are_joined_or_not_used_are_counted(tmp_path: Path) -> None:
+    for name, text in (("a", "a cat\n\n sitting \n"), ("b", "one line\n"), ("c", "old"), ("notes", "of nothing")):
+        write(tmp_path / f"{name}.txt", text)
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    write(tmp_path / "b.caption", "another")
+    write(tmp_path / "metadata.csv", "filename,prompt\nc.png,new\n")
+    examples, notes = read(tmp_path, None)
+    assert [example.caption for example in examples] == ["a cat sitting", "one line", "new"]
+    assert notes == [
+        "1 text files of several lines are joined to one caption each: a.txt",
+        "2 text files are not read, since another caption goes before them: b.caption, c.txt",
+        "1 text files belong to no image: notes.txt",
+    ]

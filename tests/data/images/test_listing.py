@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raylora.data.images.folder import read
 from tests.data.images.folders import captions, picture, problems, write
 
 
@@ -41,3 +42,12 @@ def test_no_images_says_what_is_there(tmp_path: Path) -> None:
     assert problem.hint == "what is there: 12 .mp4 files, 2 folders"
     (problem,) = problems(tmp_path / "empty")
     assert problem.hint == "what is there: nothing"
+
+
+def test_what_is_hidden_is_told(two: Path) -> None:
+    write(two / "metadata.csv", "filename,prompt\na.png,a\nb.png,b\n")
+    picture(two / ".ipynb_checkpoints" / "a.png")
+    picture(two / ".hidden.png")
+    write(two / ".DS_Store", "")
+    _, notes = read(two, None)
+    assert notes == ["hidden, and left out: .hidden.png, .ipynb_checkpoints/"]

@@ -23,14 +23,32 @@ from tests.data.images.folders import EXPECTED, captions, picture, problems, wri
         'Caption;File;rating\n"a cat, sitting";a.png;5\ndög;b.png;1',
         "image\tprompt\na.png\ta cat, sitting\nb.png\tdög\n",
         '\n"path","prompt"\n".\\a.png","a cat,\n sitting"\n"./b.png","dög"\n',
+        '"filename", "prompt"\n"a.png", "a cat, sitting"\nb.png, dög\n',
+        'filename,prompt\nA.PNG,"a cat, sitting"\nB.png,dög\n',
     ],
-    ids=["seed", "bom-crlf", "semicolon", "tab", "backslash-multiline"],
+    ids=["seed", "bom-crlf", "semicolon", "tab", "backslash-multiline", "spaces", "case"],
 )
 def test_csv(two: Path, text: str) -> None:
     write(two / "metadata.csv", text)
     assert captions(two) == EXPECTED
     shutil.move(two / "metadata.csv", two.parent / "elsewhere.csv")
     assert captions(two, two.parent / "elsewhere.csv") == EXPECTED
+
+
+def test_a_quote_that_is_never_closed_swallows_nothing(two: Path) -> None:
+    for name in ("a", "b"):
+        write(two / f"{name}.txt", "old")
+    write(two / "metadata.csv", 'filename,prompt\na.png,"a 12 inch cat\nb.png,dög\n')
+    (problem,) = problems(two)
+    assert problem.where == f"{two / 'metadata.csv'}:2" and "never closed" in problem.message
+
+
+def test_a_quote_inside_of_a_quoted_caption_is_told(two: Path) -> None:
+    write(two / "metadata.csv", 'filename,prompt\nb.png,b\na.png,"a "red" cat"\n')
+    (problem,) = problems(two)
+    assert problem.where == f"{two / 'metadata.csv'}:3" and '""red""' in problem.hint
+    write(two / "metadata.csv", 'filename,prompt\nb.png,a 12" cat\na.png,"a ""red"" cat"\n')
+    assert captions(two) == {"a.png": 'a "red" cat', "b.png": 'a 12" cat'}
 
 
 def test_utf_16_as_windows_tools_write_it(two: Path) -> None:

@@ -14,7 +14,7 @@ from raylora.config.schema import TrainConfig
 from raylora.data.examples import ImageExample
 from raylora.errors import UserError
 from raylora.families.diffusion import model as diffusion
-from raylora.families.diffusion.files import describe
+from raylora.families.diffusion.base_files.describe import describe
 from tests.families.loading import load as load_any
 
 CPU = torch.device("cpu")

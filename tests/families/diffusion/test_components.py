@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from raylora.errors import UserError
+from raylora.families.diffusion.base_files.describe import describe
 from raylora.families.diffusion.components import load_texts, load_unet, load_vae
-from raylora.families.diffusion.files import describe
 from tests.families.diffusion.models import examples, load
 
 

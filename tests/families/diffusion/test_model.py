@@ -17,8 +17,8 @@ from raylora.data.examples import ImageExample
 from raylora.errors import UserError
 from raylora.families.base import Tensors
 from raylora.families.diffusion import model as diffusion
+from raylora.families.diffusion.base_files.describe import describe
 from raylora.families.diffusion.components import load_texts, load_unet, load_vae
-from raylora.families.diffusion.files import describe
 from tests.families.diffusion.models import CPU, config, examples, load, seeded
 from tests.families.diffusion.tiny import tiny_sd
 from tests.families.loading import load as load_any
@@ -124,7 +124,7 @@ def test_all_broken_pictures_are_reported_at_once(root: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "velocity"])
 def test_rows_do_not_influence_each_other(name: str, root: Path) -> None:
     model = load(root, name)
-    square = [e for e in model.encode(examples(root)) if model.shape_key(e) == (4, 8, 8)]
+    square = [e for e in model.encode(examples(root)) if model.shape_key(e) == (4, 8, 8, 24)]
     settings = config(root, name)
     rows = [model.training_row(square[i % len(square)], settings, seeded(i)) for i in range(5)]
     together = model.losses(rows)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raylora.families.diffusion.export import export_kohya
+from raylora.families.diffusion.export.kohya import export_kohya
 from tests.families.diffusion.models import CPU, config, seeded
 from tests.families.loading import generate
 from tests.families.loading import load as load_any
@@ -40,6 +40,18 @@ def test_generate_shows_the_adapter_and_repeats_itself(name: str, root: Path, tm
     for before, same, after in zip(*pixels, strict=True):
         assert (before == same).all()
         assert (before != after).mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_options_behind_a_prompt_and_its_end_beyond_77_tokens_count(name: str, root: Path) -> None:
+    long = "word " * 8
+    lines = ["a --s 2 --d 1", "a --s 2 --d 2", "b --s 2 --d 1", "a --s 2 --d 1 --n b", "a --s 2 --d 1 --l 1"]
+    lines += [f"{long}alpha --s 2 --d 1", f"{long}omega --s 2 --d 1", "a --s 2 --d 1 --w 71 --h 64", "a --s 3 --d 1"]
+    settings = config(root, name, sample_prompts=lines)
+    images = [np.asarray(image) for image in generate(settings, None, lines)]
+    assert len({image.tobytes() for image in images}) == len(lines)
+    assert images[0].shape == (16, 16, 3) and images[7].shape == (64, 64, 3)
+    assert (images[0] == np.asarray(generate(settings, None, lines[:1])[0])).all()
 
 
 @pytest.mark.slow

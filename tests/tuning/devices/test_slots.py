@@ -16,7 +16,7 @@ from raylora.config.space import Domain
 from raylora.data.examples import ChatExample, Example
 from raylora.errors import UserError
 from raylora.families.causal_lm.family import CausalLMFamily
-from raylora.families.diffusion.model_files import CLIP_VOCABULARY, CONFIGS
+from raylora.families.diffusion.base_files.model_files import CLIP_VOCABULARY, CONFIGS
 from raylora.training.memory.budget import GIB, Cost, reserve
 from raylora.tuning.devices import slots
 from raylora.tuning.plan import make_plan

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import io
 import json
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import ray
 
@@ -23,7 +26,7 @@ from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results import finish as finish_module
 from raylora.tuning.results import samples as samples_module
 from raylora.tuning.results import store
-from raylora.tuning.results.finish import finish, report_again, trainers_notes
+from raylora.tuning.results.finish import as_csv, finish, report_again, trainers_notes
 from raylora.tuning.results.samples import make_samples, prompts
 from raylora.tuning.run_folder import RunFolder
 from tests.tuning.results.synthetic import text_sweep
@@ -38,7 +41,7 @@ HELD_OUT = (
 
 
 def plan(folder: Path, **values: Any) -> Plan:
-    made = make_plan(config("causal_lm", folder, **values), None)
+    made = make_plan(config("causal_lm", folder, **{"sample_prompts": None, **values}), None)
     return dataclasses.replace(made, dataset=dataclasses.replace(made.dataset, held_out=HELD_OUT))
 
 
@@ -69,7 +72,7 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
             return ["before"] * len(given), ["after"] * len(given)
 
     monkeypatch.setattr(ray_cluster, "running", lambda dashboard: contextlib.nullcontext())
-    monkeypatch.setattr(samples_module, "_task_options", lambda settings: {})
+    monkeypatch.setattr(samples_module, "task_options", lambda settings: {})
     monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda: Task()))
     monkeypatch.setattr(ray, "get", lambda given: given)
     wanted = [*prompts(plan(tmp_path))[:1], Prompt("a question")]
@@ -83,12 +86,14 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture
 def without_models(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Nothing is exported and no checkpoint is read."""
+    """Nothing is exported or loaded back, and no checkpoint is read."""
 
     def export(outcome: Any, trial: Any, target: Path) -> Path:
         target.mkdir(parents=True)
         return target
 
+    monkeypatch.setattr(ray_cluster, "running", lambda dashboard: contextlib.nullcontext())
+    monkeypatch.setattr(finish_module, "check_export", lambda *_: None)
     monkeypatch.setattr(finish_module, "export_trial", export)
     monkeypatch.setattr(samples_module, "trial_config", lambda trial: None)
     return monkeypatch
@@ -161,3 +166,15 @@ def test_a_trainer_notes_chats_that_were_cut_whoever_encoded_them(tmp_path: Path
         loaded = json.loads(events.read_text().splitlines()[0])
         assert (loaded["event"], loaded["encoded"]) == ("loaded", 0 if number else 7)
         assert [note.partition(":")[0] for note in trainers_notes(events)] == ["chats cut at max_length 33"]
+
+
+def test_a_spreadsheet_takes_no_text_of_the_table_for_a_formula() -> None:
+    table = pd.DataFrame(
+        {
+            "reason": ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\tx", "loss became nan", None],
+            "value": [-0.5, 1.0, -2.0, 0.0, 1e-3, float("nan"), 3.0],
+        }
+    )
+    rows = list(csv.reader(io.StringIO(as_csv(table))))
+    assert [row[0] for row in rows[1:]] == ["'=HYPERLINK(1)", "'+1", "'-1", "'@SUM(1)", "'\tx", "loss became nan", ""]
+    assert [row[1] for row in rows[1:]] == ["-0.5", "1.0", "-2.0", "0.0", "0.001", "", "3.0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raylora.config.schema import SweepConfig
 from raylora.tuning.tune import search_space
+from raylora.tuning.tune.continuation import Continuation
 from raylora.tuning.tune.initial_points import first_points
-from raylora.tuning.tune.result_keys import METRIC
+from raylora.tuning.tune.journal import TrialRecord, trial_id
+from raylora.tuning.tune.result_keys import METRIC, TIME
 from tests.tuning.tune.spaces import domains, inside, spaces
 
 SAMPLES = 300
@@ -32,7 +35,7 @@ SAMPLES = 300
 )
 def test_whole_numbers_reach_both_bounds(domain: dict[str, Any], drawn: set[int]) -> None:
     sweep = SweepConfig(space={"lora_rank": domain})  # type: ignore[dict-item]
-    tune_domain = search_space.param_space(sweep)["lora_rank"]
+    tune_domain = search_space.param_space(sweep.model_copy(update={"searcher": "random"}))["lora_rank"]
     assert {tune_domain.sample() for _ in range(SAMPLES)} == drawn
 
 
@@ -40,7 +43,7 @@ def test_whole_numbers_reach_both_bounds(domain: dict[str, Any], drawn: set[int]
 @given(domain=domains)
 def test_fractions_stay_inside(domain: dict[str, Any]) -> None:
     sweep = SweepConfig(space={"learning_rate": domain})  # type: ignore[dict-item]
-    tune_domain = search_space.param_space(sweep)["learning_rate"]
+    tune_domain = search_space.param_space(sweep.model_copy(update={"searcher": "random"}))["learning_rate"]
     assert all(inside(sweep, {"learning_rate": tune_domain.sample()}) for _ in range(20))
 
 
@@ -54,7 +57,7 @@ def test_optuna_takes_the_first_points_and_stays_inside(spread: dict[str, Any], 
         limiter = search_space.searcher(sweep, seed, trials, first)
         assert type(limiter) is ConcurrencyLimiter
         assert type(limiter.searcher) is OptunaSearch
-        limiter.set_search_properties(None, None, search_space.param_space(sweep))
+        assert search_space.param_space(sweep) == {}  # the searcher knows it
         return [limiter.suggest(str(i)) for i in range(trials)]
 
     drawn = suggestions()
@@ -67,7 +70,6 @@ def test_optuna_waits_while_enough_trials_are_running() -> None:
     sweep = SweepConfig(space={"lora_rank": [2, 4]})  # type: ignore[dict-item]
     limiter = search_space.searcher(sweep, 0, 2, [])
     assert isinstance(limiter, ConcurrencyLimiter)
-    limiter.set_search_properties(None, None, search_space.param_space(sweep))
     assert limiter.suggest("a")
     assert limiter.suggest("b")
     assert limiter.suggest("c") is None
@@ -75,14 +77,12 @@ def test_optuna_waits_while_enough_trials_are_running() -> None:
     assert limiter.suggest("c")
 
 
-def drawn(sweep: SweepConfig, seed: int) -> list[dict[str, Any]]:
+def drawn(sweep: SweepConfig, seed: int, before: Continuation | None = None) -> list[dict[str, Any]]:
     """What Tune's own generator makes of a sweep that is not searched by Optuna."""
-    generator = search_space.searcher(sweep, seed, 4, [])
+    generator = search_space.searcher(sweep, seed, 4, [], before)
     assert type(generator) is BasicVariantGenerator
-    samples = 1 if sweep.searcher == "grid" else sweep.trials
-    generator.add_configurations(
-        [Experiment("sweep", lambda config: None, config=search_space.param_space(sweep), num_samples=samples)]
-    )
+    space, samples = search_space.param_space(sweep), search_space.samples(sweep, before)
+    generator.add_configurations([Experiment("sweep", lambda config: None, config=space, num_samples=samples)])
     found: list[dict[str, Any]] = []
     while not generator.is_finished():
         trial = generator.next_trial()
@@ -115,6 +115,107 @@ def test_random_draws_follow_the_seed() -> None:
     assert drawn(sweep, 1) == drawn(sweep, 1)
     assert drawn(sweep, 1) != drawn(sweep, 2)
     assert all(inside(sweep, point) for point in drawn(sweep, 1))
+
+
+RANDOM = SweepConfig(
+    space={"learning_rate": {"loguniform": [1e-5, 1e-2]}, "lora_rank": {"int": [1, 64]}},  # type: ignore[dict-item]
+    searcher="random",
+    trials=6,
+)
+A_GRID = SweepConfig(
+    space={"learning_rate": [1e-4, 1e-3], "use_rslora": [True, False], "lora_rank": [2, 4]},  # type: ignore[dict-item]
+    searcher="grid",
+)
+
+
+def record(number: int, params: dict[str, Any], *reports: tuple[int, float], state: Any = "over") -> TrialRecord:
+    found = [{TIME: time, METRIC: value} for time, value in reports]
+    return TrialRecord(trial_id(number), params, state, found)
+
+
+@pytest.mark.parametrize("sweep", [RANDOM, A_GRID, SweepConfig(searcher="random", trials=1)])
+def test_a_search_that_goes_on_draws_what_an_undisturbed_one_draws(sweep: SweepConfig) -> None:
+    whole = drawn(sweep, 3)
+    assert search_space.variants(sweep, 3) == whole
+    for begun in range(len(whole)):
+        records = [record(number, values) for number, values in enumerate(whole[:begun], 1)]
+        before = Continuation(records[1:], records[:1], len(whole) - begun)  # the first one is unfinished
+        assert [*before.names()] == [trial_id(number) for number in range(1, len(whole) + 1) if not 1 < number <= begun]
+        assert drawn(sweep, 3, before) == [*whole[: min(1, begun)], *whole[begun:]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(spread=spaces.filter(bool), trials=st.integers(3, 12), data=st.data())
+def test_optuna_goes_on_with_what_is_unfinished_and_knows_what_is_done(
+    spread: dict[str, Any], trials: int, data: st.DataObject
+) -> None:
+    sweep = SweepConfig(space=spread, trials=trials)
+    first = first_points(sweep, lambda _: None)
+    limiter = search_space.searcher(sweep, 0, trials, first)
+    assert isinstance(limiter, ConcurrencyLimiter)
+    known = data.draw(st.integers(1, trials - 1))
+    points = [limiter.suggest(str(number)) for number in range(known)]
+    records = [record(number, values, (8, float(number))) for number, values in enumerate(points, 1)]
+    unfinished = data.draw(st.integers(0, known))
+    before = Continuation(records[unfinished:], records[:unfinished], trials - known)
+    again = search_space.searcher(sweep, 0, trials, first, before)
+    assert isinstance(again, ConcurrencyLimiter)
+    found = [again.suggest(str(number)) for number in range(before.left)]
+    assert found[:unfinished] == points[:unfinished]
+    fresh = first[known:]
+    assert found[unfinished : unfinished + len(fresh)] == fresh
+    assert all(inside(sweep, point) for point in found)
+    study = again.searcher._ot_study
+    assert [trial.value for trial in study.trials if trial.state.is_finished()] == [
+        float(number) for number in range(unfinished + 1, known + 1)
+    ]
+    again.on_trial_complete("0", {METRIC: 0.5})
+    assert 0.5 in [trial.value for trial in study.trials]
+
+
+def test_optuna_does_not_draw_the_same_once_more() -> None:
+    sweep = SweepConfig(space={"learning_rate": {"loguniform": [1e-5, 1e-2]}}, trials=8)  # type: ignore[dict-item]
+    limiter = search_space.searcher(sweep, 0, 8, [])
+    assert isinstance(limiter, ConcurrencyLimiter)
+    points = [limiter.suggest(str(number)) for number in range(4)]
+    before = Continuation([record(n, values, (8, 1.0)) for n, values in enumerate(points, 1)], [], 4)
+    again = search_space.searcher(sweep, 0, 8, [], before)
+    assert isinstance(again, ConcurrencyLimiter)
+    assert again.suggest("4") not in points
+
+
+def test_rungs_are_as_they_were() -> None:
+    """What ASHA decides after a resume is what it would have decided without."""
+    sweep = SweepConfig(grace_examples=10, reduction_factor=2)
+    values = {1: (0.5, 0.4), 2: (0.6, 0.5), 3: (0.7, 0.6)}
+    undisturbed = search_space.scheduler(sweep, 40, 10)
+    for number, (early, late) in values.items():
+        trial = types.SimpleNamespace(trial_id=str(number))
+        undisturbed.on_trial_add(None, trial)
+        for time, value in ((10, early), (20, late)):
+            undisturbed.on_trial_result(None, trial, {TIME: time, METRIC: value})
+    records = [record(number, {}, (10, early), (20, late)) for number, (early, late) in values.items()]
+    going_on = search_space.scheduler(sweep, 40, 10, Continuation(records[:2], records[2:]))
+
+    class Trial:
+        trial_id = "whatever Tune calls it"
+
+        def __str__(self) -> str:
+            return trial_id(3)
+
+    going_on.on_trial_add(None, Trial())
+
+    def rungs(scheduler: Any) -> list[tuple[float, list[float]]]:
+        return [(at, sorted(found.values())) for at, found in scheduler._brackets[0]._rungs]
+
+    assert rungs(going_on) == rungs(undisturbed)
+    for value in (0.45, 0.55):
+        decided = set()
+        for scheduler in (undisturbed, going_on):
+            new = types.SimpleNamespace(trial_id=f"new {value}")
+            scheduler.on_trial_add(None, new)
+            decided.add(scheduler.on_trial_result(None, new, {TIME: 20, METRIC: value}))
+        assert len(decided) == 1, value
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ def explanation(outcome: SweepOutcome, ranking: Ranking) -> str:
 
 
 def _held_out(outcome: SweepOutcome) -> str:
+    if outcome.judged_by_training:
+        return f"{len(outcome.base):,} training examples (none were held out, so of new ones it says nothing)"
     count = outcome.held_out_examples or len(outcome.base)
     return f"{count:,} held-out examples" if count != 1 else "one held-out example"
 

@@ -116,7 +116,7 @@ def _tiles(outcome: SweepOutcome, ranking: Ranking) -> list[tuple[str, str, str]
     if len(ranking.rows) > 1:
         tiles.append(("trials", str(len(ranking.rows)), remark))
     if outcome.train_examples:
-        judged = f"{outcome.held_out_examples:,} held out"
+        judged = f"{outcome.held_out_examples or 'none'} held out"
         tiles.append(("training examples", f"{outcome.train_examples:,}", judged))
     if outcome.seconds:
         tiles.append(("time", duration(outcome.seconds), outcome.device))

@@ -10,12 +10,13 @@ from raylora.data.reading import few, shown
 from raylora.errors import UserError
 from raylora.families.read_once import parsed_json
 from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes, sampled_hash
+from raylora.suggest import printable
 
 Kind = Literal["sd15", "sdxl"]
 
 KEY = "base_model"
 CONFIG_KEY = "base_model_config"
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parent.parent / "configs"
 CLIP_VOCABULARY = CONFIGS / "clip"
 TITLES: dict[Kind, str] = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
 
@@ -32,6 +33,10 @@ CONVERT = (
     "trust it, or download the .safetensors version of the same model"
 )
 
+#: Numbers of blocks and layers in the configurations of parts, and more than the deepest has.
+_DEPTHS = ("block_out_channels", "layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
+_DEEPEST = 256
+
 UNET = "model.diffusion_model."  #: before the names of a UNet's tensors in the original layout
 
 
@@ -46,6 +51,8 @@ class ModelFiles:
         config: the folder with model_index.json and the configuration of each part; `path` itself for a folder.
         halves: the parts of a folder whose weights are there only as `*.fp16.safetensors`.
         weights: the files that hold the weights, sorted.
+        schedule: settings of the scheduler that go before those of its file: what marks in the weights or the keys of
+            a run say.
     """
 
     kind: Kind
@@ -54,11 +61,33 @@ class ModelFiles:
     config: Path
     halves: frozenset[str]
     weights: tuple[Path, ...]
+    schedule: tuple[tuple[str, object], ...] = ()
 
     def settings(self, part: str) -> dict[str, Any]:
         """The configuration of a part: `unet`, `vae`, `text_encoder`, `text_encoder_2`, `scheduler`."""
-        name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.config / part / name, KEY)
+        if part == "scheduler":
+            return {**read_json(self.config / part / "scheduler_config.json", KEY), **dict(self.schedule)}
+        return read_json(self.config / part / "config.json", KEY)
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon" (noise) or "v_prediction" (velocity)."""
+        return str(self.settings("scheduler").get("prediction_type", "epsilon"))
+
+    @property
+    def says_prediction(self) -> bool:
+        """Whether the model, or a key, says what the UNet predicts; a configuration that raylora carries does not."""
+        carried = CONFIGS in self.config.parents and "prediction_type" not in dict(self.schedule)
+        return not carried and "prediction_type" in self.settings("scheduler")
+
+    def with_schedule(self, prediction_type: str, zero_terminal_snr: bool | None) -> ModelFiles:
+        """These files, with what keys of a run say of the schedule: "auto" and None leave it as it is."""
+        said: dict[str, object] = dict(self.schedule)
+        if prediction_type != "auto":
+            said["prediction_type"] = prediction_type
+        if zero_terminal_snr is not None:
+            said["rescale_betas_zero_snr"] = zero_terminal_snr
+        return dataclasses.replace(self, schedule=tuple(sorted(said.items())))
 
     def hashes(self) -> dict[str, Any]:
         """The contents of all its files: of large ones samples are read.
@@ -138,12 +167,29 @@ def check_settings(config: Path, key: str) -> None:
         for name in ("sample_size", "layers_per_block", "norm_num_groups"):
             if settings.get(name) is not None and not is_size(settings[name]):
                 raise refusal(f'"{name}": {settings[name]} is not a size', where, "copy the model again", key)
+        _check_depth(settings, where, key)
+    for part in ("text_encoder", "text_encoder_2"):
+        where = config / part / "config.json"
+        if where.is_file():
+            _check_depth(read_json(where, key), where, key)
     where = config / "unet" / "config.json"
     settings = read_json(where, key)
     if settings.get("cross_attention_dim") == 1024:
         raise refusal("is Stable Diffusion 2, which is not supported", where, WANTED, key)
     if settings.get("in_channels") not in (None, 4) or settings.get("out_channels") not in (None, 4):
         raise refusal(special_model(settings.get("in_channels")), where, WANTED, key)
+
+
+def _check_depth(settings: dict[str, Any], where: Path, key: str) -> None:
+    """Refuse blocks and layers in numbers that no model has: all would be built before anybody noticed."""
+    for name in _DEPTHS:
+        found = settings.get(name)
+        deep = len(found) if isinstance(found, list) and name == "block_out_channels" else found
+        counts = deep if isinstance(deep, list) else [deep]
+        if any(isinstance(count, int) and count > _DEEPEST for count in counts):
+            raise refusal(
+                f'"{name}": {printable(str(found), 40)} is more than any model has', where, "copy it again", key
+            )
 
 
 def is_size(value: object) -> bool:
@@ -159,7 +205,7 @@ def special_model(channels: object) -> str:
 
 def check_prediction(files: ModelFiles) -> None:
     """Refuse a model that predicts neither noise nor velocity."""
-    prediction = files.settings("scheduler").get("prediction_type", "epsilon")
+    prediction = files.prediction_type
     if prediction not in ("epsilon", "v_prediction"):
         raise refusal(
             f'"prediction_type": "{prediction}" is not supported',

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from raylora.data.reading import missing_place
 from raylora.errors import UserError
-from raylora.families.diffusion.folder_layout import describe_folder
-from raylora.families.diffusion.model_files import (
+from raylora.families.diffusion.base_files.folder_layout import describe_folder
+from raylora.families.diffusion.base_files.model_files import (
     CONFIG_KEY,
     CONVERT,
     KEY,
@@ -23,7 +23,12 @@ from raylora.families.diffusion.model_files import (
     refusal,
     whole_file,
 )
-from raylora.families.diffusion.single_file import find_config, is_language_model, single_kind
+from raylora.families.diffusion.base_files.single_file import (
+    find_config,
+    is_language_model,
+    single_kind,
+    with_new_clip,
+)
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
 
@@ -74,16 +79,11 @@ def describe(path: Path, config: Path | str | None = None) -> ModelFiles:
         raise refusal(f"{path.suffix} files are pickles, which are refused", path, CONVERT)
     if path.suffix.lower() != ".safetensors":
         raise refusal("is neither a folder nor a .safetensors file", path, WANTED)
-    shapes = whole_file(path)
+    shapes = with_new_clip(whole_file(path))
     kind = single_kind(shapes, path)
     folder = find_config(path, Path(config) if config is not None else None, kind, shapes)
-    files = ModelFiles(kind, "single", path, folder, frozenset(), (path,))
+    marks = {"v_pred": ("prediction_type", "v_prediction"), "ztsnr": ("rescale_betas_zero_snr", True)}
+    said = tuple(meaning for mark, meaning in marks.items() if mark in shapes)
+    files = ModelFiles(kind, "single", path, folder, frozenset(), (path,), said)
     check_prediction(files)
-    if "v_pred" in shapes and files.settings("scheduler").get("prediction_type") != "v_prediction":
-        raise refusal(
-            "predicts velocities (it is marked v_pred), and its configuration does not say so",
-            path,
-            "give base_model_config: a diffusers folder whose scheduler_config.json has "
-            '"prediction_type": "v_prediction" (and "rescale_betas_zero_snr" as the model\'s authors say)',
-        )
     return files

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from raylora.data.reading import few, missing_place, shown
 from raylora.errors import UserError
-from raylora.families.diffusion.model_files import (
+from raylora.families.diffusion.base_files.model_files import (
     CONFIG_KEY,
     CONFIGS,
     KEY,
@@ -28,18 +29,50 @@ from raylora.families.diffusion.model_files import (
 )
 from raylora.families.safetensors_header import Shapes
 
+T = TypeVar("T")
+
 _VAE = "first_stage_model."
 _CLIP = "cond_stage_model.transformer.text_model."
+_OLD_CLIP = "cond_stage_model.transformer."  #: before the names of the first fine-tunes, such as NovelAI's
 _CLIP_XL = "conditioner.embedders.0.transformer.text_model."
 _OPEN_CLIP_XL = "conditioner.embedders.1.model."
 _LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _LORA_ENDS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora.down.weight")
+#: Other image and video models, each with parts of names that all must be among its tensors'.
+_OTHERS = {
+    "Flux": ("double_blocks.",),
+    "Stable Diffusion 3": ("joint_blocks.",),
+    "Qwen-Image": ("transformer_blocks.0.img_mod.", "img_in."),
+    "Wan": ("blocks.0.self_attn.", "patch_embedding."),
+    "Z-Image or Lumina": ("cap_embedder.", "x_embedder."),
+    "PixArt": ("blocks.0.scale_shift_table", "y_embedder."),
+    "Hunyuan-DiT": ("blocks.0.default_modulation.", "text_embedding_padding"),
+    "AuraFlow": ("double_layers.", "single_layers."),
+    "Stable Cascade": ("clip_txt_mapper.",),
+    "LTX-Video": ("transformer_blocks.0.scale_shift_table", "patchify_proj."),
+    "Cosmos": ("blocks.0.adaln_modulation_self_attn.",),
+}
 _LLM_PREFIXES = ("model.layers.", "model.embed_tokens.", "lm_head.", "transformer.h.", "transformer.encoder.layers.")
 
 
 def is_language_model(shapes: Shapes) -> bool:
     """Whether the tensors of a file are a language model's."""
     return any(name.startswith(_LLM_PREFIXES) for name in shapes)
+
+
+def has_old_clip(shapes: Shapes) -> bool:
+    """Whether the text encoder of a single file has the names of the first fine-tunes, without `text_model`."""
+    return f"{_OLD_CLIP}embeddings.token_embedding.weight" in shapes
+
+
+def with_new_clip(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Tensors (or their shapes) of a single file, those of a text encoder with old names under the usual ones."""
+    parts = ("embeddings.", "encoder.", "final_layer_norm.")
+    old = tuple(_OLD_CLIP + part for part in parts)
+    return {
+        _CLIP + name.removeprefix(_OLD_CLIP) if name.startswith(old) else name: tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def single_kind(shapes: Shapes, path: Path) -> Kind:
@@ -60,17 +93,16 @@ def single_kind(shapes: Shapes, path: Path) -> Kind:
         raise refusal("is a LoRA, not a base model", path, f"a LoRA is trained on top of a base model: {WANTED}")
     if is_language_model(shapes):
         raise refusal("is a language model's weights", path, f"give its folder: {shown(path.parent)}")
-    if any("double_blocks." in name for name in shapes):
-        raise refusal("is a Flux model, which is not supported", path, WANTED)
-    if any("joint_blocks." in name for name in shapes):
-        raise refusal("is Stable Diffusion 3, which is not supported", path, WANTED)
+    for title, parts in _OTHERS.items():
+        if all(any(part in name for name in shapes) for part in parts):
+            raise refusal(f"is a model of {title}, which is not supported", path, WANTED)
     if starts["cond_stage_model.model."]:
         raise refusal("is Stable Diffusion 2, which is not supported", path, WANTED)
     if starts["conditioner.embedders.0.model."]:
         raise refusal(
             "is the refiner of Stable Diffusion XL, which is not supported", path, "give the base model of XL"
         )
-    if not starts[UNET]:
+    if not any(name.startswith(f"{UNET}input_blocks.") for name in shapes):
         raise refusal(_other_part(shapes), path, WANTED)
     channels = (*shapes.get(f"{UNET}input_blocks.0.0.weight", ()), 0, 0)[1]
     if channels != 4:

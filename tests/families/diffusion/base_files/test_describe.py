@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from raylora.families.diffusion.files import describe, looks_like
-from raylora.families.diffusion.model_files import CONFIGS
+from raylora.families.diffusion.base_files.describe import describe, looks_like
+from raylora.families.diffusion.base_files.model_files import CONFIGS
 from tests.families.diffusion.models import edit, header, problems
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, raylora.families.diffusion.files; sys.exit('torch' in sys.modules)"
+    code = "import sys, raylora.families.diffusion.base_files.describe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from raylora.families.diffusion.files import describe, looks_like
-from raylora.families.diffusion.model_files import CONFIGS
+from raylora.families.diffusion.base_files.describe import describe, looks_like
+from raylora.families.diffusion.base_files.model_files import CONFIGS
+from raylora.families.diffusion.components import load_texts
 from raylora.families.safetensors_header import read_shapes
 from tests.families.diffusion.models import edit, header, problems
 
@@ -93,12 +94,41 @@ def test_single_file_without_text_encoder_or_vae(single: Path) -> None:
     assert "lacks the VAE and the text encoder" in problems(single)
 
 
-def test_velocity_models_want_a_configuration_that_says_so(made: Path, single: Path) -> None:
-    save_file(load_file(single) | {"v_pred": torch.zeros(1)}, single)
+def test_marks_in_the_weights_say_what_is_predicted(made: Path, single: Path) -> None:
     config = configs_only(made / "folders" / "sd", single.parent / "config")
-    assert "v_prediction" in problems(single, config)
-    edit(config / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
-    assert describe(single, config).settings("scheduler")["prediction_type"] == "v_prediction"
+    assert describe(single, config).prediction_type == "epsilon"
+    save_file(load_file(single) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, single)
+    found = describe(single, config)
+    assert found.prediction_type == "v_prediction" and found.says_prediction
+    assert found.settings("scheduler")["rescale_betas_zero_snr"] is True
+    assert found.with_schedule("epsilon", False).prediction_type == "epsilon"
+
+
+def test_the_text_encoder_of_the_first_fine_tunes_has_other_names(made: Path, single: Path) -> None:
+    """NovelAI's and what came of it lack `text_model` in them."""
+    config, tensors = made / "folders" / "sd", load_file(single)
+    new = load_texts(describe(single, config), torch.float32)["text_encoder"].state_dict()
+    save_file({name.replace(".text_model.", "."): tensor for name, tensor in tensors.items()}, single)
+    assert not any(".text_model." in name for name in read_shapes(single))
+    old = load_texts(describe(single, config), torch.float32)["text_encoder"].state_dict()
+    assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in new)
+
+
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (("layers.0.attention.qkv.weight", "cap_embedder.0.weight", "x_embedder.weight"), "Z-Image"),
+        (("blocks.0.self_attn.q.weight", "patch_embedding.weight"), "Wan"),
+        (("transformer_blocks.0.img_mod.1.weight", "img_in.weight"), "Qwen-Image"),
+        (("double_blocks.0.img_attn.qkv.weight", "img_in.weight"), "Flux"),
+        (("joint_blocks.0.x_block.attn.qkv.weight",), "Stable Diffusion 3"),
+        (("unheard.of.weight",), "not a Stable Diffusion model"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
+def test_other_models_have_their_names(names: tuple[str, ...], title: str, prefix: str, tmp_path: Path) -> None:
+    text = problems(header(tmp_path / "m.safetensors", {prefix + name: (8, 8) for name in names}))
+    assert title in text and "channels" not in text
 
 
 def test_configurations_that_do_not_fit(made: Path, single: Path) -> None:

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 import raylora
 from raylora.cli import _exit_code
-from tests import mutations
+from raylora.sealed_json import sealed
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.original_layout import convert
 from tests.families.diffusion.tiny import tiny_sd
+from tests.hostile import mutations
 from tests.training.fixtures import write_chats, write_images
 
 
@@ -222,6 +223,14 @@ def forbid(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
 
     for method in ("stat", "open", "iterdir"):
         monkeypatch.setattr(Path, method, refusing(method))
+    real_open = os.open
+
+    def system_open(path: Any, *args: Any, **kwargs: Any) -> int:
+        if isinstance(path, str | Path) and place in (Path(path), *Path(path).parents):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", system_open)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +260,7 @@ def test_a_base_model_that_may_not_be_read(home: Path, monkeypatch: pytest.Monke
 def test_a_run_that_may_not_be_read(home: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str) -> None:
     (home / "run").mkdir()
     for file in ("sweep.json", "losses.safetensors"):
-        (home / "run" / file).write_text("{}")
+        (home / "run" / file).write_text(sealed({}))
     forbid(monkeypatch, home / "run" / name)
     refused(home, f"{name}: cannot be read: Permission denied", arguments=[command, str(home / "run")])
 
@@ -427,7 +436,7 @@ def test_no_base_model(home: Path, make: Callable[[Path], str], said: tuple[str,
 
 def child(home: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in another process, in `home`."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run([sys.executable, "-c", code], cwd=home, env=environment, text=True, capture_output=True)
 
 
@@ -465,7 +474,7 @@ def test_nobody_reads_the_output(home: Path, arguments: list[str]) -> None:
     write_config(home)
     reader, writer = os.pipe()
     os.close(reader)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "raylora", *arguments]
     done = subprocess.run(command, cwd=home, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
@@ -476,7 +485,7 @@ def test_nobody_reads_the_output(home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(home: Path, closed: str) -> None:
     write_config(home)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for arguments, code in (("plan config.yaml", 0), ("train config.yaml --resume", 3)):
         command = ["bash", "-c", f"{sys.executable} -m raylora {arguments} {closed}"]
         done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
@@ -488,7 +497,7 @@ def test_closed_streams(home: Path, closed: str) -> None:
 @pytest.mark.slow
 def test_the_output_does_not_fit(home: Path) -> None:
     write_config(home)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "raylora", "plan", "config.yaml"]
         done = subprocess.run(command, cwd=home, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from raylora.families.diffusion.files import describe, looks_like
+from raylora.families.diffusion.base_files.describe import describe, looks_like
 from tests.families.diffusion.models import problems
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raylora.data.reading import few, shown
 from raylora.errors import Problem, UserError
-from raylora.families.diffusion.model_files import (
+from raylora.families.diffusion.base_files.model_files import (
     CONVERT,
     KEY,
     PARTS,

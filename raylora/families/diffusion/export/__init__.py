@@ -1,0 +1,1 @@
+"""The exported image adapter, and how people use it."""
