@@ -11,6 +11,7 @@ CLUSTER_ALIASES = {
     **dict.fromkeys(("idle_timeout_minutes", "idle_timeout"), "idle_minutes"),
     **dict.fromkeys(("policy", "vsan_policy", "profile"), "storage_policy"),
     **dict.fromkeys(("shared", "nfs", "data"), "shared_folder"),
+    **dict.fromkeys(("static_addresses", "static_ips", "ip_pool", "ips", "ip_addresses"), "addresses"),
     "pool": "resource_pool",
     "head_node": "head",
 }
@@ -19,6 +20,7 @@ VCENTER_ALIASES = {
     **dict.fromkeys(("username", "login"), "user"),
     **dict.fromkeys(("password", "pwd"), "password_file"),
     **dict.fromkeys(("insecure", "no_verify", "verify", "validate_certs"), "insecure_skip_verify"),
+    **dict.fromkeys(("http_proxy", "https_proxy", "proxy_url"), "proxy"),
     **dict.fromkeys(("ca", "cacert", "ca_cert", "ca_bundle"), "ca_file"),
 }
 NODE_TYPE_ALIASES = {

@@ -79,6 +79,20 @@ def down(cluster: Path, overrides: tuple[str, ...], yes: bool) -> None:
     down(load_cluster_config(cluster, overrides), ask=None if yes else _ask)
 
 
+@cluster.command()
+@_CLUSTER
+@click.argument("hosts", metavar="HOST...", nargs=-1, required=True)
+@click.option("--back", is_flag=True, help="Use the hosts again.")
+def drain(cluster: Path, hosts: tuple[str, ...], back: bool) -> None:
+    """Let our workers leave hosts that are to be maintained. Their trials go on elsewhere from their checkpoints."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.commands.drain import drain
+
+    click.echo(drain(load_cluster_config(cluster), hosts, back))
+
+
 def _ask(question: str) -> bool:
     return click.confirm(question, default=False, err=True)
 

@@ -15,11 +15,12 @@ from raylora.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raylora.families.adapter_file import AdapterFile
     from raylora.tuning.plan import Plan
     from raylora.tuning.results.ranking import RankedTrial, Ranking
     from raylora.tuning.results.types import SweepOutcome
 
-__all__ = ["SweepResult", "export", "load_config", "plan", "report", "sweep", "train"]
+__all__ = ["SweepResult", "export", "inspect", "load_config", "plan", "report", "sweep", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,9 @@ def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, da
     return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 
 
-def export(run: str | Path, *, to: str | Path | None = None, trial: str | None = None) -> Path:
+def export(
+    run: str | Path, *, to: str | Path | None = None, trial: str | None = None, layout: str | None = None
+) -> Path:
     """Export an adapter of a finished run again: its winner, or the trial that is named.
 
     Args:
@@ -157,9 +160,11 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
             the run's folder, with the trial's name if one is given. An older adapter there, and nothing else, is
             replaced.
         trial: a trial of the sweep, such as "trial_00003".
+        layout: another than the family's own: "kohya" (images' own), "diffusers" or "peft" (language models' own).
 
     Raises:
-        UserError: no finished run there, no such trial, the trial has no adapter, or something else lies at `to`.
+        UserError: no finished run there, no such trial or layout, the trial has no adapter, or something else lies at
+            `to`.
         RayloraError: the export was not what was trained, and is removed.
     """
     from raylora.families.registry import named
@@ -186,12 +191,31 @@ def export(run: str | Path, *, to: str | Path | None = None, trial: str | None =
             where=str(folder.path),
             hint=f"see {folder.report.name} for the reasons",
         )
-    target = folder.adapter(family.adapter_name, trial)
+    if layout is not None and layout != family.layout and layout not in family.other_layouts:
+        raise UserError.one(
+            f"{family.model_title} has no adapter in the layout {layout}",
+            key="--layout",
+            hint=f"there is {', '.join((family.layout, *family.other_layouts))}",
+        )
+    other = family.other_layouts.get(layout or "")
+    target = folder.adapter(other.name if other else family.adapter_name, trial)
     if to is not None:
-        target = family.export_target(Path(to))
-    exported = export_trial(outcome, chosen, target)
-    check_again(folder, family.loader_name, chosen, exported)
+        target = Path(to).absolute() if other and not Path(other.name).suffix else family.export_target(Path(to))
+    exported = export_trial(outcome, chosen, target, other)
+    if other is None:
+        check_again(folder, family.loader_name, chosen, exported)
     return exported
+
+
+def inspect(file: str | Path) -> AdapterFile:
+    """What a LoRA file holds, whoever made it, and what would not load where.
+
+    Raises:
+        UserError: no such file, it is not whole, or it is no LoRA.
+    """
+    from raylora.families import adapter_file
+
+    return adapter_file.inspect(Path(file))
 
 
 def report(run: str | Path) -> Path:

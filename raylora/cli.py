@@ -118,11 +118,26 @@ def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: in
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="File (images) or folder (language models) to write.")
 @click.option("--trial", help="A trial of the sweep instead of its winner, such as trial_00003.")
-def export(run: Path, to: Path | None, trial: str | None) -> None:
+@click.option("--layout", help="Layout to write: kohya (images' own), diffusers, or peft (language models' own).")
+def export(run: Path, to: Path | None, trial: str | None, layout: str | None) -> None:
     """Export the best adapter of the finished run in folder RUN (its output_dir), and print its path."""
     from raylora import api
 
-    click.echo(api.export(run, to=to, trial=trial))
+    click.echo(api.export(run, to=to, trial=trial, layout=layout))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_JSON
+def inspect(file: Path, as_json: bool) -> None:
+    """Say what the LoRA in FILE holds: kind, rank, alpha, base model, metadata, and what would not load where.
+
+    FILE is a .safetensors of any program, or a PEFT folder.
+    """
+    from raylora import api
+
+    found = api.inspect(file)
+    click.echo(json.dumps(found.summary()) if as_json else found.text())
 
 
 @cli.command()

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pyVmomi import vim
-
 from raylora.cluster.commands import connection, which
 from raylora.cluster.commands.addresses import addresses_of
 from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.cluster.commands.plan import make_plan, open_inventory
+from raylora.cluster.commands.reconfigure import reconfigure
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig
 from raylora.cluster.nodes.identity import new_identity
@@ -20,7 +19,6 @@ from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import user_data
 from raylora.cluster.vsphere.inventory import Inventory
-from raylora.cluster.vsphere.properties import read_properties
 from raylora.console import say
 from raylora.errors import RayloraError, UserError
 
@@ -62,21 +60,14 @@ def _up(inventory: Inventory, config: ClusterConfig) -> str:
         head = nodes.create_head(lambda address: user_data.head(config, identity, token, address))
     finally:
         nodes.close()
-    if there is not None and _made_with(inventory, head) != user_data.digest(config):
-        say("note: the head was made with another configuration; cluster down and up apply this one")
+    if there is not None:
+        for note in reconfigure(inventory, config, identity, list(nodes.by_id().values())):
+            say(f"note: {note}")
     address = _answering(inventory, config, head, token)
     return (
         f"the cluster {config.name} is up; Ray's dashboard is at {Connection(address, token).url}\n"
         f"its token is in {connection.path_of(config.name)}"
     )
-
-
-def _made_with(inventory: Inventory, head: Node) -> str:
-    """The digest of the configuration that the head was made with."""
-    machine = inventory.vcenter.object(vim.VirtualMachine, head.machine)
-    found = read_properties(inventory.vcenter, machine, "config.extraConfig")
-    options = {option.key: option.value for option in found.get("config.extraConfig") or ()}
-    return str(options.get(user_data.DIGEST_KEY, ""))
 
 
 def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: str) -> str:

@@ -113,11 +113,18 @@ def instant_spec(
     )
 
 
-def annotation(identity: Identity) -> str:
-    """The annotation, for people. It holds `MARKER`, by which copies of the machine are noticed."""
+def annotation(identity: Identity, configuration: str = "") -> str:
+    """The annotation, for people. It holds `MARKER`, by which copies of the machine are noticed.
+
+    Args:
+        identity: which node it is.
+        configuration: the digest of the configuration that a head follows. The annotation is watched, extraConfig is
+            not: so a head notices that it has changed.
+    """
+    follows = f" It follows the configuration {configuration}." if configuration else ""
     return (
         f"{MARKER}: {identity.kind} {identity.node_id} of the cluster {identity.cluster}. Made and removed by its "
-        "autoscaler: keep nothing here."
+        f"autoscaler: keep nothing here.{follows}"
     )
 
 

@@ -20,6 +20,8 @@ MARKER: Final = "raylora"  #: stands in the annotation of every machine of ours,
 STATE_KEY: Final = "guestinfo.raylora.state"  #: what a node says of itself
 HEAD_KEY: Final = "guestinfo.raylora.head"  #: where a worker finds Ray on the head; told anew when that has moved
 ADDRESS_KEY: Final = "raylora.address"  #: the address that the node was given, where DHCP gives none
+CONFIG_KEY: Final = "raylora.config"  #: on the head: the cluster's configuration, packed; a running head follows it
+DRAINED_KEY: Final = "raylora.drained"  #: on the head: names of the hosts that are left out, as JSON
 NOTES_KEY: Final = "raylora.notes"  #: on the head: why nodes could not be made, by node type, as JSON
 _PREFIX: Final = "raylora."
 _NAMESPACE: Final = uuid.UUID("6f2f0d0b-7f0c-5b0e-9c55-1f1f0a3d6c11")  # of raylora, for version 5 UUIDs
@@ -53,7 +55,8 @@ class Identity:
     @property
     def uuid(self) -> str:
         """The machine's instanceUuid: follows from cluster and node, so the machine is found without any record."""
-        return str(uuid.uuid5(_NAMESPACE, f"{self.cluster_id}/{self.cluster}/{self.node_id}"))
+        name = "/".join(part for part in (self.cluster_id, self.cluster, self.node_id) if part)
+        return str(uuid.uuid5(_NAMESPACE, name))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pyVmomi import vmodl
 
-from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
+from raylora.cluster.config import HEAD_TYPE, ClusterConfig, HeadConfig, NodeType
 from raylora.cluster.nodes.backoff import Backoff
 from raylora.cluster.nodes.identity import ADDRESS_KEY, Identity, Kind, new_identity
 from raylora.cluster.nodes.placement import Choice, Reservation, devices_of, reserved_mib
@@ -182,7 +182,15 @@ class InFlight:
 
     def hosts_backed_off(self, node_type: str) -> dict[str, str]:
         """Ids of the hosts that are left out now for nodes of this type, with the reason."""
-        return {host: reason for (host, kind), reason in self.host_backoff.active().items() if kind == node_type}
+        refused = {host: reason for (host, kind), reason in self.host_backoff.active().items() if kind == node_type}
+        return refused | dict.fromkeys(self.drained(), "is drained")
+
+    def drained(self) -> set[str]:
+        """Ids of the hosts that workers are to leave; the head's machine says which."""
+        view = self.inventory.view()
+        head = view.by_identity.get(self.new_identity(HEAD_TYPE, "head").uuid)
+        names = head.drained if head is not None else ()
+        return {host.id for host in view.hosts.values() if host.name in names}
 
     def refused(self, launch: Launch, error: BaseException) -> None:
         """A host has refused a node: nodes of this type back off from it."""

@@ -125,6 +125,10 @@ class NodeManager:
         with self._inflight.lock:
             return bool(self._inflight.launches or self._inflight.terminations)
 
+    def head(self) -> Machine | None:
+        """The head's machine; None if there is none."""
+        return self.inventory.view().by_identity.get(self._inflight.new_identity(HEAD_TYPE, "head").uuid)
+
     def copies(self) -> list[Machine]:
         """Machines that carry this cluster's mark without being its own: somebody cloned a node. Never touched."""
         return [

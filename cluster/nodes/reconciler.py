@@ -18,7 +18,7 @@ from pyVmomi import vim
 from raylora.cluster.nodes.identity import HEAD_KEY
 from raylora.cluster.nodes.inflight import TROUBLE, InFlight, Termination
 from raylora.cluster.nodes.notes import HeadNotes
-from raylora.cluster.nodes.terminator import Terminator, when_off
+from raylora.cluster.nodes.terminator import Terminator, always, when_off
 from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.types import Entity, Machine
 from raylora.errors import UserError
@@ -119,6 +119,8 @@ class Reconciler:
         identity, made, config = machine.owner.identity, machine.owner.made, self._inflight.config
         if identity.kind == "head":
             return None
+        if machine.host in self._inflight.drained():
+            return Termination(identity, "its host is drained", always)
         if not machine.on:
             old = now - (made or since) > datetime.timedelta(minutes=config.create_minutes)
             return Termination(identity, "half-made or stopped", when_off) if old else None

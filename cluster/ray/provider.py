@@ -8,10 +8,12 @@ cards: it is written into Ray's configuration, which Ray reads anew at every loo
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +42,7 @@ from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
 from raylora.errors import UserError
+from raylora.files import write_text_atomically
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,8 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         self._shown: Mapping[str, Node] = {}
         self._nodes = NodeManager(vcenter, self._inventory, self._config, self._user_data)
         self._nodes.start(self._joined, self._wiring.head_address)
+        self._refused = ""  # a configuration that could not be used
+        self._restart: Callable[[], None] = _end_process
         self._written: Mapping[str, int] = {}
         self._write_limits()
         threading.Thread(target=self._follow_cards, name="raylora-limits", daemon=True).start()
@@ -218,9 +223,41 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
             seen = self._inventory.view().version
             try:
                 self._update_limits()
+                self._follow_configuration()
             except Exception:
                 log.exception("the free cards are not followed")
             time.sleep(max(0.0, _PAUSE - (time.monotonic() - started)))
+
+    def _follow_configuration(self) -> None:
+        """Start anew with the configuration that the head's machine carries, if it is another one and can be used.
+
+        What this process has under way comes to its end first: what it leaves half-made, the next one would remove.
+        """
+        head = self._nodes.head()
+        if head is None or head.config in ("", self._refused) or self._nodes.busy:
+            return
+        own = Path(self._wiring.ray_file).with_name("cluster.yaml")  # where raylora-node looks for it first
+        fresh = own.with_name("cluster.new.yaml")
+        try:
+            text = user_data.unpacked_config(head.config)
+            if json.loads(text) == json.loads(Path(self._wiring.cluster_file).read_text(encoding="utf-8")):
+                return
+            write_text_atomically(fresh, text)
+            load_cluster_config(fresh)
+            fresh.replace(own)
+        except (UserError, ValueError, OSError) as error:
+            fresh.unlink(missing_ok=True)
+            self._refused = head.config
+            log.error("the changed configuration cannot be used, the old one stays: %s", error)
+            return
+        log.info("the configuration has changed: the autoscaler starts anew with it")
+        self.close()
+        self._restart()
+
+
+def _end_process() -> None:
+    """End this process, which systemd then starts anew; it finds its nodes again in the vCenter."""
+    os._exit(0)
 
 
 def _connected(vcenter: VCenter) -> VCenter:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raylora.cluster.config import ClusterConfig, HeadConfig, NodeType
-from raylora.cluster.nodes.identity import ADDRESS_KEY, HEAD_KEY
+from raylora.cluster.nodes.identity import ADDRESS_KEY, CONFIG_KEY, HEAD_KEY
 from raylora.cluster.ray import autoscaler_config
 from raylora.errors import UserError
 
@@ -35,7 +35,6 @@ CLUSTER_FILE, PASSWORD_FILE, CA_FILE = (
     f"{FOLDER}/vcenter-ca.pem",
 )
 LIMIT = 64 * 1024  #: characters of one value in the guestinfo; VMware's messages between guest and host hold no more
-DIGEST_KEY = "guestinfo.raylora.config"  #: what configuration the head was made with
 
 # Users of the template: Ray and everything that trials run, and the autoscaler, which alone may read the password.
 _RAY, _AUTOSCALER = "root:ray", "root:raylora"
@@ -81,7 +80,7 @@ def head(config: ClusterConfig, identity: Identity, token: str, own_address: str
     settings = autoscaler_config.autoscaler_environment(config)
     cloud_config = _cloud_config(config, identity, config.head, settings, files)
     keys = _guestinfo(identity, cloud_config, _network(config, own_address))
-    return keys | {DIGEST_KEY: digest(config)} | _address(own_address)
+    return keys | {CONFIG_KEY: packed_config(config)} | _address(own_address)
 
 
 def cluster_text(config: ClusterConfig) -> str:
@@ -94,9 +93,28 @@ def cluster_text(config: ClusterConfig) -> str:
     return json.dumps(values, indent=1)
 
 
-def digest(config: ClusterConfig) -> str:
-    """12 hex digits that are equal for configurations that make the same cluster."""
-    return hashlib.sha256(cluster_text(config).encode()).hexdigest()[:12]
+def packed_config(config: ClusterConfig) -> str:
+    """The configuration as the head has it, as one value of extraConfig.
+
+    Raises:
+        UserError: it is more than one value holds.
+    """
+    text = _packed(cluster_text(config))
+    if len(text) > LIMIT:
+        raise UserError.one(f"the configuration takes {len(text) // 1024} KiB, and extraConfig holds {LIMIT // 1024}")
+    return text
+
+
+def unpacked_config(text: str) -> str:
+    """The text that `packed_config` packed.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return gzip.decompress(base64.b64decode(text, validate=True)).decode()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from error
 
 
 def read_guestinfo(keys: Mapping[str, str], name: str) -> str:

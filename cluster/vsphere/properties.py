@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
-from raylora.cluster.nodes.identity import ADDRESS_KEY, HEAD_KEY, NOTES_KEY, STATE_KEY, ownership
+from raylora.cluster.nodes.identity import (
+    ADDRESS_KEY,
+    CONFIG_KEY,
+    DRAINED_KEY,
+    HEAD_KEY,
+    NOTES_KEY,
+    STATE_KEY,
+    ownership,
+)
 from raylora.cluster.vsphere.session import VCenter
 from raylora.cluster.vsphere.types import Card, Entity, Host, Machine, PciDevice, named_card
 
@@ -210,7 +219,18 @@ def machine_of(identifier: str, raw: Mapping[str, Any], details: Mapping[str, An
         reserved_mib=raw.get("summary.config.memoryReservation") or 0,
         head=extra.get(HEAD_KEY, ""),
         address=extra.get(ADDRESS_KEY, ""),
+        config=extra.get(CONFIG_KEY, ""),
+        drained=_names(extra.get(DRAINED_KEY, "")),
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """A list of names in JSON; empty if it is none."""
+    try:
+        names = json.loads(text or "[]")
+    except ValueError:
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _devices(devices: Iterable[Any]) -> Iterable[PciDevice]:

@@ -47,6 +47,8 @@ class Machine:
         notes: what the autoscaler has left there for people (on the head).
         reserved_mib: memory that its host must keep for it while it is on.
         head: the address of the head that its guest was last told (guestinfo.raylora.head).
+        config: on the head, the configuration that it is to follow, packed as for the guestinfo.
+        drained: on the head, names of hosts that workers leave and that get no new ones.
         address: the address that it was given from a cluster's pool; empty if DHCP gives it one.
     """
 
@@ -65,6 +67,8 @@ class Machine:
     reserved_mib: int = 0
     head: str = ""
     address: str = ""
+    config: str = ""
+    drained: tuple[str, ...] = ()
 
     @property
     def on(self) -> bool:

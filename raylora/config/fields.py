@@ -255,7 +255,8 @@ def invalid(key: Key, value: object, field: FieldInfo) -> Issue:
         options = [
             str(o) for kind, _ in unfold(field.annotation) if get_origin(kind) is Literal for o in get_args(kind)
         ]
-        close = [VALUE_ALIASES.get(plain, "")] + difflib.get_close_matches(plain, options, n=1)
+        alias = VALUE_ALIASES.get(plain, "")
+        close = [alias, VALUE_ALIASES.get(alias, "")] + difflib.get_close_matches(plain, options, n=1)
         hint = next((f"did you mean {option}?" for option in close if option in options), "")
     elif isinstance(value, int | float) and not isinstance(value, bool) and (takes(field, str) or valid == "a text"):
         hint = f'a text that looks like a number stands in quotes: "{shown(value)}"'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,6 +47,19 @@ class Snippet:
     code: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A layout of exported adapters beside a family's own.
+
+    Attributes:
+        name: of the file or folder inside a run's folder.
+        export: writes an adapter's tensors to a place; it raises `UserError` where that cannot be written to.
+    """
+
+    name: str
+    export: Callable[[Path, Mapping[str, Any], TrainConfig], Path]
+
+
 class Family(abc.ABC):
     """One base model's kind and files. Class attributes and methods need no base model: a finished run has only a name.
 
@@ -78,6 +91,9 @@ class Family(abc.ABC):
     sample_count: ClassVar[int]
     loader_name: ClassVar[str] = ""
     rounding: ClassVar[float] = 0.0
+    #: Its own layout of exported adapters, and the others that one can be exported in.
+    layout: ClassVar[str] = "peft"
+    other_layouts: ClassVar[Mapping[str, Layout]] = {}
 
     def __init__(self, base_model: Path, base_model_config: str | None = None) -> None:
         """Name a base model that `looks_like` took for this family's; nothing is read yet.
@@ -178,6 +194,10 @@ class Family(abc.ABC):
             UserError: the base model cannot be used; or nothing that can be read enters it.
         """
         raise UserError.one(f"{self.model_title} reads no tokens", key="--show-tokens", hint="leave it out")
+
+    def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
+        """What an exported adapter is to say of the examples it learned from, by the names of its metadata."""
+        return {}
 
     # --- the value of a trial
 

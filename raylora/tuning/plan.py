@@ -87,14 +87,6 @@ class Plan:
         lines += ["", *self._memory(), ""]
         return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
 
-    def encoded_text(self, count: int) -> str:
-        """The first training examples as the model reads them.
-
-        Raises:
-            UserError: the base model reads no text.
-        """
-        return "\n\n".join(self.family.show_encoded(self.config, self.dataset.train[:count]))
-
     def _examples(self) -> str:
         train, judges = len(self.dataset.train), len(self.dataset.held_out)
         if self.dataset.judged_by_training:
@@ -111,6 +103,14 @@ class Plan:
         ):
             lines[0] += " (validation_examples: 0 trains on all of them)"
         return [*lines, *(f"note: {note}" for note in self.dataset.notes)]
+
+    def encoded_text(self, count: int) -> str:
+        """The first training examples as the model reads them.
+
+        Raises:
+            UserError: the base model reads no text.
+        """
+        return "\n\n".join(self.family.show_encoded(self.config, self.dataset.train[:count]))
 
     def first_points(self) -> list[dict[str, Any]]:
         """Where a search that learns from its results begins; nowhere for others.
@@ -271,9 +271,9 @@ def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
                 key="output_dir",
                 hint="name a folder that is the run's alone",
             )
-    data = Path(os.path.realpath(config.train_data_dir))
-    if problem := family.output_problem(data, output):
-        raise UserError([dataclasses.replace(problem, where=shown(config.output_dir))])
+    for data in filter(None, (config.train_data_dir, config.validation_path)):
+        if problem := family.output_problem(Path(os.path.realpath(data)), output):
+            raise UserError([dataclasses.replace(problem, where=shown(config.output_dir))])
 
 
 def _lies_in(place: Path, folder: Path) -> bool:

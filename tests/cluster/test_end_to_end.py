@@ -73,6 +73,7 @@ class Story:
         events: of the sweep, from the loss until all trials ran again.
         result: what the sweep said at its end.
         status: what `raylora cluster status` said in its middle.
+        handed: what `raylora cluster up` said when it was given a changed file.
         foreign: other people's machines, before and after.
         left: machines of ours after `raylora cluster down`.
         references, histories: by trial the reports of an undisturbed run, and of the sweep's.
@@ -88,6 +89,7 @@ class Story:
     references: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     status: str = ""
+    handed: str = ""
     left: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -165,7 +167,7 @@ class Teller:
             sim,
             folder,
             shared_folder=str(self.shared),
-            idle_minutes=0.15,
+            idle_minutes=30,
             head={"cpus": 1, "memory_gib": 2},
             id=None,
             addresses={"pool": [f"{hosts.NETWORK}.100-{hosts.NETWORK}.120"], "prefix": 24},
@@ -187,11 +189,22 @@ class Teller:
         self.started = time.time()
         self.raylora("cluster", "up", str(self.cluster)).done()
         story.times.append(("the head is up", time.time() - self.started))
+        self._reconfigure()
         self.started = time.time()
         self._grow()
         self._lose()
         self._end()
         return story
+
+    def _reconfigure(self) -> None:
+        """The head that runs is handed a changed YAML file; what follows is told by the changed one."""
+        began = time.time()
+        laptop = self.raylora("cluster", "up", str(self.cluster), "idle_minutes=0.15")
+        laptop.done()
+        self.story.handed = laptop.errors.read_text()
+        followed = self.machines.on["cats-head"].folder / "state/cluster.yaml"
+        hosts.wait_for(self.machines, "the head follows it", followed.exists, 150)
+        self.story.times.append(("the head follows a changed file, after", time.time() - began))
 
     def _grow(self) -> None:
         """An empty cluster, and a sweep of four trials that want a card each."""
@@ -305,6 +318,12 @@ def test_a_sweep_on_an_empty_cluster_gets_machines_of_both_cards(
     nodes = [line.split() for line in story.status.splitlines() if line.startswith("cats-")]
     assert len(nodes) == 1 + TRIALS
     assert all("joined" in words and "not" not in words for words in nodes), story.status
+
+
+def test_a_changed_file_is_followed_by_the_head_that_runs(story: Story) -> None:
+    """With the first one's half hour of idle time no machine would have gone."""
+    assert "the head follows the changed configuration now (idle_minutes)" in story.handed
+    assert story.left == []
 
 
 def test_machines_go_and_nobody_else_s_is_touched(story: Story) -> None:

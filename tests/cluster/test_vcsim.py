@@ -701,6 +701,5 @@ def test_a_change_costs_what_changed_and_not_what_there_is() -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(vcsim, "BINARY", tmp_path / "vcsim")
     with pytest.raises(vcsim.SimulatorError, match=r"go is missing: please run apt-get install golang-go"):
-        vcsim.build()
+        vcsim.build(binary=tmp_path / "vcsim")

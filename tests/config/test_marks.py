@@ -32,7 +32,7 @@ def test_every_key_is_of_one_kind() -> None:
     assert split[1:] == [
         ("train_data_dir", "validation_path", "metadata_path", "base_model", "base_model_config"),
         ("device", "memory_limit_gib", "gradient_checkpointing"),
-        ("output_dir", "cache_dir", "sample_prompts", "sweep"),
+        ("output_dir", "cache_dir", "sample_prompts", "save_precision", "sweep"),
     ]
 
 

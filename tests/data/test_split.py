@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylora.data.split import default_held_out, split, without_duplicates
+from raylora.data.split import default_held_out, judged_by, split, without_duplicates
 from raylora.errors import UserError
 
 
@@ -105,3 +105,29 @@ def test_nothing_held_out() -> None:
     assert len(judges) == default_held_out(20) and set(judges) <= set(train)
     assert judges == split(examples, None)[1]
     assert split(things(["a"]), 0) == ((Thing("a"),), (Thing("a"),))
+
+
+def test_examples_that_are_given_to_judge_by() -> None:
+    """They are never learnt, whoever else has them; which ones are taken depends on their content alone."""
+    given = things(["d", "e", "f", "d"])
+    train, held_out, notes = judged_by(things(["a", "d", "b", "a"]), given, None)
+    assert [one.id for one in train] == ["a", "b"] and {one.id for one in held_out} == {"d", "e", "f"}
+    assert notes == ["not learnt, as they are among the examples to judge by: 1"]
+    _, two, _ = judged_by(things(["a"]), given[::-1], 2)
+    assert [one.id for one in two] == [one.id for one in held_out[:2]]
+    many = things([str(number) for number in range(100)])
+    assert len(judged_by(things(["a"]), many, None)[1]) == 64 and len(judged_by(things(["a"]), many, 100)[1]) == 100
+
+
+@pytest.mark.parametrize(
+    ("train", "given", "held_out", "key"),
+    [
+        (["a"], ["a", "b"], None, "train_data_dir"),
+        (["a"], ["b"], 2, "validation_examples"),
+        (["a"], [], None, "validation_examples"),
+    ],
+)
+def test_nothing_left_on_one_side(train: list[str], given: list[str], held_out: int | None, key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        judged_by(things(train), things(given), held_out)
+    assert caught.value.problems[0].key == key and caught.value.problems[0].hint

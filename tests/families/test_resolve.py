@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from raylora.config.dump import dump_config
-from tests.training.fixtures import config
+from raylora.families.resolve import read_dataset, resolve
+from tests.training.fixtures import config, write_images
 
 #: Counts who opens what below a folder while `raylora plan` runs; an audit hook cannot be taken away again.
 _COUNTING = """
@@ -45,3 +46,10 @@ def test_plan_opens_each_file_of_the_model_once(family: str, tmp_path: Path) -> 
     assert any(name.endswith("config.json") for name in counts)
     too_often = {name: count for name, count in counts.items() if count > _BY_TRANSFORMERS.get(name, 1)}
     assert too_often == {}
+
+
+def test_images_to_judge_by_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    own = write_images(tmp_path / "own", 3, seed=1)
+    settings = config("diffusion").with_values({"validation_path": str(own), "validation_examples": None})
+    data = read_dataset(resolve(settings), settings)
+    assert len(data.train) == 8 and {example.path.parent for example in data.held_out} == {own}  # type: ignore[union-attr]

@@ -199,7 +199,11 @@ def test_a_run_among_chats_would_be_read_as_chats(home: Path) -> None:
     (home / "folder").mkdir()
     shutil.copy(home / "chats.jsonl", home / "folder")
     write_config(home, base_model="llm", train_data_dir="folder", output_dir="folder/deep/out")
-    refused(home, "folder/deep/out: output_dir: lies in the folder of chats", "outside of train_data_dir")
+    refused(home, "folder/deep/out: output_dir: lies in the folder of chats", "name a folder outside of it")
+    write_config(
+        home, base_model="llm", train_data_dir="chats.jsonl", validation_path="folder", output_dir="folder/out"
+    )
+    refused(home, "folder/out: output_dir: lies in the folder of chats")
     for place in ("folder/.hidden/out", "out"):
         write_config(home, base_model="llm", train_data_dir="folder", output_dir=place)
         assert run(["plan", "config.yaml"])[0] == 0

@@ -9,6 +9,7 @@ from pydantic import Field
 from raylora.config.fields import Flag, Number, Positive, Section, Whole
 from raylora.config.marks import RESULT, SAME_FORM, Mark
 
+_WRITTEN = Mark("nothing", shared="adapters of a sweep are written alike")
 _BASE_MODEL = Mark("result", shared="all trials on a device share one base model in its memory")
 
 
@@ -20,6 +21,11 @@ class ImageKeys(Section):
         description="Images: edge in pixels of a square with the area that images are scaled to (their aspect is "
         "kept). Null: what the base model was made for (512 for SD 1.5, 1024 for SDXL).",
         examples=[512],
+    )
+    save_precision: Annotated[Literal["float16", "bfloat16", "float32"], _WRITTEN] = Field(
+        default="float16",
+        description="Images: number format of the exported adapter; what is trained, and checkpoints, are float32. "
+        "`float16` is what all programs load, half as large, and exact enough: 3 digits of every number.",
     )
     caption_tokens: Annotated[Literal[75, 150, 225], SAME_FORM] = Field(
         default=225,
@@ -47,6 +53,44 @@ class ImageKeys(Section):
         ge=0.0,
         le=1.0,
         description="Images: strength of a constant added to each channel's noise; 0.05 helps dark or bright styles.",
+    )
+    loss: Annotated[Literal["l2", "huber"], RESULT] = Field(
+        default="l2",
+        description="Images: `l2` is the squared error; `huber` goes on as a line from `huber_delta` on, so that odd "
+        "images and spots in them pull less. Validation is always by the squared error.",
+    )
+    huber_delta: Annotated[Positive, RESULT] = Field(
+        default=0.1, description="Images: the error from which `loss: huber` goes on as a line."
+    )
+    debiased_estimation: Annotated[Flag, RESULT] = Field(
+        default=False,
+        description="Images: weigh timesteps by 1 / sqrt(SNR) in training (Yu et al. 2023), so that noisy ones, which "
+        "decide composition and colours, count more. Times `min_snr_gamma`, if that is not null.",
+    )
+    min_timestep: Annotated[Whole, RESULT] = Field(
+        default=0, ge=0, le=999, description="Images: the least noisy timestep that is trained; 0 is all but clean."
+    )
+    max_timestep: Annotated[Annotated[Whole, Field(ge=1, le=1000)] | None, RESULT] = Field(
+        default=None,
+        description="Images: the first timestep above `min_timestep` that is not trained: high ones are composition, "
+        "low ones detail. Null: all are.",
+        examples=[600],
+    )
+    ip_noise_gamma: Annotated[Number, RESULT] = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Images: strength of noise that is added to what the model sees and not to what it shall predict "
+        "(Ning et al. 2023); 0.05 to 0.1 make it forgiving of its own mistakes while sampling.",
+    )
+    multires_noise_iterations: Annotated[Whole, RESULT] = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="Images: resolutions of the noise, each coarser; 6 to 10 help dark and bright pictures. 0: one.",
+    )
+    multires_noise_discount: Annotated[Number, RESULT] = Field(
+        default=0.3, ge=0.0, le=1.0, description="Images: what each coarser noise is weaker by; 0.1 to 0.4 are usual."
     )
     caption_dropout: Annotated[Number, RESULT] = Field(
         default=0.0,

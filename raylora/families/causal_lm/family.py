@@ -16,7 +16,7 @@ from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
-from raylora.families.causal_lm.rendering.template_probe import template_problem
+from raylora.families.causal_lm.rendering.bounds import template_problem
 from raylora.families.family import Family, Prompt, Snippet, unreadable_files
 
 if TYPE_CHECKING:
@@ -118,9 +118,14 @@ class CausalLMFamily(Family):
         found = reader.read(Path(config.train_data_dir), config.train_on, validation)
         with unreadable_files(self.base_model):
             tokens = self._tokens
-        from raylora.families.causal_lm.usable import usable
+        from raylora.families.causal_lm.lengths import named_positions, positions
+        from raylora.families.causal_lm.load import skeleton
+        from raylora.families.causal_lm.rendering.usable import usable
 
-        return usable(tokens, found, config.max_length)
+        most = config.max_length
+        if any(named < most for named in named_positions(self._settings)):  # by which alone some models know a place
+            most = min(most, positions(skeleton(self.model_files, self._settings)()) or most)
+        return usable(tokens, found, most)
 
     def show_encoded(self, config: TrainConfig, examples: Sequence[Example]) -> list[str]:
         from raylora.families.causal_lm.rendering.shown import shown_tokens
@@ -135,7 +140,7 @@ class CausalLMFamily(Family):
         if any(part.startswith(".") for part in output.relative_to(data).parts):
             return None
         message = f"lies in the folder of chats {shown(data)}: the run's JSON files would be read as chats"
-        return Problem(message, key="output_dir", hint="name a folder outside of train_data_dir")
+        return Problem(message, key="output_dir", hint="name a folder outside of it")
 
     @staticmethod
     def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:

@@ -92,13 +92,19 @@ def forget_lengths(ropes: Sequence[Any]) -> None:
 
 def positions(model: Any) -> int | None:
     """Number of tokens for which a model has learnt embeddings of their places; None where places have none."""
-    config, tokens = model.config.get_text_config(), model.get_input_embeddings()
-    told = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
-    named = {most for most in told if isinstance(most, int)}
+    tokens = model.get_input_embeddings()
+    named = named_positions(model.config)
     sizes = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
     sizes -= {tokens.num_embeddings}
     # OPT keeps two more than it says
     return next((most for most in sorted(named) if sizes & {most, most + 1, most + 2}), None)
+
+
+def named_positions(config: Any) -> set[int]:
+    """Numbers of tokens for which a model was made, by its configuration; many work beyond."""
+    text = config.get_text_config()
+    told = (getattr(text, key, None) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
+    return {most for most in told if isinstance(most, int)}
 
 
 def _tried(model: Any, most: int) -> list[int]:

@@ -13,7 +13,7 @@ from raylora.errors import UserError
 from raylora.families.base import own_device
 from raylora.families.causal_lm.export.loading import load_with_adapter
 from raylora.families.causal_lm.files import ModelFiles
-from raylora.families.causal_lm.messages import Messages
+from raylora.families.causal_lm.rendering.messages import Messages
 from raylora.families.causal_lm.rendering.template import TemplateRefusedError
 
 

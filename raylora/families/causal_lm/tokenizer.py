@@ -15,14 +15,14 @@ import torch
 from raylora.data.examples import ChatExample, TextExample
 from raylora.errors import Problem, UserError
 from raylora.families.base import Tensors
-from raylora.families.causal_lm.messages import (
+from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
+from raylora.families.causal_lm.rendering.messages import (
     DEFINITIONS,
     Messages,
     ends_with_answer,
     marked,
     merged_system,
 )
-from raylora.families.causal_lm.rendering.answers import Layout, Span, lay_out
 from raylora.families.causal_lm.rendering.template import (
     TODAY,
     Answer,
@@ -218,9 +218,8 @@ class ChatTokens:
             part = self.tokenizer(laid.text[begin:end], add_special_tokens=False, return_offsets_mapping=True)
             apart[0].extend(part["input_ids"])
             apart[1].extend((first + begin, last + begin) for first, last in part["offset_mapping"])
-        same = self.tokenizer.decode(apart[0]) == self.tokenizer.decode(
-            ids
-        )  # not of one that begins texts with a space
+        # not of a tokenizer that begins texts with a space
+        same = self.tokenizer.decode(apart[0]) == self.tokenizer.decode(ids)
         return apart if same else (ids, offsets)
 
     def _check_empty_thoughts(self, text: str, messages: Messages) -> None:
@@ -283,8 +282,7 @@ class ChatTokens:
         changed, marks = marked(messages)
         text = self.render(changed) if marks else ""
         lost = [meaning for word, meaning in marks.items() if word not in text]
-        if lost and lost != [DEFINITIONS] * len(lost):
-            what = next(meaning for meaning in lost if meaning != DEFINITIONS)
+        if what := next((meaning for meaning in lost if meaning != DEFINITIONS), ""):
             raise ToolsLeftOutError(f"it leaves out {what}")
         if lost:
             self.note(f"the chat template leaves out {DEFINITIONS}: the model does not see them")

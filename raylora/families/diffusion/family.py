@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
@@ -20,7 +21,7 @@ from raylora.families.diffusion import sample_prompts, sizes
 from raylora.families.diffusion.base_files import describe
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.export.usage import image_usage
-from raylora.families.family import Family, Prompt, Snippet, unreadable_files
+from raylora.families.family import Family, Layout, Prompt, Snippet, unreadable_files
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from raylora.config.schema import TrainConfig
     from raylora.families.base import Losses
     from raylora.families.diffusion.model import DiffusionModel
+
+
+def _export_diffusers(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.diffusion.export.other_layouts import export_diffusers
+
+    return export_diffusers(target, tensors, config)
+
+
+def _export_peft(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.diffusion.export.other_layouts import export_peft
+
+    return export_peft(target, tensors, config)
 
 
 class DiffusionFamily(Family):
@@ -43,6 +56,13 @@ class DiffusionFamily(Family):
     objective_name = "J"
     adapter_name = "adapter.safetensors"
     sample_count = 6
+    layout = "kohya"
+    other_layouts = MappingProxyType(
+        {
+            "diffusers": Layout("pytorch_lora_weights.safetensors", _export_diffusers),
+            "peft": Layout("adapter_peft", _export_peft),
+        }
+    )
 
     looks_like = staticmethod(describe.looks_like)
 
@@ -66,6 +86,8 @@ class DiffusionFamily(Family):
                 instead = "; captions are read up to caption_tokens" if key == "max_length" else ""
                 message = "is for language models, and has no effect on images"
                 yield Problem(message, "", key, f"remove the key{instead}")
+        if config.max_timestep is not None and config.min_timestep >= config.max_timestep:
+            yield Problem(f"no timestep lies from {config.min_timestep} to below it", "", "max_timestep", "raise it")
         if config.zero_terminal_snr and config.prediction_type == "epsilon":
             message = "is for models that predict velocity: noise alone tells nothing of its noise"
             yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
@@ -120,6 +142,22 @@ class DiffusionFamily(Family):
         long = [example.path.name for example, chunks in zip(examples, needed, strict=True) if chunks * 75 > most]
         cut = f"{len(long)} captions are longer than caption_tokens ({most}), and cut off there: {few(long)}"
         return [*([cut] if long else []), *sizes.notes(examples, sizes.sizes(files, config))]
+
+    def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
+        from raylora.families.diffusion.export.training_data import training_data_info
+
+        files = self.model_files.with_schedule(config.prediction_type, config.zero_terminal_snr)
+        velocity = files.prediction_type == "v_prediction"
+        images = [example for example in examples if isinstance(example, ImageExample)]
+        found = sizes.sizes(files, config)
+        return {
+            **training_data_info(Path(config.train_data_dir), images, found),
+            "ss_resolution": f"({found.resolution}, {found.resolution})",
+            "modelspec.resolution": f"{found.resolution}x{found.resolution}",
+            "modelspec.prediction_type": "v" if velocity else "epsilon",
+            "ss_v_parameterization": str(velocity),
+            "ss_zero_terminal_snr": str(bool(files.settings("scheduler").get("rescale_betas_zero_snr"))),
+        }
 
     @staticmethod
     def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
@@ -179,4 +217,4 @@ def _is_adapter(file: Path) -> bool:
         names = read_shapes(file) if file.is_file() else {}
     except BrokenFileError:
         return False
-    return bool(names) and all(name.startswith("lora_unet_") for name in names)
+    return bool(names) and all(name.startswith("lora_unet_") or ".lora_" in name for name in names)

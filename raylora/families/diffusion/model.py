@@ -22,6 +22,7 @@ from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion import buckets
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.components import load_scheduler, load_unet, load_vae, meta_unet
+from raylora.families.diffusion.noise import draw_timestep, multires_noise, penalty, weight
 from raylora.families.diffusion.prediction import check_prediction, velocity
 from raylora.families.diffusion.sizes import Sizes, sizes, vae_factor
 from raylora.families.diffusion.texts import TextEncoders, chunk_tokens, chunks_needed
@@ -208,16 +209,22 @@ class DiffusionModel:
     def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
         """Draw timestep, noise, noise offset and caption dropout, always in this order and number, from `generator`.
 
-        So a setting that is 0 in one trial and not in another leaves the other draws as they were.
+        So a setting that is 0 in one trial and not in another leaves the other draws as they were; what few trials
+        want (noise of several resolutions, perturbed inputs) is drawn behind these.
         """
         latents = encoded["latents"]
-        timestep = torch.randint(len(self._signal), (), generator=generator)
+        timestep = draw_timestep(config, len(self._signal), generator)
         noise = torch.randn(latents.shape, generator=generator)
         shift = torch.randn((latents.shape[0], 1, 1), generator=generator)
         dropped = bool(torch.rand((), generator=generator) < config.caption_dropout)
-        weight = self._weight(int(timestep), config.min_snr_gamma)
+        noise = multires_noise(noise, config, generator) + config.noise_offset * shift
+        perturbed = noise
+        if config.ip_noise_gamma:
+            perturbed = noise + config.ip_noise_gamma * torch.randn(noise.shape, generator=generator)
+        own_weight = weight(config, float(self._signal[timestep]), self.prediction_type == "v_prediction")
         texts = self._empty_caption(encoded["prompt"].shape[0]) if dropped else {}
-        return self._row({**encoded, **texts}, timestep, noise + config.noise_offset * shift, weight)
+        huber = 0.0 if config.loss == "l2" else config.huber_delta
+        return self._row({**encoded, **texts}, timestep, noise, own_weight, perturbed, huber)
 
     def validation_rows(self, example: Example, encoded: Tensors) -> list[Tensors]:
         """Rows at the middles of equal strata of the noise schedule, unweighted; noises of a timestep are adjacent."""
@@ -239,9 +246,10 @@ class DiffusionModel:
         Rows must be of one shape key. One forward pass of the UNet; rows do not influence each other.
         """
         predicted, noise, speed = self.predict(rows)
-        weight = torch.stack([row["weight"] for row in rows]).to(predicted)
+        weights = torch.stack([row["weight"] for row in rows]).to(predicted)
+        huber = torch.stack([row["huber"] for row in rows]).to(predicted)
         wanted = noise if self.prediction_type == "epsilon" else speed
-        return (predicted - wanted).square().mean(dim=(1, 2, 3)) * weight
+        return penalty(predicted - wanted, huber).mean(dim=(1, 2, 3)) * weights
 
     def predict(self, rows: Sequence[Tensors]) -> tuple[Tensor, Tensor, Tensor]:
         """What the UNet predicts for rows of one shape key, their noise, and their velocity: (rows, 4, h, w) each."""
@@ -250,10 +258,10 @@ class DiffusionModel:
         def stack(name: str, dtype: torch.dtype) -> Tensor:
             return torch.stack([row[name] for row in rows]).to(self.device, dtype)
 
-        latents, noise = stack("latents", exact), stack("noise", exact)
+        latents, noise, perturbed = (stack(name, exact) for name in ("latents", "noise", "perturbed"))
         timestep = stack("timestep", torch.int64)
         signal = self._signal_on_device[timestep].to(exact)[:, None, None, None]
-        noisy = signal.sqrt() * latents + (1.0 - signal).sqrt() * noise
+        noisy = signal.sqrt() * latents + (1.0 - signal).sqrt() * perturbed
         added = None
         if "pooled" in rows[0]:
             added = {"text_embeds": stack("pooled", self.dtype), "time_ids": stack("time_ids", self.dtype)}
@@ -274,24 +282,24 @@ class DiffusionModel:
         """Bytes of the UNet; none of it is in 4 bits."""
         return sum(tensor.nbytes for tensor in [*self.model.parameters(), *self.model.buffers()]), 0
 
-    def _row(self, encoded: Tensors, timestep: Tensor, noise: Tensor, weight: float) -> Tensors:
+    def _row(
+        self,
+        encoded: Tensors,
+        timestep: Tensor,
+        noise: Tensor,
+        weight: float,
+        perturbed: Tensor | None = None,
+        huber: float = 0.0,
+    ) -> Tensors:
         return {
             **encoded,
             "timestep": timestep,
             "noise": noise,
+            "perturbed": noise if perturbed is None else perturbed,
+            "huber": torch.tensor(huber, dtype=torch.float64),
             "weight": torch.tensor(weight, dtype=torch.float64),
             "count": torch.tensor(1.0),
         }
-
-    def _weight(self, timestep: int, gamma: float | None) -> float:
-        """Min-SNR-gamma (arXiv 2303.09556): steps with little noise, which are easy to over-fit, count less."""
-        if gamma is None:
-            return 1.0
-        signal = float(self._signal[timestep])
-        if self.prediction_type == "v_prediction":
-            # min(snr, gamma) / (snr + 1), written so that pure noise and no noise are both fine.
-            return min(signal, gamma * (1.0 - signal))
-        return min(1.0, gamma * (1.0 - signal) / max(signal, 1e-12))
 
     @torch.no_grad()
     def _encode(self, example: ImageExample, fitted: buckets.Fitted) -> Tensors:

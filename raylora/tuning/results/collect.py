@@ -51,6 +51,7 @@ def collect(plan: Plan, folder: RunFolder, trials: Sequence[TrialRecord], text: 
         train_examples=len(plan.dataset.train),
         held_out_examples=0 if plan.dataset.judged_by_training else len(plan.dataset.held_out),
         notes=plan.dataset.notes,
+        data_info=plan.family.data_info(plan.config, plan.dataset.train),
         search=_search_ranges(plan.sweep),
         device=device,
         versions={package: importlib.metadata.version(package) for package in VERSIONS},

@@ -112,6 +112,7 @@ class SweepOutcome:
         train_examples: number of examples trained on.
         held_out_examples: number of examples judged by that were not trained on; 0 if none was held out.
         notes: what was noticed while reading the data.
+        data_info: what the exported adapter says of its training examples: see `Family.data_info`.
         search: the search space.
         adapter: the exported adapter of the best trial: a file for images, a folder for language models.
         best_config: the `best.yaml` that `raylora train` accepts.
@@ -132,6 +133,7 @@ class SweepOutcome:
     train_examples: int = 0
     held_out_examples: int = 0
     notes: Sequence[str] = ()
+    data_info: Mapping[str, str] = dataclasses.field(default_factory=dict)
     search: Sequence[SearchRange] = ()
     adapter: Path | None = None
     best_config: Path | None = None

@@ -6,6 +6,7 @@ A head that Ray runs on is in test_end_to_end.py.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +96,50 @@ def test_up_gives_up_with_the_words_of_the_head(
     assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
 
 
-def test_up_tells_of_a_changed_configuration(
-    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("raylora.cluster.commands.up_down._answering", lambda *_: "10.0.0.5")  # no Ray runs on this one
+@pytest.fixture
+def started(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cluster whose head no Ray runs on."""
+    monkeypatch.setattr("raylora.cluster.commands.up_down._answering", lambda *_: "10.0.0.5")
     path = in_simulator(sim, tmp_path)
-    config = load_cluster_config(path)
-    with open_inventory(config) as inventory:
-        nodes = NodeManager(inventory.vcenter, inventory, config)
-        nodes.create_head(lambda _: {user_data.DIGEST_KEY: user_data.digest(config)})
-        nodes.close()
-    connection.remember("cats", connection.Connection("", "f00d"))
     assert _exit_code(["cluster", "up", str(path)]) == 0
+    yield path
+    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+
+
+def test_a_head_that_runs_is_handed_a_changed_configuration(
+    sim: Simulator, started: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def follows() -> dict[str, Any]:
+        text = user_data.unpacked_config(sim.vm("cats-head")["extraConfig"]["raylora.config"])
+        return dict(json.loads(text))
+
+    before = follows()
+    capsys.readouterr()
+    sim.reset_calls()
+    assert _exit_code(["cluster", "up", str(started)]) == 0
     said = capsys.readouterr()
     assert "http://10.0.0.5:8265" in said.out
-    assert "configuration" not in said.err
-    assert _exit_code(["cluster", "up", str(path), "idle_minutes=7"]) == 0
-    assert "the head was made with another configuration" in capsys.readouterr().err
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert "configuration" not in said.err and "ReconfigVM_Task" not in sim.calls()
+    assert _exit_code(["cluster", "up", str(started), "idle_minutes=7", "head.cpus=2"]) == 0
+    said = capsys.readouterr()
+    assert "note: head: a change applies when the cluster is taken down and up again" in said.err
+    assert "note: the head follows the changed configuration now (idle_minutes); sweeps go on" in said.err
+    assert follows() == before | {"idle_minutes": 7.0}, "and nothing else has changed"
+    assert "the configuration" in sim.vm("cats-head")["annotation"]
+
+
+def test_a_kind_of_worker_that_there_is_stays_in_the_file(
+    sim: Simulator, started: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_cluster_config(started)
+    with open_inventory(config) as inventory:
+        nodes = NodeManager(inventory.vcenter, inventory, config)
+        (worker,) = nodes.create("rtx4090", 1)
+        assert inventory.wait(lambda _: nodes.by_id()[worker].state == "running", 20)
+        nodes.close()
+    values = json.loads(started.read_text())
+    del values["workers"]["rtx4090"]
+    started.write_text(json.dumps(values))
+    capsys.readouterr()
+    assert _exit_code(["cluster", "up", str(started)]) == 2
+    assert "workers: there are 1 nodes of the kind rtx4090, which is not in the file" in capsys.readouterr().err

@@ -51,3 +51,5 @@ def test_ids_fit_ray_labels_and_never_repeat() -> None:
     assert all(len(node_id) <= 63 for node_id in ids) and len(set(ids)) == 50
     heads = [new_identity("cats", cluster_id, "head", "head").uuid for cluster_id in ("1d00", "1d00", "1d01")]
     assert heads[0] == heads[1] != heads[2]
+    before_ids = new_identity("cats", "", "head", "head").uuid
+    assert before_ids == "69085ab1-7670-5750-87ae-d339d698a55b", "clusters that were made without an id are known"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import gzip
 import json
 import threading
 import time
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pyVmomi import vim
 from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.v2.instance_manager.config import FileConfigReader
@@ -222,6 +226,46 @@ def test_a_limit_does_not_fall_while_ray_waits_for_an_answer(
     while limits(tmp_path)["rtx4090"] and time.monotonic() < deadline:
         nodes.inventory.wait(lambda _: False, 0.1)
     assert limits(tmp_path)["rtx4090"] == 0
+
+
+def test_a_changed_configuration_is_taken_up_when_nothing_is_under_way(
+    sim: Simulator, adapter: NodeProviderAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, path = provider_of(adapter), tmp_path / "cluster.yaml"
+    monkeypatch.setattr(provider, "_LONGEST_PAUSE", 0.1)
+    restarted = threading.Event()
+    made._restart = restarted.set
+    (tmp_path / "state").mkdir()
+    made._wiring = dataclasses.replace(made._wiring, ray_file=str(tmp_path / "state/ray.yaml"))
+    taken = tmp_path / "state/cluster.yaml"
+
+    def hand(text: str) -> None:
+        (head,) = (machine for machine in made.nodes.inventory.view().machines.values() if machine.name == "cats-head")
+        options = [
+            vim.option.OptionValue(key="raylora.config", value=base64.b64encode(gzip.compress(text.encode())).decode())
+        ]
+        spec = vim.vm.ConfigSpec(extraConfig=options, annotation=f"raylora: {hash(text)}")
+        vcenter = made.nodes.vcenter
+        end = made.nodes.inventory.task(
+            vcenter.call(vcenter.object(vim.VirtualMachine, head.id), "ReconfigVM_Task", spec=spec), 10
+        )
+        assert end is not None and end.fault is None
+
+    hand(path.read_text().replace('"name": "cats"', '"name": "cats", "idle_minute": 7'))
+    deadline = time.monotonic() + 20
+    while not made._refused and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert made._refused and not restarted.is_set() and not taken.exists(), "one that cannot be used changes nothing"
+    held = sim.fault("PowerOnVM_Task", kind="hang_before")
+    adapter.launch({"rtx3090": 1}, "request-1")
+    until(adapter, lambda: made.nodes.busy)
+    good = path.read_text().replace('"name": "cats"', '"name": "cats", "idle_minutes": 7')
+    hand(good)
+    assert not restarted.wait(1.0), "a node is being made"
+    sim.release(held)
+    assert restarted.wait(10)
+    assert load_cluster_config(taken).idle_minutes == 7
+    assert {path.name for path in taken.parent.iterdir()} == {"cluster.yaml", "ray.yaml"}, "nothing half written"
 
 
 def test_a_wrong_password_is_waited_with(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

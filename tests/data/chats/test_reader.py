@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from raylora.console import Progress
 from raylora.data.chats import reader
 from raylora.errors import Problem, UserError
 
@@ -100,6 +101,29 @@ SHAPES: dict[str, tuple[Any, tuple[tuple[str, str], ...]]] = {
     "system-empty": ({**GOOD, "system": " "}, CHAT),
     "system-null": ({**GOOD, "system": None}, CHAT),
     "bare-list": (MESSAGES, CHAT),
+    "pandas": ({"instruction": "a", "input": float("nan"), "output": "b"}, (("user", "a"), ("assistant", "b"))),
+    "capital-roles": ({"messages": [{"role": role.title(), "content": said} for role, said in CHAT]}, CHAT),
+    "qwen": ({"id": "i", "conversations": [{"from": role, "value": said} for role, said in CHAT]}, CHAT),
+    "ultrachat": ({**GOOD, "prompt": CHAT[0][1], "prompt_id": "x"}, CHAT),
+    "datasets": ({"messages": [{**one, "name": None, "tool_calls": None} for one in MESSAGES]}, CHAT),
+    "input-output": ({"input": "a", "output": "b"}, (("user", "a"), ("assistant", "b"))),
+    "squad": ({"question": "a", "context": "c", "answer": "b"}, (("user", "a\n\nc"), ("assistant", "b"))),
+    "orca": (
+        {"system_prompt": "Be rude.", "question": "a", "response": "b"},
+        (("system", "Be rude."), ("user", "a"), ("assistant", "b")),
+    ),
+    "two-systems": (
+        {"messages": [{"role": "system", "content": "x"}, {"role": "system", "content": "y"}, *MESSAGES]},
+        (("system", "x"), ("system", "y"), *CHAT),
+    ),
+    "gpt-first": (
+        {"conversations": [{"from": "gpt", "value": "Hello"}, *MESSAGES]},
+        (("assistant", "Hello"), *CHAT),
+    ),
+    "line-ends": (
+        {"prompt": "a\r\nb\u2028c", "completion": "d\u0085"},
+        (("user", "a\r\nb\u2028c"), ("assistant", "d\u0085")),
+    ),
 }
 
 
@@ -109,6 +133,12 @@ def test_shapes(tmp_path: Path, shape: str) -> None:
     assert read(lines(tmp_path / "a.jsonl", entry, "", entry)) == [expected, expected]
     (tmp_path / "a.json").write_text(json.dumps([entry, entry], indent=2), encoding="utf-8-sig")
     assert read(tmp_path / "a.json") == [expected, expected]
+
+
+def test_line_ends_of_windows_and_unicode(tmp_path: Path) -> None:
+    text = '{"prompt": "a\u2028b", "completion": "c\u0085"}\r\n' * 2
+    (tmp_path / "a.jsonl").write_bytes(text.encode())
+    assert read(tmp_path / "a.jsonl") == [(("user", "a\u2028b"), ("assistant", "c\u0085"))] * 2
 
 
 def test_json_that_is_lines_or_one_object(tmp_path: Path) -> None:
@@ -136,6 +166,16 @@ def test_folder(tmp_path: Path) -> None:
     found = reader.read(tmp_path)
     assert [example.messages[0][1] for example in found.examples] == ["a", "b"]
     assert any("README.md" in note for note in found.notes)
+
+
+def test_a_long_reading_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lines(tmp_path / "a.jsonl", GOOD, GOOD)
+    assert len(read(path)) == 2 and capsys.readouterr().err == ""
+    monkeypatch.setattr(Progress, "_QUIET", -1.0)
+    assert len(read(path)) == 2
+    assert capsys.readouterr().err == "reading chats: 1, 0 s\n"  # the next one ten seconds later
 
 
 @pytest.mark.parametrize(

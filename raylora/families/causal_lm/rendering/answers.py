@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from raylora.families.causal_lm.messages import Messages, is_learnt, more_of, with_content
+from raylora.families.causal_lm.rendering.messages import Messages, is_learnt, more_of, with_content
 from raylora.families.causal_lm.rendering.template import Answer, ChatTemplate, Mode, TemplateRefusedError
 
 Span = tuple[int, int]

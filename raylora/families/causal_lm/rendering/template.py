@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from raylora.families.causal_lm.messages import Messages, for_template
+from raylora.families.causal_lm.rendering.messages import Messages, for_template
 
 Mode = Mapping[str, bool]
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from raylora import __version__
 from raylora.config.schema import TrainConfig
 from raylora.files import write_atomically
 
@@ -32,7 +33,7 @@ def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig,
     """Write an adapter in kohya's layout: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
     Every reader multiplies up·down by alpha / rank, so `.alpha` carries the true alpha, and with rsLoRA
-    alpha·sqrt(rank), which is the same update. Weights are written in the precision they come in, at most float32.
+    alpha·sqrt(rank), which is the same update. Weights are written in `config.save_precision`.
 
     Args:
         path: the file, ending in .safetensors; it is whole or absent.
@@ -61,10 +62,8 @@ def _convert(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Te
     ups = {name.replace(".lora_A.", ".lora_B.") for name in downs}
     if not downs or downs | ups != set(tensors):
         raise ValueError(f"not an adapter's tensors: {sorted(set(tensors) ^ (downs | ups))[:5]}")
-    plain = {
-        f"unet.{name}": tensor.detach().to("cpu", torch.float32 if tensor.dtype == torch.float64 else tensor.dtype)
-        for name, tensor in tensors.items()
-    }
+    written = saved({name: tensor.detach().cpu() for name, tensor in tensors.items()}, config)
+    plain = {f"unet.{name}": tensor for name, tensor in written.items()}
     converted: dict[str, Tensor] = convert_state_dict_to_kohya(plain)
     for name in [name for name in converted if name.endswith(".lora_down.weight")]:
         # diffusers writes the rank here, which would change the update's strength.
@@ -74,6 +73,15 @@ def _convert(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Te
     if wrong or len(converted) != 3 * len(downs):
         raise ValueError(f"diffusers converted to unknown names: {wrong[:5]}")
     return {name: tensor.contiguous() for name, tensor in sorted(converted.items())}
+
+
+def saved(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
+    """Tensors in the precision that `save_precision` names; in float32 where float16 would make a number infinite."""
+    dtype: torch.dtype = getattr(torch, config.save_precision)
+    most = torch.finfo(dtype).max
+    if any(bool((tensor.abs() > most).any()) for tensor in tensors.values()):
+        dtype = torch.float32
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
 def _metadata(
@@ -121,8 +129,30 @@ def _metadata(
         "ss_min_snr_gamma": config.min_snr_gamma,
         "ss_noise_offset": config.noise_offset or None,
         "ss_caption_dropout_rate": config.caption_dropout,
+        "ss_loss_type": config.loss,
+        "ss_huber_c": config.huber_delta,
+        "ss_debiased_estimation": config.debiased_estimation,
+        "ss_ip_noise_gamma": config.ip_noise_gamma or None,
+        "ss_multires_noise_iterations": config.multires_noise_iterations or None,
+        "ss_multires_noise_discount": config.multires_noise_discount,
         "ss_gradient_checkpointing": config.gradient_checkpointing,
         "ss_cache_latents": True,
+        "ss_cache_text_encoder_outputs": True,
+        "ss_batch_size_per_device": config.batch_size,
+        "ss_gradient_accumulation_steps": 1,
+        "ss_mixed_precision": config.precision,
+        "ss_full_fp16": False,
+        "ss_lowram": False,
+        "ss_clip_skip": None,
+        "ss_max_token_length": config.caption_tokens,
+        "ss_prior_loss_weight": None,
+        "ss_num_reg_images": 0,
+        "ss_num_batches_per_epoch": None,
+        "ss_epoch": None,
+        "ss_steps": None,
+        "ss_session_id": None,
+        "ss_training_comment": f"raylora {__version__}",
+        "ss_sd_model_hash": _base_model_hash(Path(config.base_model)),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": architecture,
         "modelspec.implementation": implementation,
@@ -132,6 +162,15 @@ def _metadata(
     }
     # kohya writes what is unknown as "None".
     return {"format": "pt"} | {name: str(value) for name, value in known.items()} | dict(info)
+
+
+def _base_model_hash(path: Path) -> str | None:
+    """The hash by which A1111 shows a checkpoint: over 64 KiB at 1 MiB; None for a folder, or a file that has gone."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
 def _number(value: float) -> str:

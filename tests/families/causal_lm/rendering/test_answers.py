@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raylora.data.examples import Message
-from raylora.families.causal_lm.messages import merged_system
+from raylora.families.causal_lm.rendering.messages import merged_system
 from raylora.families.causal_lm.tokenizer import ChatTokens, Tokenised
 from tests.families.causal_lm.rendering.templates import STRUCTURES, Structure
 from tests.families.causal_lm.tiny_lm import CHATML

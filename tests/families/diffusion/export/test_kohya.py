@@ -5,12 +5,13 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
@@ -18,6 +19,7 @@ from raylora.errors import UserError
 from raylora.families.diffusion.base_files.describe import describe
 from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae, quiet
 from raylora.families.diffusion.export.kohya import export_kohya
+from raylora.families.diffusion.export.other_layouts import export_diffusers, export_peft
 from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl
 from tests.families.loading import load
 
@@ -76,6 +78,7 @@ def test_diffusers_applies_exactly_what_was_trained(
         lora_alpha=alpha,
         use_rslora=rslora,
         lora_targets=targets,
+        save_precision="float32",
     )
     model = load(config, CPU, torch.float32)
     names = model.targets(config.lora_targets)
@@ -94,13 +97,43 @@ def test_diffusers_applies_exactly_what_was_trained(
     assert metadata["modelspec.architecture"] == architecture
     assert float(metadata["ss_network_alpha"]) == pytest.approx(true_alpha)
 
-    found = loaded_deltas(bases[kind], path)
-    assert set(found) == set(names)
-    for name in names:
+    others = [export_diffusers(tmp_path / "diffusers.safetensors", tensors, config)] if targets != "linear" else []
+    for exported in (path, *others):
+        found = loaded_deltas(bases[kind], exported)
+        assert set(found) == set(names)
+        for name in names:
+            a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+            expected = config.scale * (b.flatten(1) @ a.flatten(1)).reshape(found[name].shape)
+            torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-4)
+            assert float((found[name] * expected).sum() / expected.square().sum()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_peft_loads_the_folder_for_it(bases: dict[str, Path], tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    config = TrainConfig(
+        train_data_dir="x",
+        base_model=str(bases["sd15"]),
+        lora_rank=2,
+        lora_alpha=3.0,
+        use_rslora=True,
+        lora_targets="all",
+        save_precision="float32",
+    )
+    model = load(config, CPU, torch.float32)
+    tensors = adapter(model.model, model.targets("all"), 2)
+    folder = export_peft(tmp_path / "adapter", tensors, config)
+    loaded = PeftModel.from_pretrained(load_unet(describe(bases["sd15"]), torch.float32), folder)
+    found = {name: m for name, m in loaded.base_model.model.named_modules() if isinstance(m, BaseTunerLayer)}
+    assert set(found) == set(model.targets("all"))
+    for name, module in found.items():
         a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
-        expected = config.scale * (b.flatten(1) @ a.flatten(1)).reshape(found[name].shape)
-        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-4)
-        assert float((found[name] * expected).sum() / expected.square().sum()) == pytest.approx(1.0, abs=1e-3)
+        delta = module.get_delta_weight("default").detach()
+        torch.testing.assert_close(delta, config.scale * (b.flatten(1) @ a.flatten(1)).reshape(delta.shape))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("here")
+    with pytest.raises(UserError, match="something else"):
+        export_peft(tmp_path / "mine", tensors, config)
 
 
 def loaded_deltas(base: Path, path: Path) -> dict[str, Tensor]:
@@ -159,6 +192,8 @@ def test_metadata_is_complete_and_the_hash_is_kohyas(bases: dict[str, Path], tmp
         "modelspec.title": "my_style",
         "modelspec.resolution": "512x512",
         "modelspec.implementation": "diffusers",
+        "ss_max_token_length": "225",
+        "ss_gradient_accumulation_steps": "1",
     }
     assert {key: metadata.get(key) for key in expected} == expected
     assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "8"}
@@ -169,13 +204,21 @@ def test_metadata_is_complete_and_the_hash_is_kohyas(bases: dict[str, Path], tmp
     assert metadata["sshs_model_hash"] == hashlib.sha256(data[start:]).hexdigest()
 
 
-def test_precision_is_kept_and_float64_becomes_float32(bases: dict[str, Path], tmp_path: Path) -> None:
-    config = TrainConfig(train_data_dir="x", base_model=str(bases["sd15"]), lora_rank=2)
-    model = load(config, CPU, torch.float32)
-    for dtype, written in ((torch.float64, torch.float32), (torch.bfloat16, torch.bfloat16)):
-        tensors = {name: t.to(dtype) for name, t in adapter(model.model, model.targets("attention"), 2).items()}
-        with safe_open(export_kohya(tmp_path / "a.safetensors", tensors, config, {}), "pt") as file:
-            assert {file.get_tensor(k).dtype for k in file.keys() if "lora_" in k.split(".", 1)[1]} == {written}  # noqa: SIM118
+@pytest.mark.parametrize("written", ["float16", "bfloat16", "float32"])
+def test_weights_are_written_as_save_precision_says(written: Any, tmp_path: Path) -> None:
+    config = TrainConfig(train_data_dir="x", base_model="x", lora_rank=2, save_precision=written)
+    name = "down_blocks.0.attentions.0.proj_in"
+    tensors = {f"{name}.lora_A.weight": torch.rand(2, 4).double(), f"{name}.lora_B.weight": torch.rand(4, 2).double()}
+
+    def weights() -> dict[str, Tensor]:
+        export_kohya(tmp_path / "a.safetensors", tensors, config, {})
+        return {key: tensor for key, tensor in load_file(tmp_path / "a.safetensors").items() if "alpha" not in key}
+
+    assert {tensor.dtype for tensor in weights().values()} == {getattr(torch, written)}
+    down = next(tensor for key, tensor in weights().items() if "lora_down" in key)
+    torch.testing.assert_close(down.double(), tensors[f"{name}.lora_A.weight"], rtol=5e-3, atol=0)
+    tensors[f"{name}.lora_B.weight"][0, 0] = 1e5  # more than float16 holds
+    assert all(bool(tensor.isfinite().all()) for tensor in weights().values())
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

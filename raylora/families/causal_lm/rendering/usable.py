@@ -15,7 +15,7 @@ from raylora.console import Progress
 from raylora.data.examples import ChatExample, Example, Found, TextExample
 from raylora.data.reading import few, limited
 from raylora.errors import Problem, UserError
-from raylora.families.causal_lm.messages import is_learnt, more_of
+from raylora.families.causal_lm.rendering.messages import is_learnt, more_of
 from raylora.families.causal_lm.rendering.template import TemplateRefusedError
 from raylora.families.causal_lm.tokenizer import ChatTokens
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from raylora.config.schema import TrainConfig
 from raylora.data.chats import reader
 from raylora.data.examples import ChatExample, Example, Found, Message, TextExample
 from raylora.errors import UserError
+from raylora.families.causal_lm.rendering.usable import usable
 from raylora.families.causal_lm.tokenizer import ChatTokens
-from raylora.families.causal_lm.usable import usable
 from raylora.families.resolve import read_dataset, resolve
 from tests.families.causal_lm.test_tokenizer import MARKED, STRICT, said
 from tests.families.causal_lm.tiny_lm import CHATML, tiny_llama, tiny_tokenizer
@@ -206,3 +207,15 @@ def test_a_validation_file_is_held_out(model: Path, tmp_path: Path) -> None:
     settings_ = config(model, tmp_path, validation_path=str(own), validation_examples=5)
     with pytest.raises(UserError, match="5 of 4 different examples to judge by cannot be held out"):
         read_dataset(resolve(settings_), settings_)
+
+
+def test_a_model_of_few_places_is_judged_by_these(tmp_path: Path) -> None:
+    """GPT-2 has learnt a vector for each place, and none for more."""
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 320, "eos_token_id": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
+    write(tmp_path, *(f"a {n}" for n in range(8)), "rule " * 60)
+    settings_ = config(tmp_path / "gpt2", tmp_path)
+    data = read_dataset(resolve(settings_), settings_)
+    assert len(data.train) + len(data.held_out) == 8
+    assert any("nothing to learn lies within max_length 64: 1 of 9" in note for note in data.notes)

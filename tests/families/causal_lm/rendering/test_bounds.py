@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.families.causal_lm.rendering.template_probe import template_problem
+from raylora.families.causal_lm.rendering.bounds import template_problem
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{% generation %}{{ message['content'] }}"

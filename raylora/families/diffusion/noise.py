@@ -1,0 +1,70 @@
+"""The recipes of a training step: at which timestep an image is seen, under which noise, and what it weighs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from raylora.config.schema import TrainConfig
+
+
+def draw_timestep(config: TrainConfig, steps: int, generator: torch.Generator) -> Tensor:
+    """A timestep between those that `config` names: an integer, each as likely."""
+    high = min(steps, config.max_timestep or steps)
+    return torch.randint(min(config.min_timestep, high - 1), high, (), generator=generator)
+
+
+def multires_noise(noise: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    """Noise with ever coarser noise added to it, brought back to the spread of one: (4, h, w).
+
+    As sd-scripts makes it: the sides shrink by a random factor of 2 to 4 each time, the strength by the discount.
+    """
+    total = noise
+    height, width = noise.shape[1:]
+    factor = 1.0
+    for level in range(1, config.multires_noise_iterations):
+        factor *= 2.0 + 2.0 * float(torch.rand((), generator=generator))
+        size = max(1, int(height / factor)), max(1, int(width / factor))
+        coarse = torch.randn((1, noise.shape[0], *size), generator=generator)
+        upscaled = functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
+        total = total + config.multires_noise_discount**level * upscaled
+        if 1 in size:
+            break
+    return total / total.std() if config.multires_noise_iterations > 1 else noise
+
+
+def weight(config: TrainConfig, signal: float, velocity: bool) -> float:
+    """What a step weighs whose share of signal (squared) is `signal`.
+
+    Min-SNR-gamma (arXiv 2303.09556): steps with little noise, which are easy to over-fit, count less. Debiased
+    estimation (arXiv 2310.08442): steps weigh one over the root of their ratio of signal to noise, at most 1000.
+    """
+    found = 1.0
+    if (gamma := config.min_snr_gamma) is not None:
+        if velocity:
+            # min(snr, gamma) / (snr + 1), written so that pure noise and no noise are both fine.
+            found = min(signal, gamma * (1.0 - signal))
+        else:
+            found = min(1.0, gamma * (1.0 - signal) / max(signal, 1e-12))
+    if config.debiased_estimation:
+        ratio = min(signal / max(1.0 - signal, 1e-12), 1000.0)
+        found /= (ratio + (1.0 if velocity else 0.0)) ** 0.5 if ratio > 0 or velocity else 1e-3
+    return found
+
+
+def penalty(error: Tensor, huber: Tensor) -> Tensor:
+    """The loss of each element: its square, or where `huber` is not 0 a square that goes on as a line.
+
+    Args:
+        error: (rows, ...).
+        huber: (rows,), where the line begins; 0 for the square. Twice the pseudo-Huber loss times it, so that small
+            errors count as their squares do.
+    """
+    square = error.square()
+    if not bool((huber > 0).any()):
+        return square
+    at = huber.reshape(-1, *[1] * (error.ndim - 1)).to(error)
+    begins = torch.where(at > 0, at, torch.ones_like(at))  # a root of 0 has no gradient
+    line = 2.0 * begins * ((square + begins.square()).sqrt() - begins)
+    return torch.where(at > 0, line, square)
