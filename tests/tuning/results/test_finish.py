@@ -41,7 +41,7 @@ HELD_OUT = (
 
 
 def plan(folder: Path, **values: Any) -> Plan:
-    made = make_plan(config("causal_lm", folder, **values), None)
+    made = make_plan(config("causal_lm", folder, **{"sample_prompts": None, **values}), None)
     return dataclasses.replace(made, dataset=dataclasses.replace(made.dataset, held_out=HELD_OUT))
 
 
@@ -72,7 +72,7 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
             return ["before"] * len(given), ["after"] * len(given)
 
     monkeypatch.setattr(ray_cluster, "running", lambda dashboard: contextlib.nullcontext())
-    monkeypatch.setattr(samples_module, "_task_options", lambda settings: {})
+    monkeypatch.setattr(samples_module, "task_options", lambda settings: {})
     monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda: Task()))
     monkeypatch.setattr(ray, "get", lambda given: given)
     wanted = [*prompts(plan(tmp_path))[:1], Prompt("a question")]
@@ -86,12 +86,14 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture
 def without_models(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Nothing is exported and no checkpoint is read."""
+    """Nothing is exported or loaded back, and no checkpoint is read."""
 
     def export(outcome: Any, trial: Any, target: Path) -> Path:
         target.mkdir(parents=True)
         return target
 
+    monkeypatch.setattr(ray_cluster, "running", lambda dashboard: contextlib.nullcontext())
+    monkeypatch.setattr(finish_module, "check_export", lambda *_: None)
     monkeypatch.setattr(finish_module, "export_trial", export)
     monkeypatch.setattr(samples_module, "trial_config", lambda trial: None)
     return monkeypatch
