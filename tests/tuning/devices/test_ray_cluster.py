@@ -135,11 +135,13 @@ def test_an_empty_cluster_gets_demand_and_its_slow_node_does_not_hold_the_sweep_
     os.kill(process, signal.SIGSTOP)  # so that no trial ends before the other node is there
     command = ["taskset", "-c", str(slow), sys.executable, "-c", "while True: pass"]
     with subprocess.Popen(command) as busy:  # the core is shared with other work from now on
-        add_node(empty_cluster, "GeForce-RTX-4090", fast)
-        wait_for("the fast node", lambda: sum(node["Alive"] for node in ray.nodes()) == 3)
-        os.kill(process, signal.SIGCONT)
-        thread.join()
-        busy.kill()
+        try:
+            add_node(empty_cluster, "GeForce-RTX-4090", fast)
+            wait_for("the fast node", lambda: sum(node["Alive"] for node in ray.nodes()) == 3)
+            os.kill(process, signal.SIGCONT)
+            thread.join()
+        finally:
+            busy.kill()
     [result] = results
     assert {trial.status for trial in result.outcome.trials} == {"finished"}
     joins = events(folder, "join")
