@@ -16,6 +16,8 @@ from raylora.data.reading import SHOWN, few, is_unicode, limited, nearest, read_
 from raylora.errors import Problem, UserError
 
 _KOHYA = re.compile(r"(\d+)_(.+)")
+#: Names of texts about the pictures as a whole.
+_ABOUT = re.compile(r"(read_?me|licen[cs]e|copying|notice|credits|attribution)", re.IGNORECASE)
 _HOW_TO_CAPTION = (
     "add a row for each to metadata.csv (columns filename,prompt), or a text file of the same name beside each: "
     "cat.png -> cat.txt"
@@ -119,7 +121,7 @@ def add_other_captions(
     for what, names in (
         ("text files of several lines are joined to one caption each", joined),
         ("text files are not read, since another caption goes before them", list(dict.fromkeys(unread))),
-        ("text files belong to no image", sorted(unused)),
+        ("text files belong to no image", sorted(name for name in unused if not _ABOUT.match(Path(name).name))),
     ):
         if names:
             notes.append(f"{len(names)} {what}: {few(names)}")
