@@ -289,11 +289,13 @@ class Comparison:
         chosen = [points[i * len(points) // count] for i in range(count)]  # of every rank
         packs = [chosen[first :: self._trainers] for first in range(self._trainers)]
         alone = [self._seconds([[pack[i]] for pack in packs], None, rounds) for i in range(self._pack_size)]
+        # What would be the same measurement is made once.
+        swept = self._seconds(packs, None, rounds) if self._pack_size > 1 else alone[0]
         return {
             "not packed": statistics.mean(alone) / self._trainers,
-            "swept": self._seconds(packs, None, rounds) / count,
+            "swept": swept / count,
             "swept in float32": self._seconds(packs, torch.float32, rounds) / count,
-            "in one trainer": self._seconds([chosen], None, rounds) / count,
+            "in one trainer": (self._seconds([chosen], None, rounds) if self._trainers > 1 else swept) / count,
         }
 
     def _seconds(self, packs: list[list[dict[str, Any]]], dtype: torch.dtype | None, rounds: int) -> float:

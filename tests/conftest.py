@@ -14,6 +14,8 @@ from hypothesis import settings
 
 # One process may not take both cores from the trainers that tests start, and results must not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray gives its workers the lowest priority but a few: beside other tests they would wait for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -529,7 +529,7 @@ def test_a_configuration_made_in_python(home: Path) -> None:
 
 @pytest.mark.slow
 @settings(
-    max_examples=int(os.environ.get("RAYLORA_MUTATIONS", "150")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("RAYLORA_MUTATIONS", "60")), deadline=None, suppress_health_check=list(HealthCheck)
 )
 @given(st.data())
 def test_mutated_configurations_data_and_models(

@@ -21,7 +21,7 @@ from raylora.tuning.tune.journal import Journal
 from tests.tuning.runs import Event, config, events, is_alive, listening, ray_processes, wait_for
 
 ROOT = Path(__file__).parents[2]
-TRIALS, SLOTS, STEPS = 5, 2, 40
+TRIALS, SLOTS, STEPS = 5, 2, 32
 SWEEP: dict[str, Any] = {
     "space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}, "lora_rank": [2, 4]},
     "trials": TRIALS,

@@ -106,7 +106,7 @@ def load_tokenizer(files: ModelFiles, settings: Any) -> ChatTokens:
             stops |= as_ids(GenerationConfig.from_pretrained(files.folder, local_files_only=True).eos_token_id)
     with _quietly(files.path, "its tokenizer cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, config=settings, **_source(files))
-    return ChatTokens(tokenizer, str(files.path), stops)
+        return ChatTokens(tokenizer, str(files.path), stops)
 
 
 def auto_class(files: ModelFiles) -> Any:
@@ -145,9 +145,10 @@ def _quietly(path: Path, what: str) -> Iterator[None]:
     """Hide transformers' progress bars, and say what could not be read instead of where it failed."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
+    dtype = torch.get_default_dtype()  # which transformers changes for a model, and leaves so where it fails
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, UserError):
         raise
     # what a file of another kind makes readers raise is as various as the files
     except Exception as error:
@@ -155,6 +156,7 @@ def _quietly(path: Path, what: str) -> Iterator[None]:
         reason = f"{what}: {text.splitlines()[0] if text else type(error).__name__}"
         raise UserError.one(reason, where=str(path), key=KEY, hint="download or copy it again") from error
     finally:
+        torch.set_default_dtype(dtype)
         if shown:
             transformers_logging.enable_progress_bar()
 

@@ -19,6 +19,11 @@ class Sum:
     id: str
     numbers: tuple[float, ...]
 
+    @property
+    def group(self) -> str:
+        """Every sum stands for itself."""
+        return self.id
+
 
 class ToyModel:
     """Two linear layers."""

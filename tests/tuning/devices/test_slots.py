@@ -50,7 +50,9 @@ def hollow_llama(folder: Path) -> Path:
         architectures=["LlamaForCausalLM"],
     ).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors")
+    # As many weights, and as long ones, as its configuration claims.
+    weights = {f"{number}.weight": torch.zeros(32_000, 1, dtype=torch.float16) for number in range(32)}
+    save_file(weights, folder / "model.safetensors")
     return folder
 
 
