@@ -48,7 +48,7 @@ def events(folder: Path, kind: str = "") -> list[Event]:
     return [event for event in found if not kind or event["event"] == kind]
 
 
-def wait_for(what: str, check: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_for(what: str, check: Callable[[], Any], seconds: float = 150) -> Any:
     """Wait until something is true and return it; fails with its name."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
