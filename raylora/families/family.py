@@ -15,6 +15,7 @@ from raylora.errors import Problem, UserError
 if TYPE_CHECKING:
     import torch
 
+    from raylora.config.fields import Section
     from raylora.config.schema import TrainConfig
     from raylora.data.examples import Example, Found
     from raylora.families.base import BaseModel, Losses
@@ -58,6 +59,23 @@ class Layout:
 
     name: str
     export: Callable[[Path, Mapping[str, Any], TrainConfig], Path]
+
+
+def foreign_keys(config: TrainConfig, keys: type[Section], owner: str, instead: Mapping[str, str]) -> Iterator[Problem]:
+    """Keys of another kind of base model that are set or swept: they would have no effect, and nobody would know.
+
+    Args:
+        config: of a run.
+        keys: those of the other kind.
+        owner: that kind, in words.
+        instead: what serves here in the place of some, by key.
+    """
+    swept = config.sweep.space if config.sweep else {}
+    for key, field in keys.model_fields.items():
+        if key in swept or getattr(config, key) != field.get_default(call_default_factory=True):
+            where = f"sweep.space.{key}" if key in swept else key
+            hint = f"remove the key; {instead[key]}" if key in instead else "remove the key"
+            yield Problem(f"is for {owner}, and has no effect here", "", where, hint)
 
 
 class Family(abc.ABC):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
+from raylora.config.keys.images import ImageKeys
 from raylora.data.chats import reader
 from raylora.data.chats.formats import SUFFIXES
 from raylora.data.examples import ChatExample, Example, Found, Message, TextExample
@@ -16,7 +17,7 @@ from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
-from raylora.families.family import Family, Prompt, Snippet, unreadable_files
+from raylora.families.family import Family, Prompt, Snippet, foreign_keys, unreadable_files
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,9 @@ class CausalLMFamily(Family):
         return self.model_files
 
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
-        return quantization.problems(config)
+        yield from quantization.problems(config)
+        instead = {"caption_tokens": "chats are read up to max_length", "resolution": "max_length bounds what is read"}
+        yield from foreign_keys(config, ImageKeys, "image models", instead)
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):

@@ -21,7 +21,7 @@ from raylora.families.diffusion import sample_prompts, sizes
 from raylora.families.diffusion.base_files import describe
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.export.usage import image_usage
-from raylora.families.family import Family, Layout, Prompt, Snippet, unreadable_files
+from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
 if TYPE_CHECKING:
@@ -81,11 +81,8 @@ class DiffusionFamily(Family):
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
         if config.quantize is not None:
             yield Problem("is for language models: image models stay in 16 bits", "", "quantize", "remove the key")
-        for key, field in ChatKeys.model_fields.items():
-            if getattr(config, key) != field.get_default(call_default_factory=True):
-                instead = "; captions are read up to caption_tokens" if key == "max_length" else ""
-                message = "is for language models, and has no effect on images"
-                yield Problem(message, "", key, f"remove the key{instead}")
+        instead = {"max_length": "captions are read up to caption_tokens"}
+        yield from foreign_keys(config, ChatKeys, "language models", instead)
         if config.max_timestep is not None and config.min_timestep >= config.max_timestep:
             yield Problem(f"no timestep lies from {config.min_timestep} to below it", "", "max_timestep", "raise it")
         if config.zero_terminal_snr and config.prediction_type == "epsilon":

@@ -1,0 +1,62 @@
+"""What a kind of base model cannot follow is told, not dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raylora.config.keys.chats import ChatKeys
+from raylora.config.keys.images import ImageKeys
+from raylora.config.schema import SweepConfig, TrainConfig
+from raylora.families.causal_lm.family import CausalLMFamily
+from raylora.families.diffusion.family import DiffusionFamily
+from raylora.families.family import Family
+
+OTHERS: dict[str, Any] = {
+    "caption_dropout": 0.1,
+    "caption_tokens": 150,
+    "debiased_estimation": True,
+    "huber_delta": 0.5,
+    "ip_noise_gamma": 0.1,
+    "loss": "huber",
+    "max_length": 64,
+    "max_timestep": 900,
+    "min_snr_gamma": 3.0,
+    "min_timestep": 10,
+    "multires_noise_discount": 0.5,
+    "multires_noise_iterations": 3,
+    "noise_offset": 0.05,
+    "prediction_type": "v_prediction",
+    "resolution": 512,
+    "save_precision": "float32",
+    "train_on": "all",
+    "zero_terminal_snr": True,
+}
+
+
+def told(family: type[Family], config: TrainConfig) -> dict[str, str]:
+    return {problem.key: problem.message for problem in family(Path("model")).problems(config)}
+
+
+@pytest.mark.parametrize("key", sorted({*ChatKeys.model_fields, *ImageKeys.model_fields}))
+def test_a_key_of_another_kind_of_model_is_told(key: str) -> None:
+    config = TrainConfig(train_data_dir="data", base_model="model").with_values({key: OTHERS[key]})
+    families = (DiffusionFamily, CausalLMFamily) if key in ChatKeys.model_fields else (CausalLMFamily, DiffusionFamily)
+    stranger, owner = families
+    assert "has no effect here" in told(stranger, config)[key]
+    assert "has no effect here" not in told(owner, config).get(key, "")
+
+
+def test_a_swept_key_of_another_kind_is_told_with_its_place() -> None:
+    config = TrainConfig(
+        train_data_dir="data", base_model="model", sweep=SweepConfig(space={"min_snr_gamma": [3.0, 5.0]})
+    )
+    assert "sweep.space.min_snr_gamma" in told(CausalLMFamily, config)
+    assert told(DiffusionFamily, config) == {}
+
+
+def test_defaults_are_no_mistake() -> None:
+    config = TrainConfig(train_data_dir="data", base_model="model")
+    assert told(CausalLMFamily, config) == told(DiffusionFamily, config) == {}
