@@ -98,3 +98,17 @@ def no_cluster_in_the_fast_check(request: pytest.FixtureRequest) -> Iterator[Non
     yield
     if request.node.get_closest_marker("system") is None and (ray := sys.modules.get("ray")) is not None:
         assert not ray.is_initialized(), "this test starts Ray: its module has to be marked, see CONTRIBUTING.md"
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> None:
+    """Undo what a test before this one left of torch's process-wide defaults, so that one failure does not cause many.
+
+    Models are made on the meta device and in other precisions by contexts that are not safe between threads.
+    """
+    if (torch := sys.modules.get("torch")) is None or not hasattr(torch, "overrides"):
+        return
+    while torch.overrides._len_torch_function_stack():
+        torch.overrides._pop_mode()
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)

@@ -7,6 +7,7 @@ import copy
 import functools
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from raylora.families.causal_lm.model import CausalLM
 from raylora.families.causal_lm.rendering.bounds import check_template
 from raylora.families.causal_lm.tokenizer import ChatTokens
 
+#: transformers changes defaults of the whole process while it makes a model: one thread at a time.
+_MAKING = threading.RLock()
 _ENCODING = 3  # raise when the same chat gives other tensors, so that caches are made anew
 
 
@@ -145,6 +148,7 @@ def _quietly(path: Path, what: str) -> Iterator[None]:
     """Hide transformers' progress bars, and say what could not be read instead of where it failed."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
+    _MAKING.acquire()
     dtype = torch.get_default_dtype()  # which transformers changes for a model, and leaves so where it fails
     try:
         yield
@@ -157,6 +161,7 @@ def _quietly(path: Path, what: str) -> Iterator[None]:
         raise UserError.one(reason, where=str(path), key=KEY, hint="download or copy it again") from error
     finally:
         torch.set_default_dtype(dtype)
+        _MAKING.release()
         if shown:
             transformers_logging.enable_progress_bar()
 
