@@ -47,6 +47,10 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
         found = family.read(config)
     except UserError as error:
         raise _other_kind(family, config) or error from None
+    if config.validation_examples == 0:  # all are learnt, those too that were given to judge by
+        unique, notes = split.without_duplicates((*found.examples, *found.held_out))
+        train, held_out = split.split(unique, 0)
+        return Dataset(tuple(train), tuple(held_out), (*found.notes, *notes))
     unique, notes = split.without_duplicates(found.examples)
     if found.held_out or config.validation_path:
         train, held_out, more = split.judged_by(unique, found.held_out, config.validation_examples)
