@@ -101,14 +101,24 @@ def no_cluster_in_the_fast_check(request: pytest.FixtureRequest) -> Iterator[Non
 
 
 @pytest.fixture(autouse=True)
-def torch_as_it_was() -> None:
-    """Undo what a test before this one left of torch's process-wide defaults, so that one failure does not cause many.
+def torch_as_it_was() -> Iterator[None]:
+    """A test that leaves torch's classes or defaults changed fails, and not the tests after it.
 
     Models are made on the meta device and in other precisions by contexts that are not safe between threads.
     """
-    if (torch := sys.modules.get("torch")) is None or not hasattr(torch, "overrides"):
-        return
+    import torch
+
+    module = torch.nn.Module
+    own = {name: getattr(module, name) for name in ("register_parameter", "register_buffer")}
+    yield
+    changed = [name for name, function in own.items() if getattr(module, name) is not function]
+    if torch.get_default_dtype() is not torch.float32:
+        changed.append("default precision")
+    if torch.overrides._len_torch_function_stack():
+        changed.append("default device")
+    for name, function in own.items():
+        setattr(module, name, function)
     while torch.overrides._len_torch_function_stack():
         torch.overrides._pop_mode()
-    torch.set_default_device(None)
     torch.set_default_dtype(torch.float32)
+    assert not changed, f"this test leaves torch with another {', '.join(changed)}"

@@ -7,7 +7,6 @@ import copy
 import functools
 import hashlib
 import importlib.util
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,8 @@ from raylora.families.causal_lm.files import KEY, ModelFiles, fingerprint
 from raylora.families.causal_lm.model import CausalLM
 from raylora.families.causal_lm.rendering.bounds import check_template
 from raylora.families.causal_lm.tokenizer import ChatTokens
+from raylora.families.making import one_at_a_time
 
-#: transformers changes defaults of the whole process while it makes a model: one thread at a time.
-_MAKING = threading.RLock()
 _ENCODING = 3  # raise when the same chat gives other tensors, so that caches are made anew
 
 
@@ -148,10 +146,9 @@ def _quietly(path: Path, what: str) -> Iterator[None]:
     """Hide transformers' progress bars, and say what could not be read instead of where it failed."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    _MAKING.acquire()
-    dtype = torch.get_default_dtype()  # which transformers changes for a model, and leaves so where it fails
     try:
-        yield
+        with one_at_a_time():
+            yield
     except (torch.OutOfMemoryError, MemoryError, UserError):
         raise
     # what a file of another kind makes readers raise is as various as the files
@@ -160,8 +157,6 @@ def _quietly(path: Path, what: str) -> Iterator[None]:
         reason = f"{what}: {text.splitlines()[0] if text else type(error).__name__}"
         raise UserError.one(reason, where=str(path), key=KEY, hint="download or copy it again") from error
     finally:
-        torch.set_default_dtype(dtype)
-        _MAKING.release()
         if shown:
             transformers_logging.enable_progress_bar()
 

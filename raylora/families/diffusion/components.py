@@ -14,12 +14,13 @@ from raylora.data.reading import few, shown
 from raylora.errors import UserError
 from raylora.families.diffusion.base_files.model_files import KEY, ModelFiles
 from raylora.families.diffusion.base_files.single_file import has_old_clip, with_new_clip
+from raylora.families.making import one_at_a_time
 from raylora.families.safetensors_header import read_shapes
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers and transformers from writing progress bars and advice to the terminal."""
+    """Keep diffusers and transformers from writing progress bars and advice to the terminal; one thread at a time."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
@@ -29,7 +30,7 @@ def quiet() -> Iterator[None]:
         library.set_verbosity(logging.ERROR)
         library.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with one_at_a_time(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raylora.families.making import one_at_a_time
+
 #: Makes the model anew, without weights: PEFT changes the one that it looks at.
 Skeleton = Callable[[], nn.Module]
 
@@ -120,9 +122,9 @@ def _adapted(targets: PeftTargets, make: Skeleton) -> set[str]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     lora = LoraConfig(r=1, task_type="CAUSAL_LM", **targets.arguments())
-    with _quietly(), torch.device("meta"):
+    with one_at_a_time(), _quietly(), torch.device("meta"):
         try:
-            model: Any = get_peft_model(make(), lora, low_cpu_mem_usage=True)  # type: ignore[arg-type]
+            model: Any = get_peft_model(make(), lora)  # type: ignore[arg-type]
         except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
             raise PeftRefusedError(f"PEFT refuses: {' '.join(str(error).split())[:300]}") from error
     found = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
