@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from raylora.doctor.finding import Finding, bad, good
+from raylora.tuning.devices.ray_address import HINT, is_looked_up, why_silent
 
 _PATIENCE = 5.0  # seconds
 
@@ -23,12 +24,8 @@ def ray_address(address: str) -> Finding:
     """The Ray cluster that sweeps join; without one they start Ray here."""
     if not address or address == "local":
         return good("RAY_ADDRESS", "not set: sweeps start Ray on this machine")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
+    if is_looked_up(address):
         return good("RAY_ADDRESS", f"{address}: Ray looks it up")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
-    except (OSError, OverflowError) as error:
-        hint = "start it (ray start --head), or unset RAY_ADDRESS to run on this machine"
-        return bad("RAY_ADDRESS", f"nothing answers at {address}: {error}", hint)
+    if reason := why_silent(address, _PATIENCE):
+        return bad("RAY_ADDRESS", f"nothing answers at {address}: {reason}", HINT)
     return good("RAY_ADDRESS", f"{address} answers")

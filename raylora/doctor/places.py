@@ -13,6 +13,7 @@ import psutil
 
 from raylora.doctor.finding import Finding, bad, good, warning
 from raylora.files import human_size
+from raylora.tuning.devices import ray_sockets
 
 GIB = 2**30
 #: Free bytes below which a folder gets a word: encoded pictures and checkpoints of a sweep take a few GiB.
@@ -23,10 +24,6 @@ TOO_FEW = GIB
 SHARED = 128 * 2**20
 #: Bytes of memory with which the quickstart's models run.
 MEMORY = 4 * GIB
-#: Characters that Ray appends to the temporary folder for its sockets, with a process id of seven digits, and the most
-#: that a socket's name may have: sun_path of unix(7).
-_SOCKET = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
-_LONGEST_SOCKET = 107
 #: Seconds by which the clock of a file server may differ.
 SKEW = 30.0
 
@@ -55,21 +52,20 @@ def _writable(path: Path) -> bool:
         return False
 
 
-def temporary_folder(path: Path | None = None) -> Iterator[Finding]:
-    """The folder for temporary files, `$TMPDIR`: room, and whether the names of Ray's sockets fit below it."""
-    where = path or Path(tempfile.gettempdir())
-    named = os.environ.get("TMPDIR") if path is None else str(path)
+def temporary_folder() -> Iterator[Finding]:
+    """The folder for temporary files and Ray's sockets: room, and whether the names of the sockets fit below it."""
+    where, name = ray_sockets.root(), ray_sockets.root_variable()
+    named = os.environ.get(name)
     if named and not Path(named).is_dir():
-        yield bad("TMPDIR", f"{named} is no folder", f"mkdir -p {named}, or unset TMPDIR")
+        yield bad(name, f"{named} is no folder", f"mkdir -p {named}, or unset {name}")
         return
-    length = len(os.fsencode(where)) + _SOCKET
-    if length > _LONGEST_SOCKET:
+    if too_long := ray_sockets.excess(where):
         yield bad(
-            "TMPDIR",
-            f"{where} is too long by {length - _LONGEST_SOCKET} characters for the sockets that Ray makes in it",
-            "set it to a shorter one: export TMPDIR=/tmp",
+            name,
+            f"{where} is too long by {too_long} characters for the sockets that Ray makes in it",
+            f"set it to a shorter one: export {name}=/tmp",
         )
-    yield folder("TMPDIR", where)
+    yield folder(name, where)
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:

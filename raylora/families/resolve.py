@@ -47,12 +47,9 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
         found = family.read(config)
     except UserError as error:
         raise _other_kind(family, config) or error from None
-    if config.validation_examples == 0:  # all are learnt, those too that were given to judge by
-        unique, notes = split.without_duplicates((*found.examples, *found.held_out))
-        train, held_out = split.split(unique, 0)
-        return Dataset(tuple(train), tuple(held_out), (*found.notes, *notes))
-    unique, notes = split.without_duplicates(found.examples)
-    if found.held_out or config.validation_path:
+    learn_all = config.validation_examples == 0  # those too that were given to judge by
+    unique, notes = split.without_duplicates((*found.examples, *found.held_out) if learn_all else found.examples)
+    if not learn_all and (found.held_out or config.validation_path):
         train, held_out, more = split.judged_by(unique, found.held_out, config.validation_examples)
         notes = [*notes, *more]
     else:

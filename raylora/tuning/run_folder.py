@@ -159,7 +159,7 @@ class RunFolder:
         self.journal.begin()
 
     def check_resumable(self, config: str) -> None:
-        """See that a run was started here, with the same configuration; `config.yaml` is mended if it is another one.
+        """See that a run was started here, with the same configuration.
 
         Args:
             config: the configuration that it is to go on with, as YAML.

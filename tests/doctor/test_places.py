@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from raylora.doctor import places
+from raylora.tuning.devices import ray_sockets
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -33,14 +32,16 @@ def test_a_folder_that_is_a_file_or_not_ours(tmp_path: Path) -> None:
 
 
 def test_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        (found,) = places.temporary_folder(Path(short))
-        assert found.level in ("good", "warning")
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    (found,) = places.temporary_folder()
+    assert (found.subject, found.level in ("good", "warning")) == ("RAY_TMPDIR", True)
     deep = tmp_path / ("x" * 80)
     deep.mkdir()
-    too_long, room = places.temporary_folder(deep)
-    assert (too_long.level, room.subject) == ("bad", "TMPDIR")
-    assert f"{len(os.fsencode(deep)) + places._SOCKET - 107} characters" in too_long.message
+    monkeypatch.setenv("RAY_TMPDIR", str(deep))
+    too_long, room = places.temporary_folder()
+    assert (too_long.level, room.subject) == ("bad", "RAY_TMPDIR")
+    assert f"{ray_sockets.excess(deep)} characters" in too_long.message
+    monkeypatch.delenv("RAY_TMPDIR")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     (missing,) = places.temporary_folder()
     assert (missing.level, missing.message) == ("bad", f"{tmp_path / 'nowhere'} is no folder")

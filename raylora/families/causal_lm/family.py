@@ -118,20 +118,26 @@ class CausalLMFamily(Family):
         found = reader.read(Path(config.train_data_dir), config.train_on, validation)
         with unreadable_files(self.base_model):
             tokens = self._tokens
+        from raylora.families.causal_lm.rendering.usable import usable
+
+        return usable(tokens, found, self._longest(config))
+
+    def _longest(self, config: TrainConfig) -> int:
+        """Tokens up to which a chat is read: `max_length`, or the places that the model knows if they are fewer."""
         from raylora.families.causal_lm.lengths import named_positions, positions
         from raylora.families.causal_lm.load import skeleton
-        from raylora.families.causal_lm.rendering.usable import usable
 
         most = config.max_length
         if any(named < most for named in named_positions(self._settings)):  # by which alone some models know a place
             most = min(most, positions(skeleton(self.model_files, self._settings)()) or most)
-        return usable(tokens, found, most)
+        return most
 
     def show_encoded(self, config: TrainConfig, examples: Sequence[Example]) -> list[str]:
         from raylora.families.causal_lm.rendering.shown import shown_tokens
 
         texts = [one for one in examples if isinstance(one, ChatExample | TextExample)]
-        return [shown_tokens(self._tokens, one, config.max_length) for one in texts]
+        most = self._longest(config)
+        return [shown_tokens(self._tokens, one, most) for one in texts]
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """A run's JSON files inside a folder of chats would be read as chats; hidden folders are not read."""

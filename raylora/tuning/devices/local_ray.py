@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,16 +18,10 @@ import ray
 from raylora.errors import UserError
 from raylora.files import user_errors_for
 from raylora.training.scratch_folder import ScratchFolder
-from raylora.tuning.devices import private_ray
+from raylora.tuning.devices import private_ray, ray_sockets
 
-#: What Ray puts below its folder for its longest socket, and the longest path of a socket (Linux).
-_SOCKET = "/session_2026-12-31_23-59-59_999999_9999999/sockets/dash_UsageStatsHead"
-_LONGEST = 107
-_PREFIX = "ray-"
-#: What Ray opens to everybody lies in a folder that is not.
-_OPEN = "r"
 #: Ray's own names.
-_TMPDIR, _TOKEN, _TOKEN_PATH, _MODE = "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
+_TOKEN, _TOKEN_PATH, _MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
 
 
 @contextlib.contextmanager
@@ -40,9 +33,8 @@ def started(dashboard: bool) -> Iterator[str]:
     Raises:
         UserError: there is no place for its sockets.
     """
-    folder = ScratchFolder(_root(), _PREFIX)
+    folder = ScratchFolder(_root(), ray_sockets.PREFIX)
     try:
-        _check_length(folder.path)
         with _token(folder.path), private_ray.on_loopback():
             context = ray.init(
                 address="local",
@@ -50,7 +42,7 @@ def started(dashboard: bool) -> Iterator[str]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=128 * 2**20,  # trials pass paths and numbers, never tensors
-                _temp_dir=str(folder.path / _OPEN),
+                _temp_dir=str(folder.path / ray_sockets.OPEN),
             )
             try:
                 yield context.dashboard_url or ""
@@ -61,29 +53,24 @@ def started(dashboard: bool) -> Iterator[str]:
 
 
 def _root() -> Path:
-    root = Path(os.environ.get(_TMPDIR) or tempfile.gettempdir())
+    root = ray_sockets.root()
+    if too_long := ray_sockets.excess(root):
+        raise UserError.one(
+            f"is too long a path for Ray's sockets by {too_long} characters",
+            where=str(root),
+            key=ray_sockets.root_variable(),
+            hint=f"export {ray_sockets.TMPDIR}=/tmp (or another short one): only Ray's sockets and logs go there",
+        )
     with user_errors_for(root / "x"):
         root.mkdir(parents=True, exist_ok=True)
         if not os.access(root, os.W_OK | os.X_OK):
             raise UserError.one(
-                "Ray's sockets cannot be made there", where=str(root), key=_name(), hint=f"export {_TMPDIR}=/tmp"
+                "Ray's sockets cannot be made there",
+                where=str(root),
+                key=ray_sockets.root_variable(),
+                hint=f"export {ray_sockets.TMPDIR}=/tmp",
             )
     return root
-
-
-def _name() -> str:
-    return _TMPDIR if os.environ.get(_TMPDIR) else "TMPDIR"
-
-
-def _check_length(folder: Path) -> None:
-    length = len(os.fsencode(folder / _OPEN)) + len(_SOCKET)
-    if os.name == "posix" and length > _LONGEST:
-        raise UserError.one(
-            f"is too long a path for Ray's sockets by {length - _LONGEST} characters",
-            where=str(folder.parent),
-            key=_name(),
-            hint=f"export {_TMPDIR}=/tmp (or another short one): only Ray's sockets and logs go there",
-        )
 
 
 @contextlib.contextmanager

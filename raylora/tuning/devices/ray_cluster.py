@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import math
 import os
-import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
@@ -21,6 +20,7 @@ import ray
 
 from raylora.errors import UserError
 from raylora.tuning.devices import local_ray, private_ray
+from raylora.tuning.devices.ray_address import HINT, why_silent
 
 #: Label of a node that an autoscaler made, or that serves as its head.
 NODE_GROUP = "ray.io/node-group"
@@ -62,18 +62,8 @@ def check_reachable() -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     if ray.is_initialized():
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # "auto", which Ray looks up itself
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UserError.one(
-            f"no Ray cluster answers there: {error}",
-            where=address,
-            key="RAY_ADDRESS",
-            hint="start it (ray start --head), or unset RAY_ADDRESS to run on this machine",
-        ) from error
+    if reason := why_silent(address, patience=10):
+        raise UserError.one(f"no Ray cluster answers there: {reason}", where=address, key="RAY_ADDRESS", hint=HINT)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,7 @@ def check_again(folder: RunFolder, loader: str, trial: TrialOutcome, adapter: Pa
     try:
         plan = make_plan(load_config(folder.config), None)
         before, now = folder.read_inputs(), inputs_of(plan)
-        if before is not None and any(before[key] != now[key] for key in ("base_model", "held_out")):
+        if any(before[key] != now[key] for key in ("base_model", "held_out")):
             note: str | None = "base model or held-out examples are not what they were"
         else:
             note = check_export(plan.family, plan.dataset.held_out, trial, adapter)
