@@ -21,6 +21,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "export",
+    "label",
     "load_config",
     "plan",
     "report",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from raylora.api import SweepResult, export, load_config, plan, report, sweep, train
+    from raylora.api import SweepResult, export, label, load_config, plan, report, sweep, train
     from raylora.config.schema import SweepConfig, TrainConfig
     from raylora.errors import RayloraError, UserError
 
