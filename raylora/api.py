@@ -133,7 +133,7 @@ def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
     if again is None:
         return result
     say("training the winner once more, on all examples")
-    begun = resume and RunFolder(again.output_dir).config.exists()
+    begun = resume and RunFolder(again.output_dir).journal.exists()
     return dataclasses.replace(result, retrained=_run(again, None, begun, dashboard))
 
 

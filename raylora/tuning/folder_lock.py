@@ -128,6 +128,11 @@ class FolderLock:
                 lease.unlink()
         self._unlock()
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder since."""
+        return self._lost
+
     def check(self) -> None:
         """See that the folder is still this process's.
 

@@ -110,6 +110,11 @@ class RunFolder:
             if is_new:
                 self._remove_if_empty()
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder since this one held it: nothing there is this one's any more."""
+        return self._lock is not None and self._lock.lost
+
     def check_held(self) -> None:
         """See that the folder is still this process's, if it has held it.
 
