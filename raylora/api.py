@@ -208,7 +208,7 @@ def export(
 
 
 def inspect(file: str | Path) -> AdapterFile:
-    """What a LoRA file holds, whoever made it, and what would not load where.
+    """Inspect a LoRA file, whoever made it: what it holds, and what would not load where.
 
     Raises:
         UserError: no such file, it is not whole, or it is no LoRA.

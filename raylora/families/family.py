@@ -214,7 +214,7 @@ class Family(abc.ABC):
         raise UserError.one(f"{self.model_title} reads no tokens", key="--show-tokens", hint="leave it out")
 
     def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
-        """What an exported adapter is to say of the examples it learned from, by the names of its metadata."""
+        """The metadata of an exported adapter on the examples it learned from."""
         return {}
 
     # --- the value of a trial

@@ -254,7 +254,7 @@ def _age(lease: Path, now: Path) -> float | None:
 
 
 def _boot() -> str:
-    """What tells this boot of this machine, and this space of process ids on it, from all others."""
+    """An id of this boot of this machine, and of this space of process ids on it."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:

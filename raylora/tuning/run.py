@@ -89,7 +89,7 @@ def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
 
 
 def _before(plan: Plan, folder: RunFolder) -> Continuation:
-    """What a run that goes on has done, and what is left of it, by its journal and its trials' checkpoints.
+    """The work done and left of a run that goes on, by its journal and its trials' checkpoints.
 
     Raises:
         UserError: the journal is not one of this run.

@@ -223,7 +223,7 @@ def _as_text(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def _words(message: tuple[str, str]) -> str:
-    """What a message says, its calls of tools as the file has them."""
+    """The text of a message, its calls of tools as the file has them."""
     more = message.more if isinstance(message, Message) else ""
     return f"{message[1]}\n{more}".strip() if '"tool_calls"' in more else message[1]
 

@@ -1,4 +1,4 @@
-"""What a run that goes on still has to do. Neither Ray nor a device is needed to find that out."""
+"""The work that is left for a run that goes on. Neither Ray nor a device is needed to find that out."""
 
 from __future__ import annotations
 
