@@ -53,7 +53,7 @@ class Columns:
 
 @dataclasses.dataclass
 class Metadata:
-    """What metadata files say.
+    """The contents of metadata files.
 
     Attributes:
         rows: their lines.
