@@ -159,8 +159,9 @@ def label(folder: Path, models: tuple[str, ...], exclude: tuple[str, ...], txt: 
     Captions go into DIR/metadata.csv. One that a person wrote stays; one of an earlier run of this command is made anew
     if the model or the wording is another. What was interrupted goes on when the same command is run again.
 
-    The model of the quickstart knows emoji and nothing else. Real pictures want a real captioner: Florence-2 for
-    sentences, Qwen2.5-VL for what you ask of it, SmilingWolf's wd taggers for anime (pip install 'raylora[label]').
+    The model of the quickstart (emoji-captioner) knows 128 emoji and nothing else. Real pictures want a real captioner:
+    Florence-2 for sentences, Qwen2.5-VL for what you ask of it, SmilingWolf's wd taggers for anime (pip install
+    'raylora[label]').
     """
     from raylora import api
 

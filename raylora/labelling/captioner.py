@@ -99,10 +99,7 @@ class Captioner:
     def _said(self, pictures: Sequence[Image]) -> list[str]:
         with _quietly(self._folder, "cannot read a picture"):
             inputs = self._inputs(list(pictures))
-        inputs = {
-            name: value.to(self._model.device, self._model.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-        }
+        inputs = inputs.to(self._model.device, dtype=self._model.dtype)  # of numbers with a fraction alone
         with torch.inference_mode(), _quietly(self._folder, "cannot say what is on a picture"):
             tokens = self._model.generate(**inputs, **self._settings)
         if self._chats and not self._model.config.is_encoder_decoder:
@@ -112,18 +109,18 @@ class Captioner:
             texts = [text.strip().removeprefix(self._prompt) for text in texts]
         return texts
 
-    def _inputs(self, pictures: list[Image]) -> dict[str, Any]:
+    def _inputs(self, pictures: list[Image]) -> Any:
         if self._kind == _ENCODER_DECODER:
-            return dict(self._see(images=pictures, return_tensors="pt"))
+            return self._see(images=pictures, return_tensors="pt")
         if self._chats:
             chats = [
                 [{"role": "user", "content": [{"type": "image", "image": one}, {"type": "text", "text": self._prompt}]}]
                 for one in pictures
             ]
             options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
-            return dict(self._see.apply_chat_template(chats, **options, processor_kwargs={"padding": True}))
+            return self._see.apply_chat_template(chats, **options, processor_kwargs={"padding": True})
         texts = [self._prompt] * len(pictures) if self._prompt else None
-        return dict(self._see(images=pictures, text=texts, return_tensors="pt"))
+        return self._see(images=pictures, text=texts, return_tensors="pt")
 
     def _asked(self, prompt: str | None) -> str | None:
         """The words that the model is asked with.
