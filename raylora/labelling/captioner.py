@@ -205,9 +205,11 @@ def _quietly(folder: Path, what: str) -> Iterator[None]:
     # what files of another kind make loaders raise is as various as the files
     except Exception as error:
         text = str(error).strip()
-        reason = f"{what}: {text.splitlines()[0][:400] if text else type(error).__name__}"
-        hint = "install torchvision as well, in the build that fits torch" if "torchvision" in text.lower() else ""
-        raise UserError.one(reason, where=shown(folder), key="--model", hint=hint or _hint("")) from error
+        reason, hint = f"{what}: {text.splitlines()[0][:400] if text else type(error).__name__}", _hint("")
+        if isinstance(error, ImportError) and "torchvision" in text.lower():
+            reason = f"{what}: it prepares pictures with torchvision, which is not installed"
+            hint = "install it in the build that fits torch"
+        raise UserError.one(reason, where=shown(folder), key="--model", hint=hint) from error
     finally:
         transformers_logging.set_verbosity(before[0])
         if before[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from raylora.console import say
@@ -31,19 +32,24 @@ def folder_of(repository: str) -> Path:
             return cached
     except LocalEntryNotFoundError:
         pass  # the usual case, the first time
+    say(f"{repository} is not in this machine's cache of the Hugging Face hub: downloading it, once")
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it tells of each of its tries
     try:
         names = HfApi().list_repo_files(repository)
-        say(f"downloading {repository} from the Hugging Face hub, once")
         patterns = _TAGGER if set(_TAGGER) <= set(names) else _CAPTIONER
         return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
     except (httpx2.HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = repository.rpartition("/")[2]
         raise UserError.one(
-            f"{repository} is not in this machine's cache of the hub, and cannot be downloaded: {reason}",
+            f"{repository} cannot be downloaded: {reason}",
             key="--model",
             hint=f"on a machine with a network: hf download {repository} --local-dir {name}; then --model {name}",
         ) from error
+    finally:
+        logger.setLevel(before)
 
 
 def _whole(folder: Path) -> bool:

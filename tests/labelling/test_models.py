@@ -17,6 +17,7 @@ from raylora.labelling.labeller import Question
 from raylora.labelling.models import find
 from raylora.labelling.tagger import prepared
 from tests.families.causal_lm.tiny_lm import tiny_llama
+from tests.hostile.planted import pickled
 from tests.labelling import tiny
 
 CPU = torch.device("cpu")
@@ -133,12 +134,15 @@ def test_no_captioners(tmp_path: Path, made: Callable[[Callable[[Path], Path]], 
     weights.write_bytes(weights.read_bytes()[:-100])
     refused(cut, "cannot be loaded")
     weights.unlink()
+    marker = tmp_path / "ran"
+    (cut / "pytorch_model.bin").write_bytes(pickled(marker))
     refused(cut, "cannot be loaded")
+    assert not marker.exists()
 
 
 def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="somebody/tagger is not in this machine's cache of the hub") as caught:
+    with pytest.raises(UserError, match="somebody/tagger cannot be downloaded") as caught:
         find("somebody/tagger")
     assert "hf download somebody/tagger --local-dir tagger" in caught.value.problems[0].hint
     place = tmp_path / "cache/models--somebody--tagger"
@@ -147,5 +151,5 @@ def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (place / "refs/main").write_text("abc")
     assert find("somebody/tagger").path == place / "snapshots/abc"
     (place / "snapshots/abc/model.onnx").unlink()  # half of it is as good as none
-    with pytest.raises(UserError, match="is not in this machine's cache"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         find("somebody/tagger")

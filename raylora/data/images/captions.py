@@ -20,7 +20,7 @@ _KOHYA = re.compile(r"(\d+)_(.+)")
 _ABOUT = re.compile(r"(read_?me|licen[cs]e|copying|notice|credits|attribution)", re.IGNORECASE)
 _HOW_TO_CAPTION = (
     "add a row for each to metadata.csv (columns filename,prompt), or a text file of the same name beside each: "
-    "cat.png -> cat.txt"
+    "cat.png -> cat.txt; or have a model write them: raylora label"
 )
 
 
