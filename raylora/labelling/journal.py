@@ -107,11 +107,18 @@ class Journal:
         """Take what is there, and cut off the beginning of a line that a kill has left at the end."""
         if not self._path.exists():
             return
-        data = read_regular(self._path, _MOST)
+        try:
+            data = read_regular(self._path, _MOST)
+        except OSError as error:
+            message = f"the journal of labels cannot be read: {error.strerror}"
+            raise UserError.one(message, where=shown(self._path), hint="remove it") from error
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].splitlines():
             try:
-                self._take(unsealed(line))
+                entry = unsealed(line)
+                if not all(isinstance(value, str) for value in entry.values()):
+                    raise ValueError("is not what raylora wrote there")
+                self._take(entry)
             except (ValueError, KeyError):
                 self.damaged += 1
         if whole < len(data):

@@ -16,9 +16,9 @@ from raylora.data.reading import few, read_bytes, shown
 from raylora.errors import UserError
 from raylora.labelling import existing, writing
 from raylora.labelling.journal import Journal
-from raylora.labelling.labeller import DEFAULT, Labeller, Question
+from raylora.labelling.labeller import DEFAULT, Question
 from raylora.labelling.models import ModelFolder, find
-from raylora.labelling.texts import Wording, caption, clean
+from raylora.labelling.texts import Wording, caption
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +147,7 @@ def _answers(
     done = len(known)
     try:
         for batch, images in _decoded(root, batches):
-            answers = dict(zip(batch, _ask(labeller, images), strict=True))
+            answers = dict(zip(batch, labeller(images), strict=True))
             new = {name: answer for name, answer in answers.items() if name not in known}
             journal.add_answers(by, {(name, pictures[name]): answer for name, answer in new.items()})
             known |= new
@@ -156,10 +156,6 @@ def _answers(
     finally:
         progress.end()
     return known
-
-
-def _ask(labeller: Labeller, images: Sequence[Image]) -> list[str]:
-    return [clean(answer) for answer in labeller(images)]
 
 
 def _decoded(root: Path, batches: Sequence[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Image]]]:

@@ -43,12 +43,13 @@ def caption(answers: Sequence[tuple[str, bool]], wording: Wording) -> str:
     >>> caption([("a red cat on a mat", False), ("cat, solo", True)], Wording("sks", "a drawing of", ("solo", "red")))
     'sks, a drawing of a cat on a mat, cat'
     """
-    said = [_tags(text, wording.exclude) if tags else _sentence(text, wording.exclude) for text, tags in answers]
+    words = [(clean(text), tags) for text, tags in answers]
+    said = [_tags(text, wording.exclude) if tags else _sentence(text, wording.exclude) for text, tags in words]
     text = ", ".join(part for part in said if part)
     if not text:
         return ""
     text = f"{wording.prefix} {text}" if wording.prefix else text
-    return one_line(f"{wording.trigger}, {text}" if wording.trigger else text)
+    return clean(f"{wording.trigger}, {text}" if wording.trigger else text)
 
 
 def _tags(text: str, exclude: Sequence[str]) -> str:

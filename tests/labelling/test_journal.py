@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from raylora.errors import UserError
 from raylora.labelling.journal import NAME, Journal
+from raylora.sealed_json import sealed
 
 
 def test_answers_are_there_again(tmp_path: Path) -> None:
@@ -49,6 +51,20 @@ def test_a_damaged_line_counts_as_none(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         assert journal.answer("m", "a.png", "1") is None and journal.answer("m", "b.png", "2") == "a dog"
         assert journal.damaged == 3
+
+
+def test_what_others_put_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_text(sealed({"by": "m", "file": "a.png", "picture": "1", "answer": ["a cat"]}, indent=None) + "\n")
+    with Journal(tmp_path) as journal:
+        assert journal.answer("m", "a.png", "1") is None and journal.damaged == 1
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="cannot be read: it is a named pipe"):
+        Journal(tmp_path)
+    path.unlink()
+    with Journal(tmp_path):
+        pass
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
