@@ -20,6 +20,7 @@ __all__ = [
     "SweepResult",
     "TrainConfig",
     "UserError",
+    "chat",
     "export",
     "load_config",
     "plan",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from raylora.api import SweepResult, export, load_config, plan, report, sweep, train
+    from raylora.api import SweepResult, chat, export, load_config, plan, report, sweep, train
     from raylora.config.schema import SweepConfig, TrainConfig
     from raylora.errors import RayloraError, UserError
 
