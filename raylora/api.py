@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from raylora.families.adapter_file import AdapterFile
+    from raylora.families.family import Talk
     from raylora.labelling.label import Labelled
     from raylora.tuning.plan import Plan
     from raylora.tuning.results.ranking import RankedTrial, Ranking
     from raylora.tuning.results.types import SweepOutcome
 
-__all__ = ["SweepResult", "export", "inspect", "label", "load_config", "plan", "report", "sweep", "train"]
+__all__ = ["SweepResult", "chat", "export", "inspect", "label", "load_config", "plan", "report", "sweep", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +268,36 @@ def label(
         device=device,
     )
     return dataclasses.replace(done, review=write_review(done.folder, done.kept)) if review else done
+
+
+def chat(run: str | Path, *, trial: str | None = None) -> Talk:
+    """Load base model and exported adapter of a finished run, to talk with both.
+
+    Args:
+        run: the run's `output_dir`.
+        trial: a trial whose adapter was exported into the run's folder, in the place of the winner.
+
+    Raises:
+        UserError: no finished run there, its adapter or base model has gone, or its models do not talk.
+
+    Example::
+
+        base, adapted = chat("output/chat").say("Define: optimism")
+    """
+    from raylora.families.registry import named
+    from raylora.families.resolve import resolve
+    from raylora.tuning.results import store
+    from raylora.tuning.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.check_is_folder()
+    outcome = store.load(folder)
+    adapter = folder.adapter(named(outcome.family).adapter_name, trial)
+    if not adapter.exists():
+        again = f"raylora export {shlex.quote(str(run))}" + (f" --trial {shlex.quote(trial)}" if trial else "")
+        raise UserError.one("the adapter is not there", where=str(adapter), hint=f"{again} writes it")
+    config = load_config(folder.config)
+    return resolve(config).talk(config, adapter)
 
 
 def inspect(file: str | Path) -> AdapterFile:

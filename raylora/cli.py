@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,45 @@ def label(folder: Path, models: tuple[str, ...], exclude: tuple[str, ...], txt: 
         say(done.words())
         for path in done.places():
             print(path, file=stdout)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--trial", help="A trial whose adapter was exported into RUN, instead of the winner.")
+def chat(run: Path, trial: str | None) -> None:
+    """Talk to the language model of the finished run in folder RUN, with and without its adapter, side by side.
+
+    Each line that you write is said to both. An empty line starts anew; end with Ctrl-D.
+    """
+    from raylora import api
+
+    talk = api.chat(run, trial=trial)
+    say("write what a user says; an empty line starts anew, Ctrl-D ends")
+    for line in _lines():
+        if not line.strip():
+            talk.start_anew()
+            say("starting anew")
+            continue
+        base, adapted = talk.say(line.strip())
+        click.echo(f"base     {_indented(base)}\nadapter  {_indented(adapted)}\n")
+
+
+def _indented(answer: str) -> str:
+    from raylora.suggest import printable
+
+    return "\n         ".join(printable(line, len(answer) * 10) for line in answer.splitlines())
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input; on a terminal with a prompt and a history."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - input() uses it
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("> ")
 
 
 @cli.command()
