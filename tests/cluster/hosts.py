@@ -26,7 +26,7 @@ import pytest
 from raylora.cluster.nodes.identity import ADDRESS_KEY
 from raylora.cluster.ray import autoscaler_config
 from tests.cluster.system import need
-from tests.cluster.vcsim import Simulator
+from tests.cluster.vcsim import ROOT, Simulator
 
 BRIDGE = "raylora-test"
 NETWORK = "198.18.77"  # reserved for tests of networks (RFC 2544), so that it collides with nobody's
@@ -34,7 +34,12 @@ GATEWAY = f"{NETWORK}.1"  # this machine's address on the bridge: the simulator 
 TEMPLATE = Path(autoscaler_config.__file__).parents[1] / "template"
 HERE = Path(__file__).parent
 #: Beside what the node's own environment file says.
-SETTINGS = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONPATH": str(ROOT),  # the code that is tested, whichever is installed
+}
 CARDS = {0x2684: "NVIDIA GeForce RTX 4090", 0x2204: "NVIDIA GeForce RTX 3090"}
 
 _GUESTINFO_TOOL = """#!/usr/bin/python3

@@ -1,4 +1,4 @@
-"""Every machine of a cluster, as vCenter and as Ray see it, and why there are no more."""
+"""`status`: every machine of a cluster, as vCenter and as Ray see it, and why there are no more."""
 
 from __future__ import annotations
 

@@ -194,14 +194,20 @@ class TrainerPool:
 
     async def _vacate_draining(self) -> None:
         """Let trainers on machines that go save their trials at once, so that no step is lost."""
-        told: dict[DeviceShare, Any] = {}
+        told: dict[DeviceShare, tuple[Any, asyncio.Task[None]]] = {}
         while True:
             await asyncio.sleep(LOOK)
             going = await asyncio.to_thread(private_ray.draining_nodes) if self._trainers else set()
             for place, handle in self._trainers.items():
-                if place[0] in going and told.get(place) is not handle:
-                    told[place] = handle
-                    handle.vacate.remote()
+                if place[0] in going and (place not in told or told[place][0] is not handle):
+                    told[place] = handle, asyncio.create_task(self._vacate(place, handle))
+
+    async def _vacate(self, place: DeviceShare, handle: Any) -> None:
+        """Tell a trainer, again if the message is lost on its way, that its machine goes."""
+        while place in self._trainers and self._trainers[place] is handle:
+            if await _answers(handle.vacate.remote()):
+                return
+            await asyncio.sleep(LOOK)
 
     async def _left(self, trial: str, place: DeviceShare, answer: Awaitable[Any]) -> bool:
         out = await _answers(answer)
