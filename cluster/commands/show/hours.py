@@ -64,7 +64,10 @@ def _counted(inventory: Inventory, config: ClusterConfig) -> dict[str, CardHours
         return {}
     own = [machine for machine in view.machines.values() if machine.owner is not None]
     workers = [m for m in own if m.owner is not None and m.owner.belongs_to(config.name, config.id or "")]
-    follows: dict[str, Any] = json.loads(unpacked_config(head.config)) if head.config else {}
+    try:
+        follows: dict[str, Any] = json.loads(unpacked_config(head.config)) if head.config else {}
+    except ValueError:  # an altered one: its autoscaler says so, and goes on with the one before
+        follows = {}
     try:
         counted = CardHours.read(head.hours)
     except (ValueError, KeyError, TypeError) as error:

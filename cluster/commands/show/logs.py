@@ -71,9 +71,13 @@ def _check_name(known: Connection, ray_id: str, node: str, file: str) -> None:
 
     Raises:
         UserError: the node has no such log.
+        NoAnswer: it does not list its logs.
     """
     listed = known.get(f"/api/v0/logs?{urlencode({'node_id': ray_id})}")
-    names = [name for kind in listed["data"]["result"].values() for name in kind]
+    try:
+        names = [name for kind in listed["data"]["result"].values() for name in kind]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise NoAnswer(f"it does not list the logs of {node}: {listed}"[:200]) from error
     if file not in names:
         finder = Finder(node)
         finder.missing("--file", "log", file, names)

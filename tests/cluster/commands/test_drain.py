@@ -47,6 +47,8 @@ def test_workers_leave_a_host_and_come_back(
         assert nodes.inventory.wait(lambda _: nodes.limits() == {"rtx4090": 0, "rtx3090": 1}, 10)
         assert "esx-01.lab is drained (2 RTX 4090)" in nodes.reasons()["rtx4090"]
         assert sorted(nodes.by_id()) == ["cats-head", ids[2]]
+        assert _exit_code(["cluster", "status", str(path)]) == 0
+        assert "esx-01.lab is drained; raylora cluster drain --back uses it again" in capsys.readouterr().out
         assert _exit_code(["cluster", "drain", str(path), "esx-01.lab", "--back"]) == 0
         assert nodes.inventory.wait(lambda _: nodes.limits() == {"rtx4090": 2, "rtx3090": 1}, 10)
         assert nodes.remove_all(20) == []
