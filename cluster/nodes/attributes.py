@@ -31,19 +31,20 @@ class Attributes:
         Raises: as `VCenter.read`.
         """
         inflight = self._inflight
-        own = {machine.id: machine for machine in inflight.own(inflight.inventory.view()) if machine.on}
-        self._done &= own.keys()
-        new = [own[identifier] for identifier in sorted(own.keys() - self._done)]
+        own = {machine.id for machine in inflight.own(inflight.inventory.view()) if machine.on}
+        self._done &= own
+        new = sorted(own - self._done)
         if self._refused or not new:
             return
         try:
             fields = self._fields()
-            targets = {machine.id: inflight.vcenter.object(vim.VirtualMachine, machine.id) for machine in new}
+            fresh = [machine for machine in inflight.inventory.fresh(new).values() if inflight.owns(machine)]
+            targets = {machine.id: inflight.vcenter.object(vim.VirtualMachine, machine.id) for machine in fresh}
             has = read_each(inflight.vcenter, list(targets.values()), ["customValue"])
-            for machine in new:
+            for machine in fresh:
                 there = {each.key: each.value for each in has.get(machine.id, {}).get("customValue") or ()}
                 for name, value in self._values(machine).items():
-                    if there.get(fields[name]) != value:
+                    if name in fields and there.get(fields[name]) != value:
                         words = {"entity": targets[machine.id], "key": fields[name], "value": value}
                         inflight.vcenter.call(_manager(inflight), "SetField", **words)
                 self._done.add(machine.id)
@@ -61,7 +62,7 @@ class Attributes:
         }
 
     def _fields(self) -> dict[str, int]:
-        """The keys of our attributes; they are defined where they are not yet."""
+        """The keys of our attributes, which are defined where they are not yet; not of a name that hosts alone have."""
         vcenter, manager = self._inflight.vcenter, _manager(self._inflight)
         there = _defined(read_properties(vcenter, manager, "field").get("field"))
         for name in FIELDS:
