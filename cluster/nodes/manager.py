@@ -83,7 +83,9 @@ class NodeManager:
         self.reconciler = Reconciler(self._inflight, self._terminator, self._notes)
         self._threads = concurrent.futures.ThreadPoolExecutor(config.concurrent, "raylora-make")
 
-    def start(self, joined: Joined = lambda: None, head_address: str = "", warn: Warn = lambda _: True) -> NodeManager:
+    def start(
+        self, joined: Joined = lambda: None, head_address: str = "", warn: Warn = lambda nodes: nodes.keys()
+    ) -> NodeManager:
         """Reconcile the nodes from now on, on a thread.
 
         Args:
@@ -151,7 +153,8 @@ class NodeManager:
         except UserError:
             site = None
         with self._inflight.lock:
-            alive = [node.type for node in self.by_id().values() if node.counts]
+            let_go = self.reconciler.let_go  # else Ray would wait for another of their type, which there cannot be
+            alive = [node.type for node in self.by_id().values() if node.counts and node.id not in let_go]
             limits = {}
             for name, section in self.config.workers.items():
                 limit = alive.count(name) + (self._free(site, name, section) if site is not None else 0)

@@ -30,14 +30,18 @@ log = logging.getLogger(__name__)
 
 #: Gives the ids of the nodes that Ray knows, whether they live or not; None if that cannot be said.
 Joined = Callable[[], Collection[str] | None]
-#: Tells Ray in how many seconds nodes go, by their ids; gives whether Ray has heard.
-Warn = Callable[[Mapping[str, float]], bool]
+#: Tells Ray in how many seconds nodes go, by their ids; gives those that it lets go, None if it does not answer.
+Warn = Callable[[Mapping[str, float]], Collection[str] | None]
 
 _ROUND: Final = 2.0  # seconds between two rounds
 
 
 class Reconciler:
-    """Reconciles the nodes of one cluster: on a thread of its own once started, or whenever `reconcile` is called."""
+    """Reconciles the nodes of one cluster: on a thread of its own once started, or whenever `reconcile` is called.
+
+    Attributes:
+        let_go: ids of nodes that run still and that Ray counts with no more, since their hosts are drained.
+    """
 
     def __init__(self, inflight: InFlight, terminator: Terminator, notes: HeadNotes) -> None:
         self._inflight = inflight
@@ -48,7 +52,8 @@ class Reconciler:
         self._joined: Joined = lambda: None
         self._ray_knows: Collection[str] | None = None  # what Ray said last
         self._head_address = ""
-        self._warn: Warn = lambda _: True
+        self._warn: Warn = lambda nodes: nodes.keys()
+        self.let_go: frozenset[str] = frozenset()
         self._leaves_at: dict[str, float] = {}  # nodes of which Ray was told that they go; that cannot be taken back
         self._thread: threading.Thread | None = None
 
@@ -92,8 +97,9 @@ class Reconciler:
             if node in self._leaves_at or (works and machine.host in drained):
                 times[node] = self._leaves_at.get(node, now + inflight.config.drain_seconds)
         # Told in each round: a Ray that has ended for it may have been started again.
-        if times and self._warn({node: max(0.0, leaves - now) for node, leaves in times.items()}):
-            self._leaves_at = times
+        let_go = self._warn({node: max(0.0, leaves - now) for node, leaves in times.items()}) if times else ()
+        if let_go is not None:
+            self._leaves_at, self.let_go = times, frozenset(let_go)
 
     def reap(self, joined: Collection[str] | None = None) -> list[str]:
         """Begin to remove what nobody will use: half-made machines, and workers that did not join Ray in time.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,12 +28,14 @@ def test_workers_leave_a_host_and_come_back(
         nodes.create_head(lambda _: {})
         ids = [*nodes.create("rtx4090", 2), *nodes.create("rtx3090", 1)]
         settled(nodes, 4)
+        at_notice: list[int] = []
         strangers = ids[1:2]  # Ray does not know it: there is nothing to be saved on it
 
-        def warn(seconds: Mapping[str, float]) -> bool:
+        def warn(seconds: Mapping[str, float]) -> Collection[str]:
             assert all(sim.vm(node)["power"] == "poweredOn" for node in seconds.keys() - told.keys())
             told.update({node: time.monotonic() + left for node, left in seconds.items() if node not in told})
-            return True
+            at_notice.append(nodes.limits()["rtx4090"])
+            return told.keys() & seconds.keys()
 
         nodes.start(lambda: [node for node in ids if node not in strangers], "", warn)
         after = max(event["seq"] for event in sim.events())
@@ -41,6 +43,7 @@ def test_workers_leave_a_host_and_come_back(
         said = capsys.readouterr()
         off = sim.wait_event("power_off", after, vm=ids[0])["time"] - time.time() + time.monotonic()
         assert list(told) == [ids[0]] and off >= told[ids[0]], "first its trials had their time"
+        assert at_notice[-1] == 0, "Ray is not to wait for another in place of one that it lets go"
         assert f"leaving: {', '.join(sorted(ids[:2]))}; trials there have 0.3 s to save" in said.err
         assert "esx-01.lab: no worker is left" in said.out
         assert [machine for machine in sim.vms() if machine["host"] == "esx-01.lab"] == foreign
