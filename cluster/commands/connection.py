@@ -69,15 +69,26 @@ class Connection:
         Raises:
             NoAnswer: none came, or a refusal.
         """
+        try:
+            return json.loads(self.text(path))
+        except json.JSONDecodeError as error:
+            raise NoAnswer(str(error)) from error
+
+    def text(self, path: str) -> str:
+        """The text at a path of the dashboard.
+
+        Raises:
+            NoAnswer: none came, or a refusal.
+        """
         request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
         try:
             with _DIRECT.open(request, timeout=_TIMEOUT) as answer:
-                return json.load(answer)
+                return str(answer.read().decode(errors="replace"))
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
                 raise NoAnswer("it does not take this token") from error
             raise NoAnswer(f"it answers {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise NoAnswer(str(getattr(reason, "strerror", None) or reason)) from error
 

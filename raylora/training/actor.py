@@ -41,6 +41,10 @@ class TrainerActor:
         """See `Trainer.leave`."""
         await asyncio.wrap_future(self._trainer.leave(trial))
 
+    async def vacate(self) -> None:
+        """See `Trainer.vacate`."""
+        await asyncio.wrap_future(self._trainer.vacate())
+
     async def use_threads(self, threads: int) -> None:
         """See `Trainer.use_threads`."""
         await asyncio.wrap_future(self._trainer.use_threads(threads))

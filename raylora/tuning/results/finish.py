@@ -15,6 +15,7 @@ from raylora.console import say
 from raylora.errors import UserError
 from raylora.families.registry import named
 from raylora.files import read_regular, write_text_atomically
+from raylora.formatting import no_formula
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan
 from raylora.tuning.results import store
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_EVENTS = 1 << 30  #: bytes of the trainers' log that are looked at
-#: What texts begin with that spreadsheets take for formulas.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
@@ -82,7 +81,7 @@ def _loaded_back(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> tuple[S
 
 def as_csv(table: pd.DataFrame) -> str:
     """A table as CSV that a spreadsheet takes for values and texts: a text that it would run as a formula is quoted."""
-    texts = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
+    texts = table.map(lambda cell: no_formula(cell) if isinstance(cell, str) else cell)
     return str(texts.to_csv(index=False))
 
 
