@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
     from raylora.tuning.plan import Plan
     from raylora.tuning.results.ranking import RankedTrial, Ranking
     from raylora.tuning.results.types import SweepOutcome
+    from raylora.tuning.run import Callback
 
 __all__ = ["SweepResult", "export", "inspect", "load_config", "plan", "report", "sweep", "train"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SweepResult:
     """A finished sweep, or training run.
 
@@ -66,6 +69,26 @@ class SweepResult:
         """The exported adapter of the winner: a `.safetensors` file, or a PEFT folder for language models."""
         return self.outcome.adapter
 
+    def __repr__(self) -> str:
+        """In a line: what ran, and who won."""
+        count, best = len(self.ranking.rows), self.best
+        won = "no trial reached a valid report"
+        if best is not None:
+            won = f"{best.trial.id}: {self.outcome.objective_name} {best.value:.4g}, {best.trial.description()}"
+        return f"<SweepResult {self.outcome.name}: {count} trial{'s'[: count != 1]}, best {won}; {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: what came out, and a row a trial."""
+        from raylora.tuning.results.report.explanation import headline
+
+        table = self.trials.drop(columns=["folder", "difference_error"], errors="ignore")
+        places = [f"adapter: {self.adapter_path}"] if self.adapter_path else []
+        lines = "<br>".join(html.escape(line) for line in (*places, f"report: {self.report_path}"))
+        told = html.escape(headline(self.outcome, self.ranking))
+        return (
+            f"<p><b>{told}</b></p>{table.to_html(index=False, na_rep='', float_format='{:.4g}'.format)}<p>{lines}</p>"
+        )
+
     def summary(self) -> dict[str, Any]:
         """The outcome as JSON values: what `--json` prints."""
         best = self.best
@@ -93,18 +116,25 @@ def plan(config: TrainConfig, sweep: bool = True) -> Plan:
     Raises:
         UserError: whatever stands in the way, all of it at once where it can be told at once.
     """
-    from raylora.tuning.plan import make_plan
-
-    return make_plan(with_checked_paths(config), _sweep_config(config) if sweep else None, fresh=True)
+    return _plan(config, _sweep_config(config) if sweep else None, None)
 
 
-def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool | None = None,
+    dashboard: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> SweepResult:
     """Train one LoRA and export it: a sweep of one trial.
 
     Args:
         config: from `load_config`, or made in Python; relative paths then count from the current folder.
-        resume: go on with an interrupted run in the same `output_dir`.
+        resume: whether to go on with an earlier run in the same `output_dir` (True: it must be there) or to start anew,
+            which moves that one aside (False). By default an interrupted run of the same configuration is gone on with.
         dashboard: start Ray's dashboard, if Ray is started here.
+        callbacks: Ray Tune's own (`ray.tune.Callback`): told of every trial and report, as the metrics `value`,
+            `examples`, `train_loss` and more; those of W&B and MLflow among them.
 
     Raises:
         UserError: the input cannot be used.
@@ -115,37 +145,64 @@ def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
         config = load_config("configs/quickstart/style.yaml")
         print(train(config).adapter_path)
     """
-    return _run(config, None, resume, dashboard)
+    return _run(config, None, resume, dashboard, callbacks)
 
 
-def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
+def sweep(
+    config: TrainConfig,
+    *,
+    resume: bool | None = None,
+    dashboard: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> SweepResult:
     """Sweep the search space of `config.sweep` (or a good default one), rank, export the winner, write the report.
 
     With `sweep.retrain` the winner is trained once more, on all examples. Arguments and errors are those of `train`.
     """
-    result = _run(config, _sweep_config(config), resume, dashboard)
     if not (config.sweep and config.sweep.retrain):
-        return result
-    from raylora.tuning.results.retrain import retrain_config
+        return _run(config, _sweep_config(config), resume, dashboard, callbacks)
+    from raylora.tuning.results.retrain import awaits_retraining, retrain_config
     from raylora.tuning.run_folder import RunFolder
 
-    again = retrain_config(with_checked_paths(config), result.outcome, result.ranking)
+    config = with_checked_paths(config)
+    if resume is None and awaits_retraining(config):
+        say(f"the sweep in {config.output_dir} has finished, and its winner is still to be trained once more")
+        resume = True
+    result = _run(config, _sweep_config(config), resume, dashboard, callbacks)
+    again = retrain_config(config, result.outcome, result.ranking)
     if again is None:
         return result
     say("training the winner once more, on all examples")
-    begun = resume and RunFolder(again.output_dir).config.exists()
-    return dataclasses.replace(result, retrained=_run(again, None, begun, dashboard))
+    if resume:  # the sweep's; of this one there may be nothing yet, or another winner's
+        resume = True if RunFolder(again.output_dir).state == "finished" else None
+    return dataclasses.replace(result, retrained=_run(again, None, resume, dashboard, callbacks))
 
 
-def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, dashboard: bool) -> SweepResult:
+def _plan(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool | None) -> Plan:
     from raylora.tuning.plan import make_plan
+    from raylora.tuning.resumption import check_replaces_no_sweep, was_interrupted
+
+    config = with_checked_paths(config)
+    going_on = was_interrupted(config, sweep_config is not None) if resume is None else resume
+    if resume is None and sweep_config is None and not going_on:
+        check_replaces_no_sweep(config)
+    return make_plan(config, sweep_config, fresh=not going_on)
+
+
+def _run(
+    config: TrainConfig,
+    sweep_config: SweepConfig | None,
+    resume: bool | None,
+    dashboard: bool,
+    callbacks: Sequence[Callback],
+) -> SweepResult:
     from raylora.tuning.results.finish import finish
     from raylora.tuning.run import run_to_end
 
-    planned = make_plan(with_checked_paths(config), sweep_config, fresh=not resume)
+    planned = _plan(config, sweep_config, resume)
     for line in planned.about_data():
         say(line)
-    outcome, ranking = run_to_end(planned, resume, dashboard, finish)
+    outcome, ranking = run_to_end(planned, resume, dashboard, finish, callbacks)
     return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 
 
@@ -205,6 +262,33 @@ def export(
     if other is None:
         check_again(folder, family.loader_name, chosen, exported)
     return exported
+
+
+def init(data: str | Path, *, base_model: str | Path | None = None, to: str | Path | None = None) -> Path:
+    """Look at training data and write a commented configuration for them, to begin with; returns its path.
+
+    Args:
+        data: a folder of captioned images, or a file or folder of chats.
+        base_model: what is to be adapted; by default what is found in a folder `models`, here or beside the data.
+        to: the YAML file; by default one in the current folder that is named for the data. It must not exist.
+
+    Raises:
+        UserError: the data are none that can be learned from, the base model is none for them, or the file is there.
+    """
+    from raylora.files import write_text_atomically
+    from raylora.tuning.starter import starter
+
+    made = starter(Path(data), Path(base_model) if base_model else None)
+    target = Path(to) if to else Path(f"{made.name}.yaml")
+    if target.exists():
+        raise UserError.one("is there already", where=str(target), key="--to", hint="name another file: --to NAME.yaml")
+    for line in made.found:
+        say(line)
+    write_text_atomically(target, made.text)
+    if not made.complete:
+        say(f"write the base model into {target}: line {made.text[: made.text.index('FILL_IN')].count(chr(10)) + 1}")
+    say(f"next: raylora plan {target}")
+    return target
 
 
 def inspect(file: str | Path) -> AdapterFile:

@@ -115,11 +115,11 @@ def test_our_own_mistakes_are_short_and_keep_the_details(
     [
         (
             ["train", "c.yaml"],
-            "; run the same command with --resume to go on, or without it if no trial had been started",
+            "; run the same command again: it goes on with what was begun",
         ),
         (
             ["sweep", "c.yaml"],
-            "; run the same command with --resume to go on, or without it if no trial had been started",
+            "; run the same command again: it goes on with what was begun",
         ),
         (["sweep", "c.yaml", "--cluster", "site.yaml"], ""),
         (["plan", "c.yaml"], ""),

@@ -171,7 +171,7 @@ def test_tune_itself_decides(tmp_path: Path) -> None:
     plan = make_plan(config("causal_lm", tmp_path, ASHA), SweepConfig(**ASHA))
     tune_config = make_tuner(plan, RunFolder(tmp_path), "pool")._local_tuner._tune_config
     assert type(tune_config.search_alg) is ConcurrencyLimiter
-    assert type(tune_config.search_alg.searcher) is OptunaSearch
+    assert type(tune_config.search_alg.searcher.searcher) is OptunaSearch
     assert type(tune_config.scheduler) is AsyncHyperBandScheduler  # what ASHAScheduler is another name of
     plan = make_plan(config("causal_lm", tmp_path, GRID), SweepConfig(**GRID))
     tune_config = make_tuner(plan, RunFolder(tmp_path), "pool")._local_tuner._tune_config
@@ -339,7 +339,7 @@ def test_a_sweep_that_met_a_full_disk_goes_on_when_there_is_room_again(tmp_path:
     thread.start()
     wait_for("a trial that has something to go on from", lambda: list(folder.glob("tune/*/checkpoint_*")))
     # Linux's own: what trials write from now on may have no more than so many bytes a file.
-    for process in ray_processes("ray::ImplicitFunc"):
+    for process in ray_processes("ray::Trial"):
         resource.prlimit(process, resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     thread.join()
     assert len(raised) == 1
