@@ -49,7 +49,7 @@ _ESCAPED = {"\0": "0", "\a": "a", "\b": "b", "\t": "t", "\n": "n", "\v": "v", "\
 
 
 def windows_hint(text: str) -> str:
-    """What to write in place of a path of Windows on a system that is none; empty for any other path.
+    """The advice for a path of Windows on a system that is none; empty for any other path.
 
     >>> windows_hint("D:\\\\pictures").partition("/")[2].partition(";")[0], windows_hint("models/sd15")
     ('mnt/d/pictures', '')

@@ -32,7 +32,7 @@ class Policy:
 
 
 def policies(vcenter: VCenter) -> list[Policy]:
-    """All storage policies that the account sees.
+    """The storage policies that the account sees.
 
     Raises: as `VCenter.read`.
     """

@@ -238,7 +238,7 @@ class _Reader:
 
 
 def _mend(text: str) -> tuple[str, str] | None:
-    """What is wrong with the characters of a text without quotes, and what to write; None if they are YAML's."""
+    """The fault of the characters of a text without quotes, and what to write; None if they are YAML's."""
     if inner := lookalikes.without_quotes(text):
         hint = f"write \"{inner}\", or, if these marks belong to the text, '{text}'"
         return "stands in quotation marks that are not YAML's", printable(hint, 200)

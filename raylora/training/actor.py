@@ -27,7 +27,7 @@ class TrainerActor:
         self._trainer = Trainer(config, cache_root, validate_every, events, threads, sharing)
 
     def __repr__(self) -> str:
-        """What Ray's dashboard and logs call it, beside its node."""
+        """The name in Ray's dashboard and logs, beside its node."""
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return f"trainer of GPU {gpu}" if gpu else "trainer on CPU"
 

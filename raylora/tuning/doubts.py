@@ -1,4 +1,4 @@
-"""What a plan doubts: values that are allowed, and of which no good adapter comes. It says so, with the reason."""
+"""The warnings of a plan: values that are allowed, and of which no good adapter comes, each with the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST_SHARE = 4
 
 
 def doubts(config: TrainConfig, sweep: SweepConfig | None, dataset: Dataset) -> Iterator[str]:
-    """What is doubtful of a run, for people; nothing of the base model has to be known.
+    """The warnings of a run that can be given without knowing its base model.
 
     Args:
         config: the base configuration.
@@ -61,7 +61,7 @@ def doubts(config: TrainConfig, sweep: SweepConfig | None, dataset: Dataset) -> 
 
 
 def rank_doubt(config: TrainConfig, sweep: SweepConfig | None, model: nn.Module, targets: list[str]) -> str:
-    """What is doubtful of the largest rank, which may be more than layers can have; empty if nothing is.
+    """The warning of the largest rank where it is more than most layers can have; empty elsewhere.
 
     Args:
         config: the base configuration.

@@ -1,4 +1,4 @@
-"""What a run will do, found out before anything starts or is written."""
+"""The plan of a run, made before anything starts or is written."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ class Plan:
         return f"{train}, and {judges} held out to judge by"
 
     def about_data(self) -> list[str]:
-        """What a run that begins says of itself: how many examples it learns from, what is doubtful or was noted."""
+        """The lines that a run begins with: how many examples it learns from, what is doubtful, and what was noted."""
         return [f"training examples: {self._examples()}", *self._remarks()]
 
     def _remarks(self, *more: str) -> list[str]:
-        """What is doubtful of the run, and what was noted of its data."""
+        """The warnings of the run, and the notes on its data."""
         found = [*doubts(self.config, self.sweep, self.dataset), *filter(None, more)]
         return [*(f"warning: {doubt}" for doubt in found), *(f"note: {note}" for note in self.dataset.notes)]
 
@@ -139,7 +139,7 @@ class Plan:
         return "\n\n".join(self.family.show_encoded(self.config, self.dataset.train[:count]))
 
     def first_points(self) -> list[dict[str, Any]]:
-        """Where a search that learns from its results begins; nowhere for others.
+        """The points at which a search that learns from its results begins; none for others.
 
         Raises:
             UserError: the base model's configuration cannot be read.
@@ -204,7 +204,7 @@ class Plan:
 
     @functools.cached_property
     def _fits(self) -> list[Fit] | str:
-        """What devices take of the run, or why nobody knows."""
+        """The fit of the run on each device, or the reason why nobody knows."""
         try:
             return slots.fits(self.family, self.config, self.sweep, self.trials, self.dataset.train)
         except UserError:

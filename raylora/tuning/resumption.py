@@ -1,4 +1,4 @@
-"""Whether a run goes on with what an earlier one left in its `output_dir`, or starts anew.
+"""The decision whether a run goes on with what an earlier one left in its `output_dir`, or starts anew.
 
 A person who runs an interrupted command again wants what is left of it, so that is what happens unless another is asked
 for. Nothing of an earlier run is ever removed, and a sweep, which is hours of many trials, is not even moved for a

@@ -52,7 +52,9 @@ def run_to_end(
         folder.check_resumable(dump_config(plan.config))  # before anything is written into a folder that is no run's
     with folder.hold():
         going_on = goes_on(plan, folder) if resume is None else resume
-        return finish(plan, run(plan, folder, going_on, dashboard, callbacks))
+        outcome = run(plan, folder, going_on, dashboard, callbacks)
+        folder.check_held()
+        return finish(plan, outcome)
 
 
 def run(
@@ -110,7 +112,7 @@ def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
 
 
 def _before(plan: Plan, folder: RunFolder) -> Continuation:
-    """What a run that goes on has done, and what is left of it, by its journal and its trials' checkpoints.
+    """The work done and left of a run that goes on, by its journal and its trials' checkpoints.
 
     Raises:
         UserError: the journal is not one of this run.
@@ -151,8 +153,10 @@ def _tune(
                 if not interrupted:  # a signal to the whole process group ends Ray before Tune
                     raise
             finally:
-                remove_pickles(folder.experiment)
-                folder.clock.keep()
+                if not folder.lost:
+                    remove_pickles(folder.experiment)
+                    folder.clock.keep()
+        folder.check_held()
         if interrupted:
             return words, True
         folder.journal.close()

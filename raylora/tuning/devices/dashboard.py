@@ -13,7 +13,7 @@ _TOKEN, _TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 def words(address: str) -> str:
-    """Where the dashboard is, and where the token lies that it asks for; empty if there is none, or it does not answer.
+    """The dashboard's address, and the place of the token that it asks for; empty if there is none that answers.
 
     Args:
         address: host and port, as Ray gives them; empty: Ray was started without.
@@ -38,7 +38,7 @@ def _mode(address: str) -> str:
 
 
 def _where() -> str:
-    """Where the token lies that this process uses: the token itself would stay in the terminal's history."""
+    """The place of the token that this process uses: the token itself would stay in the terminal's history."""
     if os.environ.get(_TOKEN):
         return f"that of {_TOKEN}"
     path = os.environ.get(_TOKEN_PATH) or "~/.ray/auth_token"

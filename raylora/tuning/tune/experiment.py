@@ -18,6 +18,7 @@ from ray.tune.trainable import wrap_function
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.config.schema import SweepConfig
+from raylora.console import say
 from raylora.paths import cache_root
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.devices.mixed_gpu_scheduler import MixedGPUScheduler
@@ -134,7 +135,7 @@ def make_tuner(
             num_samples=todo.left,
             search_alg=search_space.searcher(sweep, plan.config.seed, at_once, plan.first_points(), before),
             scheduler=scheduler,
-            time_budget_s=sweep.time_budget_minutes and sweep.time_budget_minutes * 60,
+            time_budget_s=_time_left(sweep, folder),
             reuse_actors=True,
             trial_dirname_creator=label,
             trial_name_creator=label,
@@ -143,10 +144,18 @@ def make_tuner(
             name=folder.experiment.name,
             storage_path=str(folder.path.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[Progress(folder, plan.trials, examples, plan.family.objective_name, todo), Curves(), *callbacks],
+            callbacks=[Progress(folder, plan.trials, plan.family.objective_name, todo, examples), Curves(), *callbacks],
             verbose=0,
         ),
     )
+
+
+def _time_left(sweep: SweepConfig, folder: RunFolder) -> float | None:
+    """Seconds of the sweep's time that the processes before this one have left; None if it has no limit."""
+    if sweep.time_budget_minutes is None:
+        return None
+    # Tune takes 0 for no limit; where the time is over, its trials end as soon as they begin.
+    return max(1.0, sweep.time_budget_minutes * 60 - folder.clock.total())
 
 
 def remove_pickles(experiment: Path) -> None:
@@ -156,4 +165,7 @@ def remove_pickles(experiment: Path) -> None:
     """
     for path in (*experiment.glob("*"), *experiment.glob("trial_*/*.pkl")):
         if not path.is_dir() or path.is_symlink():
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                say(f"note: {path} cannot be removed: {error.strerror or error}; nothing here reads it")

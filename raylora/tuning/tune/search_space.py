@@ -89,7 +89,7 @@ def _learns(sweep: SweepConfig) -> bool:
 
 
 def param_space(sweep: SweepConfig) -> dict[str, Any]:
-    """What `Tuner` is given as its search space: nothing where the searcher knows it."""
+    """The search space for `Tuner`: empty where the searcher knows it."""
     return {} if _learns(sweep) else _domains(sweep)
 
 
