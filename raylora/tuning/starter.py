@@ -128,7 +128,7 @@ def _text(data: Path, models: Sequence[Path], name: str, family: type[Family], d
     lines += [
         "lora_targets: linear      # layers that get an update: " + ", ".join(WORDS),
         "",
-        "# What is tried. `raylora train` leaves this out, and takes learning_rate and lora_rank of their own.",
+        "# What is tried. `raylora train` leaves this out, and takes the default learning_rate and lora_rank.",
         "sweep:",
         "  trials: 8",
     ]
