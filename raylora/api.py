@@ -3,111 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import html
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from raylora.config.load import load_config, with_checked_paths
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.sweep_defaults import default_sweep
 from raylora.console import say
 from raylora.errors import UserError
+from raylora.tuning.results.sweep_result import SweepResult
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from raylora.families.adapter_file import AdapterFile
+    from raylora.families.family import Talk
+    from raylora.labelling.label import Labelled
     from raylora.tuning.plan import Plan
-    from raylora.tuning.results.ranking import RankedTrial, Ranking
-    from raylora.tuning.results.types import SweepOutcome
     from raylora.tuning.run import Callback
 
-__all__ = ["SweepResult", "export", "inspect", "load_config", "plan", "report", "sweep", "train"]
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class SweepResult:
-    """A finished sweep, or training run.
-
-    Attributes:
-        outcome: every trial with its reports.
-        ranking: the trials in order.
-        folder: the run's `output_dir`.
-        retrained: the winner, trained once more on all examples, where the sweep asked for it.
-    """
-
-    outcome: SweepOutcome
-    ranking: Ranking
-    folder: Path
-    retrained: SweepResult | None = None
-
-    @property
-    def best(self) -> RankedTrial | None:
-        """The winner; None if no trial reached a valid report."""
-        return self.ranking.best
-
-    @property
-    def ties(self) -> tuple[RankedTrial, ...]:
-        """The other trials that are as good, within one standard error."""
-        return self.ranking.ties
-
-    @property
-    def trials(self) -> pd.DataFrame:
-        """One row a trial, in ranking order."""
-        return self.ranking.frame()
-
-    @property
-    def report_path(self) -> Path:
-        """The HTML report."""
-        from raylora.tuning.run_folder import RunFolder
-
-        return RunFolder(self.folder).report
-
-    @property
-    def adapter_path(self) -> Path | None:
-        """The exported adapter of the winner: a `.safetensors` file, or a PEFT folder for language models."""
-        return self.outcome.adapter
-
-    def __repr__(self) -> str:
-        """In a line: what ran, and who won."""
-        count, best = len(self.ranking.rows), self.best
-        won = "no trial reached a valid report"
-        if best is not None:
-            won = f"{best.trial.id}: {self.outcome.objective_name} {best.value:.4g}, {best.trial.description()}"
-        return f"<SweepResult {self.outcome.name}: {count} trial{'s'[: count != 1]}, best {won}; {self.folder}>"
-
-    def _repr_html_(self) -> str:
-        """As a notebook shows it: what came out, and a row a trial."""
-        from raylora.tuning.results.report.explanation import headline
-
-        table = self.trials.drop(columns=["folder", "difference_error"], errors="ignore")
-        places = [f"adapter: {self.adapter_path}"] if self.adapter_path else []
-        lines = "<br>".join(html.escape(line) for line in (*places, f"report: {self.report_path}"))
-        told = html.escape(headline(self.outcome, self.ranking))
-        return (
-            f"<p><b>{told}</b></p>{table.to_html(index=False, na_rep='', float_format='{:.4g}'.format)}<p>{lines}</p>"
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """The outcome as JSON values: what `--json` prints."""
-        best = self.best
-        return {
-            "name": self.outcome.name,
-            "family": self.outcome.family,
-            "objective": self.outcome.objective_name,
-            "base_value": _finite(self.ranking.base_value),
-            "gain": _finite(self.ranking.gain),
-            "gain_error": _finite(self.ranking.gain_error),
-            "best": best and _row(best),
-            "ties": [row.trial.id for row in self.ties],
-            "trials": [_row(row) for row in self.ranking.rows],
-            "adapter": str(self.adapter_path) if self.adapter_path else None,
-            "best_config": str(self.outcome.best_config) if self.outcome.best_config else None,
-            "report": str(self.report_path),
-            "retrained": str(self.retrained.adapter_path) if self.retrained else None,
-            "seconds": self.outcome.seconds,
-        }
+__all__ = [
+    "SweepResult",
+    "chat",
+    "export",
+    "init",
+    "inspect",
+    "label",
+    "load_config",
+    "plan",
+    "report",
+    "sweep",
+    "train",
+]
 
 
 def plan(config: TrainConfig, sweep: bool = True) -> Plan:
@@ -276,20 +203,97 @@ def init(data: str | Path, *, base_model: str | Path | None = None, to: str | Pa
     Raises:
         UserError: the data are none that can be learned from, the base model is none for them, or the file is there.
     """
-    from raylora.files import write_text_atomically
-    from raylora.tuning.starter import starter
+    from raylora.tuning.starter import write_starter
 
-    made = starter(Path(data), Path(base_model) if base_model else None)
-    target = Path(to) if to else Path(f"{made.name}.yaml")
-    if target.exists():
-        raise UserError.one("is there already", where=str(target), key="--to", hint="name another file: --to NAME.yaml")
-    for line in made.found:
-        say(line)
-    write_text_atomically(target, made.text)
-    if not made.complete:
-        say(f"write the base model into {target}: line {made.text[: made.text.index('FILL_IN')].count(chr(10)) + 1}")
-    say(f"next: raylora plan {target}")
-    return target
+    return write_starter(Path(data), Path(base_model) if base_model else None, Path(to) if to else None)
+
+
+def label(
+    folder: str | Path,
+    model: str | Path | Sequence[str | Path] = (),
+    *,
+    prompt: str | None = None,
+    max_tokens: int | None = None,
+    threshold: float = 0.35,
+    character_threshold: float = 0.85,
+    trigger: str = "",
+    prefix: str = "",
+    exclude: Sequence[str] = (),
+    beside: bool = False,
+    overwrite: bool = False,
+    review: bool = False,
+    batch_size: int | None = None,
+    device: Literal["auto", "gpu", "cpu"] = "auto",
+) -> Labelled:
+    """Caption the pictures of a folder by a model that sees them, but those that a person captioned.
+
+    Args:
+        folder: of pictures, as `train_data_dir`.
+        model: a folder, an ONNX tagger, or a name on the hub; several give a caption together, in their order.
+            By default Florence-2.
+        prompt: what the model is asked; by default what its kind usually is.
+        max_tokens: of an answer.
+        threshold: the probability from which on a tag is taken.
+        character_threshold: the same of tags that name a character.
+        trigger: first word of each caption.
+        prefix: goes before what the model says.
+        exclude: tags that are left out, words that are cut out of sentences.
+        beside: write new captions into text files beside the pictures, not into metadata.csv.
+        overwrite: write over captions that a person wrote.
+        review: also make a page to look through the captions and to mend them.
+        batch_size: pictures that a model sees at once.
+        device: what models run on.
+
+    Raises:
+        UserError: folder, pictures, captions or models cannot be used; no caption has been written then.
+    """
+    from raylora.labelling.label import label as run
+    from raylora.labelling.labeller import DEFAULT, Question
+    from raylora.labelling.review import write_review
+    from raylora.labelling.texts import Wording
+
+    models = [model] if isinstance(model, str | Path) else list(model)
+    done = run(
+        Path(folder),
+        [str(one) for one in models] or [DEFAULT],
+        question=Question(prompt, max_tokens, threshold, character_threshold),
+        wording=Wording(trigger, prefix, tuple(exclude)),
+        beside=beside,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        device=device,
+    )
+    return dataclasses.replace(done, review=write_review(done.folder, done.kept)) if review else done
+
+
+def chat(run: str | Path, *, trial: str | None = None) -> Talk:
+    """Load base model and exported adapter of a finished run, to talk with both.
+
+    Args:
+        run: the run's `output_dir`.
+        trial: a trial whose adapter was exported into the run's folder, in the place of the winner.
+
+    Raises:
+        UserError: no finished run there, its adapter or base model has gone, or its models do not talk.
+
+    Example::
+
+        base, adapted = chat("output/chat").say("Define: optimism")
+    """
+    from raylora.families.registry import named
+    from raylora.families.resolve import resolve
+    from raylora.tuning.results import store
+    from raylora.tuning.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.check_is_folder()
+    outcome = store.load(folder)
+    adapter = folder.adapter(named(outcome.family).adapter_name, trial)
+    if not adapter.exists():
+        again = f"raylora export {shlex.quote(str(run))}" + (f" --trial {shlex.quote(trial)}" if trial else "")
+        raise UserError.one("the adapter is not there", where=str(adapter), hint=f"{again} writes it")
+    config = load_config(folder.config)
+    return resolve(config).talk(config, adapter)
 
 
 def inspect(file: str | Path) -> AdapterFile:
@@ -322,24 +326,3 @@ def _sweep_config(config: TrainConfig) -> SweepConfig:
     if given is None:
         return default_sweep(config)
     return given if given.space else given.model_copy(update={"space": default_sweep(config).space})
-
-
-def _row(row: RankedTrial) -> dict[str, Any]:
-    trial = row.trial
-    return {
-        "trial": trial.id,
-        "place": row.place,
-        "status": trial.status,
-        "value": _finite(row.value),
-        "standard_error": _finite(row.error),
-        "tie": row.tie,
-        "lora_rank": trial.rank,
-        "params": dict(trial.params),
-        "examples": trial.best.examples if trial.best else None,
-        "reason": row.reason,
-        "seconds": trial.seconds,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None

@@ -14,12 +14,14 @@ from raylora import suggest
 from raylora.config.fields import yaml_value
 from raylora.config.schema import TrainConfig
 from raylora.config.sweep_defaults import default_sweep
+from raylora.console import say
 from raylora.data.examples import Dataset
 from raylora.data.reading import few, holds, missing_place, what_is_there
 from raylora.errors import UserError
 from raylora.families.family import Family
 from raylora.families.registry import FAMILIES
 from raylora.families.resolve import read_dataset, resolve
+from raylora.files import write_text_atomically
 from raylora.lora.selection import WORDS
 
 #: Training examples that a run of few of them sees in all; with more of them each is seen once.
@@ -44,6 +46,25 @@ class Starter:
     name: str
     complete: bool
     found: Sequence[str]
+
+
+def write_starter(data: Path, base_model: Path | None, to: Path | None) -> Path:
+    """Make a configuration for training data, write it, and say what was found; arguments are those of `api.init`.
+
+    Raises:
+        UserError: as `starter`, or the file is there already.
+    """
+    made = starter(data, base_model)
+    target = to or Path(f"{made.name}.yaml")
+    if target.exists():
+        raise UserError.one("is there already", where=str(target), key="--to", hint="name another file: --to NAME.yaml")
+    for line in made.found:
+        say(line)
+    write_text_atomically(target, made.text)
+    if not made.complete:
+        say(f"write the base model into {target}: line {made.text[: made.text.index('FILL_IN')].count(chr(10)) + 1}")
+    say(f"next: raylora plan {target}")
+    return target
 
 
 def starter(data: Path, base_model: Path | None) -> Starter:
