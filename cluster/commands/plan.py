@@ -15,6 +15,7 @@ from raylora.cluster.nodes import placement
 from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.ray import user_data
+from raylora.cluster.vsan import spbm
 from raylora.cluster.vsphere import privileges, storage
 from raylora.cluster.vsphere import template as templates
 from raylora.cluster.vsphere.inventory import Inventory
@@ -25,7 +26,7 @@ from raylora.errors import Problem, RayloraError, UserError
 from raylora.gpus import card_name
 
 _PATIENCE = 20.0  # seconds for which a vCenter that does not answer is asked again: a person waits
-_POLICIES = "StorageProfile.View"  # the right without which no storage policy can be seen
+_SEE_POLICIES, _MAKE_POLICIES = "StorageProfile.View", "StorageProfile.Update"  # rights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +96,9 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
     try:
         site = find_site(vcenter, view, config)
     except UserError as error:
-        raise UserError([*problems, *error.problems, *_rights_and_policies(vcenter, None, config)]) from error
-    problems += _rights_and_policies(vcenter, site, config)
+        raise UserError([*problems, *error.problems, *_rights_and_policies(vcenter, None, config)[0]]) from error
+    found, policy_notes = _rights_and_policies(vcenter, site, config)
+    problems += found
     problems += _user_data_problems(config)
     nodes = NodeManager(vcenter, inventory, config)
     own = nodes.by_id().values()
@@ -115,7 +117,7 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
     # One worker of every type that can grow must fit beside the head; more is a matter of what else is on the disk.
     few = {name: min(1, count) for name, count in more.items()} | {HEAD_TYPE: 0 if there[HEAD_TYPE] else 1}
     problems += storage.space_problems(view, site, config, few)
-    notes = templates.notes(site.template, config)
+    notes = [*policy_notes, *templates.notes(site.template, config)]
     notes += [f"there can be no {name} now: {reasons[name]}" for name in stuck]
     if not any(problem.key == "datastore" for problem in problems):
         notes += [problem.message for problem in storage.space_problems(view, site, config, more)]
@@ -168,9 +170,10 @@ def _no_card(config: ClusterConfig, name: str, reasons: str) -> Problem:
     return Problem(what, config.vcenter.host, f"workers.{name}", reasons or "there is no host")
 
 
-def _rights_and_policies(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> list[Problem]:
-    """Rights that are missing, and what is wrong with storage policies, if the account may see them."""
-    lacking = [(right, place) for right, place in privileges.missing(vcenter, site, config) if not right.optional]
+def _rights_and_policies(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> tuple[list[Problem], list[str]]:
+    """Rights that are missing, and what there is to say of storage policies, if the account may see them."""
+    missing = privileges.missing(vcenter, site, config)
+    lacking = [(right, place) for right, place in missing if not right.optional]
     problems = [
         Problem(
             f"the right {right.privilege} on {place} is missing",
@@ -180,9 +183,11 @@ def _rights_and_policies(vcenter: VCenter, site: Site | None, config: ClusterCon
         )
         for right, place in lacking
     ]
-    if not any(right.privilege == _POLICIES for right, _ in lacking):
-        problems += storage.policy_problems(vcenter, config)
-    return problems
+    if any(right.privilege == _SEE_POLICIES for right, _ in lacking):
+        return problems, []
+    may_create = not any(right.privilege == _MAKE_POLICIES for right, _ in missing)
+    more, notes = spbm.plan_policies(vcenter, site, config, may_create=may_create)
+    return problems + more, notes
 
 
 def _hosts(view: View, site: Site) -> list[str]:
