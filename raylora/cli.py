@@ -15,6 +15,8 @@ import click
 from raylora import __version__
 from raylora.cluster.cli import cluster as cluster_commands
 from raylora.console import open_closed_streams, reserved_stdout, say
+from raylora.snapshots.cli import archive as archive_commands
+from raylora.snapshots.cli import snapshot as snapshot_commands
 
 if TYPE_CHECKING:
     from raylora.api import SweepResult
@@ -226,6 +228,8 @@ def _summary(result: SweepResult) -> str:
 
 
 cli.add_command(cluster_commands)
+cli.add_command(snapshot_commands)
+cli.add_command(archive_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
