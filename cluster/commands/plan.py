@@ -15,7 +15,8 @@ from raylora.cluster.nodes import placement
 from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.ray import user_data
-from raylora.cluster.vsan import spbm
+from raylora.cluster.vsan import finding, gate, spbm
+from raylora.cluster.vsan.finding import Finding
 from raylora.cluster.vsphere import privileges, storage
 from raylora.cluster.vsphere import template as templates
 from raylora.cluster.vsphere.inventory import Inventory
@@ -38,18 +39,22 @@ class Plan:
         sections: headings, each with its lines.
         notes: what is worth knowing and stops nothing.
         problems: what must be mended first.
+        gate: what a sweep depends on, if that was looked at.
     """
 
     title: str
     sections: Mapping[str, list[str]]
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
+    gate: tuple[Finding, ...] = ()
 
     def text(self) -> str:
         """The plan for a terminal."""
         lines = [self.title]
         for heading, entries in self.sections.items():
             lines += ["", heading, *(f"  {entry}" for entry in entries)]
+        if self.gate:
+            lines += ["", "before a sweep", *(f"  {line}" for line in finding.lines(self.gate))]
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)
@@ -82,8 +87,27 @@ def open_inventory(config: ClusterConfig) -> Iterator[Inventory]:
             inventory.stop()
 
 
-def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
-    """Look at everything that the cluster needs; changes nothing.
+def look_at_gate(config: ClusterConfig) -> list[Finding]:
+    """Look whether everything that a sweep depends on is fit for it; changes nothing.
+
+    Raises: as `open_inventory` and `make_plan`.
+    """
+    with open_inventory(config) as inventory:
+        config = which.existing(config, inventory.view())
+        return _gate(inventory, find_site(inventory.vcenter, inventory.view(), config), config)
+
+
+def _gate(inventory: Inventory, site: Site, config: ClusterConfig) -> list[Finding]:
+    nodes = NodeManager(inventory.vcenter, inventory, config)
+    try:
+        there = list(nodes.by_id().values())
+    finally:
+        nodes.close()
+    return gate.examine(inventory.vcenter, inventory.view(), site, config, there)
+
+
+def make_plan(inventory: Inventory, config: ClusterConfig, *, with_gate: bool = False) -> Plan:
+    """Look at everything that the cluster needs, and with its gate what a sweep needs; changes nothing.
 
     Raises:
         UserError: what the YAML file names is not there; with everything else that is wrong.
@@ -134,6 +158,7 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
         },
         tuple(notes),
         tuple(problems),
+        tuple(_gate(inventory, site, config)) if with_gate else (),
     )
 
 

@@ -170,6 +170,9 @@ type order struct {
 	DownMs     int      `json:"down_ms"`
 	Finish     bool     `json:"finish"`
 	ID         int      `json:"id"`
+
+	Vsan    vsanState   `json:"vsan"`
+	Network hostNetwork `json:"network"`
 }
 
 type action func(*order) (interface{}, error)
@@ -345,6 +348,19 @@ func (w *world) orders(mux *http.ServeMux) {
 		return done, nil
 	})
 	handle("/template", func(o *order) (interface{}, error) { return done, w.dress(o.Hardware) })
+	handle("/vsan", func(o *order) (interface{}, error) {
+		w.vsan = o.Vsan
+		return done, nil
+	})
+	handle("/network", func(o *order) (interface{}, error) {
+		for _, self := range w.hostRefs {
+			if host := w.host(self); host.Name == o.Name {
+				w.wire(host, o.Network)
+				return done, nil
+			}
+		}
+		return nil, fmt.Errorf("there is no host %q", o.Name)
+	})
 	handle("/deny", func(o *order) (interface{}, error) {
 		w.denied = map[string]bool{}
 		for _, privilege := range o.Privileges {
