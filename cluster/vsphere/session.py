@@ -183,7 +183,7 @@ class VCenter:
         """
         from pyVmomi import pbm
 
-        self.connect()
+        self._awake()
         if self._pbm is None or self._pbm[0] != self.logins:
             assert self._stub is not None
             session = self._stub.cookie.split('"')[1] if '"' in self._stub.cookie else self._stub.cookie
@@ -195,8 +195,8 @@ class VCenter:
         return self._pbm[1]
 
     def vsan(self, kind: type[Any], identifier: str) -> Any:
-        """The managed object of vSAN's own service with a certain id, in this session; nothing is asked."""
-        self.connect()
+        """The managed object of vSAN's own service with a certain id, in this session. Raises: as `read`."""
+        self._awake()
         if self._vsan is None or self._vsan[0] != self.logins:
             assert self._stub is not None
             known = [key for key in _VSAN if key <= version_key(self._content.about.apiVersion)]
@@ -204,6 +204,11 @@ class VCenter:
             stub.cookie = self._stub.cookie
             self._vsan = (self.logins, stub)
         return kind(identifier, self._vsan[1])
+
+    def _awake(self) -> None:
+        """See that the session lives: how other services than vCenter's own say that it does not, no source says."""
+        self.connect()
+        self.read(vim.ServiceInstance("ServiceInstance", self._stub), "CurrentTime")
 
     def renew(self, logins: int) -> None:
         """Begin a new session, unless somebody did since `logins` was read.

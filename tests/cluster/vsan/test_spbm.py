@@ -165,3 +165,9 @@ def associated(vcenter: VCenter, kind: str, key: str) -> list[str]:
     entity = pbm.ServerObjectRef(objectType=kind, key=key)
     found = vcenter.read(vcenter.pbm().profileManager, "PbmQueryAssociatedProfile", entity=entity)
     return [profile.uniqueId for profile in found]
+
+
+def test_policies_are_found_after_the_session_has_ended(vcenter: VCenter, sim: Simulator) -> None:
+    before = spbm.policies(vcenter)
+    sim.end_sessions()
+    assert spbm.policies(vcenter) == before
