@@ -133,7 +133,7 @@ def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
     if again is None:
         return result
     say("training the winner once more, on all examples")
-    begun = resume and RunFolder(again.output_dir).config.exists()
+    begun = resume and RunFolder(again.output_dir).journal.exists()
     return dataclasses.replace(result, retrained=_run(again, None, begun, dashboard))
 
 
@@ -200,7 +200,8 @@ def export(
     other = family.other_layouts.get(layout or "")
     target = folder.adapter(other.name if other else family.adapter_name, trial)
     if to is not None:
-        target = Path(to).absolute() if other and not Path(other.name).suffix else family.export_target(Path(to))
+        as_own = other is None or Path(other.name).suffix == Path(family.adapter_name).suffix != ""
+        target = family.export_target(Path(to)) if other is None or as_own else other.target(Path(to))
     exported = export_trial(outcome, chosen, target, other)
     if other is None:
         check_again(folder, family.loader_name, chosen, exported)
@@ -208,7 +209,7 @@ def export(
 
 
 def inspect(file: str | Path) -> AdapterFile:
-    """What a LoRA file holds, whoever made it, and what would not load where.
+    """Inspect a LoRA file, whoever made it: what it holds, and what would not load where.
 
     Raises:
         UserError: no such file, it is not whole, or it is no LoRA.

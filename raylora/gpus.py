@@ -117,7 +117,7 @@ def find_card(text: str) -> CardModel:
 
 
 def card_name(vendor: int, device: int) -> str:
-    """What people call the card with these PCI ids; the ids themselves if it is not known."""
+    """The name of the card with these PCI ids; the ids themselves if it is not known."""
     for model in MODELS:
         if model.vendor == vendor and device in model.devices:
             return model.name

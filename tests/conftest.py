@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("system")
         # Where a test trains a model of each family, the fast check takes the language model, whose step is shorter.
         call = getattr(item, "callspec", None)
-        if call is not None and "diffusion" in call.params.values() and ROOT / "tests/training" in item.path.parents:
+        if call is not None and ROOT / "tests/training" in item.path.parents and "diffusion" in call.params.values():
             item.add_marker("slow")
     first = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get(item.path, len(first)))

@@ -163,7 +163,7 @@ def make_plan(inventory: Inventory, config: ClusterConfig, *, with_gate: bool = 
 
 
 def _user_data_problems(config: ClusterConfig) -> list[Problem]:
-    """What is in the way of telling new machines who they are."""
+    """Obstacles to telling new machines who they are."""
     try:
         user_data.head(config, new_identity(config.name, "", HEAD_TYPE, "head"), "0" * 64)
         user_data.worker(config, new_identity(config.name, "", next(iter(config.workers))), "192.0.2.1:6379", "0" * 64)

@@ -32,7 +32,7 @@ def running_clones(vcenter: VCenter, template: str) -> list[str]:
 
 
 def _destination(vcenter: VCenter, chain: int) -> str:
-    """What the clone of a chain of events makes; empty if no event says so."""
+    """The machine that the clone of a chain of events makes; empty if no event says so."""
     wanted = vim.event.EventFilterSpec(eventChainId=chain, eventTypeId=["vim.event.VmBeingClonedEvent"])
     found = vcenter.read(vcenter.content.eventManager, "QueryEvents", filter=wanted) if chain else None
     return next((str(event.destName) for event in found or () if getattr(event, "destName", None)), "")

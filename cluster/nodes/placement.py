@@ -128,7 +128,7 @@ def free_memory(host: Host, machines: Iterable[Machine], reservations: Iterable[
 
 
 def too_small(host: Host, section: NodeType | HeadConfig) -> str:
-    """What a host has too little of for a node of this kind, even if it had no other machine; empty if it is enough."""
+    """The resource of which a host has too little for a node of this kind, even if it were empty; empty if enough."""
     if host.memory_mib and section.memory_gib * 1024 > host.memory_mib:
         return f"has {host.memory_mib / 1024:.0f} GiB of memory, and {section.memory_gib} GiB are asked for"
     if host.threads and section.cpus > host.threads:
@@ -287,7 +287,7 @@ def _explain_cards(
 
 
 def never(view: View, reach: Reach, section: NodeType | HeadConfig) -> tuple[str, str] | None:
-    """What no host has enough of for a node of this kind, as the key of the YAML file and in words; None if one has."""
+    """The resource of which no host has enough for such a node: key of the YAML file, and words; None if one has."""
     hosts = [view.hosts[identifier] for identifier in sorted(reach.hosts) if identifier in view.hosts]
     memory = [host.memory_mib or section.memory_gib * 1024 for host in hosts]
     threads = [host.threads or section.cpus for host in hosts]

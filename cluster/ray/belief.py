@@ -1,4 +1,4 @@
-"""What Ray believes: nodes that it has asked for and not seen, and the limits that it was told.
+"""Ray's belief: the nodes that it has asked for and not seen, and the limits that it was told.
 
 Ray ends nodes of a type until no more are left than its `max_workers`; of those on which no Ray runs yet it takes any
 (`_sort_nodes_for_termination` in Ray 2.60's autoscaler/v2/scheduler.py). It counts the nodes that it has asked for and
@@ -21,7 +21,7 @@ SETTLE: Final = 0.75  #: seconds after a request in which Ray may not have taken
 
 
 class RaysBelief:
-    """What Ray was told last, and what it has not seen. May be used from any thread."""
+    """The limits that Ray was told last, and the nodes that it has not seen. May be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,14 +48,14 @@ class RaysBelief:
             self._unseen |= {each: Node(each, node_type, "worker", "making", request=request) for each in ids}
 
     def look(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
-        """What Ray is shown of the nodes that there are: those that it has not seen beside them, for the last time."""
+        """The nodes that Ray is shown: those that there are, and those that it has not seen, for the last time."""
         with self._lock:
             shown = {**self._unseen, **nodes}
             self._unseen = {}
             return shown
 
     def tell(self, wanted: Mapping[str, int], nodes: Collection[str]) -> dict[str, int]:
-        """What Ray is told.
+        """The limits that Ray is told.
 
         Args:
             wanted: what there can be, by node type: rises are told at once, falls when no request is under way.

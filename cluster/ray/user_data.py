@@ -216,7 +216,7 @@ def _guestinfo(identity: Identity, cloud_config: Mapping[str, Any], network: Map
 
 
 def _too_large(identity: Identity, cloud_config: Mapping[str, Any], size: int) -> UserError:
-    """What to do about user data that do not fit: the largest parts, by what they come from."""
+    """The hint for user data that do not fit: the largest parts, by what they come from."""
     keys = {CA_FILE: "vcenter.ca_file", CLUSTER_FILE: "the cluster's YAML file"}
     parts = {keys.get(file["path"], file["path"]): len(file["content"]) for file in cloud_config["write_files"]}
     parts["ssh_keys"] = sum(map(len, cloud_config.get("ssh_authorized_keys", ())))

@@ -1,1 +1,1 @@
-"""What vSAN does for a cluster: storage policies, and whether it is fit for a sweep."""
+"""vSAN underneath a cluster: storage policies, and the gate before a sweep."""

@@ -1,4 +1,4 @@
-"""What vSAN's answers mean for a sweep: its health, disks, space, resync and file shares."""
+"""Findings from vSAN's answers: its health, disks, space, resync and file shares."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def examine(vcenter: VCenter, view: View, site: Site, config: ClusterConfig, nod
 
 
 def _vsan(vcenter: VCenter, site: Site, config: ClusterConfig, store: str) -> Iterator[Finding]:
-    """What vSAN says of itself."""
+    """The findings of vSAN itself."""
     cluster = vcenter.object(vim.ClusterComputeResource, site.cluster)
     health = vcenter.vsan(vim.cluster.VsanVcClusterHealthSystem, "vsan-cluster-health-system")
     space = vcenter.vsan(vim.cluster.VsanSpaceReportSystem, "vsan-cluster-space-report-system")

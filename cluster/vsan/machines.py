@@ -1,4 +1,4 @@
-"""What the gate looks at on the cluster's own machines: clocks, swap, encryption, the shared folder."""
+"""The gate's lines on the cluster's own machines: clocks, swap, encryption, the shared folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _clock(whose: str, ahead: float, other: str) -> Finding:
 
 
 def swap(vcenter: VCenter, config: ClusterConfig, nodes: list[Node]) -> Iterator[Finding]:
-    """Whether workers have swap files on vSAN: machines whose memory is locked have none."""
+    """The line on swap files on vSAN: workers whose memory is locked have none."""
     workers = [node for node in nodes if node.type != HEAD_TYPE]
     managed = [vcenter.object(vim.VirtualMachine, node.machine) for node in workers]
     path = "config.memoryReservationLockedToMax"
@@ -68,7 +68,7 @@ def swap(vcenter: VCenter, config: ClusterConfig, nodes: list[Node]) -> Iterator
 
 
 def encryption(vcenter: VCenter, config: ClusterConfig, nodes: list[Node]) -> Iterator[Finding]:
-    """Whether machines are encrypted whose policy asks for it."""
+    """The line on machines whose policy asks for encryption: are they encrypted?"""
     asked = []
     for node in nodes:
         section = config.head if node.type == HEAD_TYPE else config.workers.get(node.type)
@@ -84,7 +84,7 @@ def encryption(vcenter: VCenter, config: ClusterConfig, nodes: list[Node]) -> It
 
 
 def shared_folder(config: ClusterConfig, nodes: list[Node]) -> Iterator[Finding]:
-    """Whether the shared folder is mounted and can be written to: every node looks before it starts Ray."""
+    """The line on the shared folder, mounted and writable: every node looks before it starts Ray."""
     good = 0
     for node in nodes:
         if "shared folder" in node.note:

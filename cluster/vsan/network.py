@@ -20,7 +20,7 @@ _FAST: Final = 10_000  # Mbit/s: what vSAN on flash asks for
 
 
 def of_vsan(raw: Mapping[str, Mapping[str, Any]], hosts: Mapping[str, str], backing: Any) -> Iterator[Finding]:
-    """What there is to say of vSAN's network: a line a host where something is wrong, else one for all.
+    """The findings on vSAN's network: a line a host where something is wrong, else one for all.
 
     Args:
         raw: `PROPERTIES` of each host, by its id.

@@ -138,7 +138,7 @@ class StoragePolicy(Section):
 
 
 def differences(wanted: Mapping[str, Value], has: Mapping[str, Value]) -> list[str]:
-    """What two sets of capabilities do differently, a line each.
+    """The differences between two sets of capabilities, a line each.
 
     >>> differences({"VSAN.iopsLimit": 5000, "VSAN.stripeWidth": 1}, {"VSAN.iopsLimit": 100})
     ['VSAN.iopsLimit is 100, and the file asks for 5000']

@@ -40,7 +40,7 @@ class Policy:
 
 
 def policies(vcenter: VCenter) -> list[Policy]:
-    """All storage policies that the account sees.
+    """The storage policies that the account sees.
 
     Raises: as `VCenter.read`.
     """
@@ -68,7 +68,7 @@ def capabilities_of(profile: Any) -> dict[str, Value]:
 
 
 def create_spec(name: str, policy: StoragePolicy) -> Any:
-    """What makes a policy in the vCenter (`pbm.profile.CapabilityBasedProfileCreateSpec`)."""
+    """The specification of a policy to be made (`pbm.profile.CapabilityBasedProfileCreateSpec`)."""
     from pyVmomi import pbm
 
     instances = []
@@ -144,7 +144,7 @@ def create_missing(vcenter: VCenter, config: ClusterConfig) -> list[str]:
 def plan_policies(
     vcenter: VCenter, site: Site | None, config: ClusterConfig, *, may_create: bool = True
 ) -> tuple[list[Problem], list[str]]:
-    """What is wrong with the policies that are used, and what is worth knowing of them; changes nothing.
+    """The problems of the policies that are used, and notes on them; changes nothing.
 
     Args:
         vcenter: the session.
@@ -223,7 +223,7 @@ def _compared(
 
 
 def _encryption(vcenter: VCenter, site: Site | None, config: ClusterConfig, use: _Use) -> list[Problem]:
-    """What is in the way of encrypted machines."""
+    """Obstacles to encrypted machines."""
     where, problems = config.vcenter.host, []
     if not has_key_provider(vcenter):
         message = f"{printable(use.policy, 60)} encrypts, and this vCenter has no key provider"

@@ -140,7 +140,7 @@ def read_template(vcenter: VCenter, machine: Named, config: ClusterConfig, finde
 
 
 def notes(template: Template, config: ClusterConfig) -> list[str]:
-    """What is worth knowing of the template and stops nothing."""
+    """Notes on the template that stop nothing."""
     bases = _bases(template, config)
     found = []
     cards = max(base.cards for base in bases)
@@ -183,7 +183,7 @@ def _parents(vcenter: VCenter, machines: list[str]) -> dict[str, str]:
 
 
 def _kinds(config: ClusterConfig) -> tuple[list[str], list[str]]:
-    """What would have to change so that nothing is a linked clone; the node types that are instant clones."""
+    """The keys that would have to change so that nothing is a linked clone; the node types that are instant clones."""
     linked = []
     if any(section.clone == "linked" for section in config.workers.values()):
         linked.append("give the node types clone: full")
@@ -269,7 +269,7 @@ def has_key_provider(vcenter: VCenter) -> bool:
 
 
 def _what(device: Any) -> str:
-    """What a device that clones go without is called."""
+    """The name of a device that clones go without."""
     kinds = {
         vim.vm.device.VirtualPCIPassthrough: "card",
         vim.vm.device.VirtualUSB: "a USB device",

@@ -50,7 +50,7 @@ class Watch:
         return self._logins == self._vcenter.logins
 
     def updates(self, wait: bool = True) -> Any:
-        """What has changed since the last call (`PropertyCollector.UpdateSet`); None if nothing has, after a while.
+        """Changes since the last call (`PropertyCollector.UpdateSet`); None if there are none, after a while.
 
         Raises: as `VCenter.call`.
         """

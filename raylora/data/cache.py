@@ -157,7 +157,7 @@ def _read(folder: Path, wanted: Iterable[str]) -> dict[str, Tensors]:
 
 
 def _load(shard: Path, wanted: Iterable[str]) -> tuple[dict[str, Tensors], set[str]]:
-    """Those of the wanted examples that a shard holds whole, and the ids of those that are damaged.
+    """Read from a shard the wanted examples that it holds whole; gives the ids of damaged ones too.
 
     Of a shard that cannot be read, a warning is all there is.
     """

@@ -26,7 +26,7 @@ _DAILY: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
 
 
 def encoding_hint(data: bytes, start: int, path: Path) -> str:
-    """What to do with a file whose byte at `start` is no UTF-8.
+    """The hint for a file whose byte at `start` is no UTF-8.
 
     Short texts are valid in several encodings, and what detectors say of them is a guess. So each likely reading is
     shown, and the person, who knows the language, picks the one that reads right.

@@ -104,7 +104,7 @@ Example = ImageExample | ChatExample | TextExample
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What was read of the data that a configuration names, before it is split.
+    """The examples of the data that a configuration names, before they are split.
 
     Attributes:
         examples: all, or those to learn from where some come to be judged by.

@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file.
+    """The whole content of a file.
 
     Raises:
         UserError: it cannot be opened.

@@ -1,1 +1,1 @@
-"""What of a machine raylora needs, looked at part by part: a line each, good or not, and what to do."""
+"""Checks the parts of a machine that raylora needs: a line each, good or not, and what to do."""

@@ -1,4 +1,4 @@
-"""All that the doctor looks at, in order."""
+"""The doctor's checks, in order."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ Level = Literal["good", "warning", "bad"]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was found of one part of the machine.
+    """A finding: how one part of the machine is, and what to do about it.
 
     Attributes:
         level: "bad" keeps sweeps from running or from being right; a "warning" makes them slower or fewer.
@@ -46,7 +46,7 @@ def bad(subject: str, message: str, hint: str) -> Finding:
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """All lines, and how many of them ask for something.
+    """The lines for people, and how many of them ask for something.
 
     >>> print(summary([good("Python", "3.11.7"), bad("disk", "full", "free some space")]))
     good     Python: 3.11.7

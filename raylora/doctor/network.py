@@ -1,4 +1,4 @@
-"""What Ray needs of the network: loopback, and the cluster of RAY_ADDRESS."""
+"""Checks the network that Ray needs: loopback, and the cluster of RAY_ADDRESS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a LoRA file holds, whoever made it, and which programs load it; read from its head and its scalars alone."""
+"""Inspects a LoRA file, whoever made it: its contents, and which programs load it, from head and scalars alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class AdapterFile:
-    """What a LoRA file holds.
+    """The contents of a LoRA file.
 
     Attributes:
         path: the file.
@@ -80,11 +80,11 @@ class AdapterFile:
     warnings: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """The contents as JSON values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"path": str(self.path)}
 
     def text(self) -> str:
-        """All of it for people: one fact a line."""
+        """The contents for people: one fact a line."""
         modules = ", ".join(f"{count} in {part}" for part, count in self.modules.items())
         rows = [
             ("kind", f"{' + '.join(self.kinds)}, names as in {self.layout}"),

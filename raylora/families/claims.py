@@ -16,7 +16,7 @@ _MOST = 10**15
 
 
 def absurd_claim(settings: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]) -> str:
-    """What a model's configuration says that its weights contradict by far; empty if nothing.
+    """A claim of a model's configuration that its weights contradict by far; empty if there is none.
 
     Args:
         settings: the configuration, with those of its parts.

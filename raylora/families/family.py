@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from raylora import suggest
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 
@@ -59,6 +60,19 @@ class Layout:
 
     name: str
     export: Callable[[Path, Mapping[str, Any], TrainConfig], Path]
+
+    def target(self, to: Path) -> Path:
+        """The place for an export that a person named: the folder, or a file in it, or the file.
+
+        Raises:
+            UserError: a file of another kind is named.
+        """
+        path, suffix = suggest.current_folder() / to, Path(self.name).suffix
+        if suffix and path.is_dir():
+            return path.resolve() / self.name
+        if suffix and path.suffix.lower() != suffix:
+            raise UserError.one(f"is no name of a {suffix} file", where=str(to), key="--to", hint=f"{to}{suffix}")
+        return path.absolute()
 
 
 def foreign_keys(config: TrainConfig, keys: type[Section], owner: str, instead: Mapping[str, str]) -> Iterator[Problem]:
@@ -214,7 +228,7 @@ class Family(abc.ABC):
         raise UserError.one(f"{self.model_title} reads no tokens", key="--show-tokens", hint="leave it out")
 
     def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
-        """What an exported adapter is to say of the examples it learned from, by the names of its metadata."""
+        """The metadata of an exported adapter on the examples it learned from."""
         return {}
 
     # --- the value of a trial

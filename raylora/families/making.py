@@ -1,8 +1,9 @@
 """Models are made by one thread at a time: libraries change the whole process while they make one.
 
 diffusers (through accelerate's `init_empty_weights`) and PEFT (through its own) replace
-`torch.nn.Module.register_parameter` for a while, and transformers sets torch's default precision. Where two threads'
-whiles overlap, the second puts back what the first had set, and each later model of the process is made without weights.
+`torch.nn.Module.register_parameter` for a while, and transformers sets torch's default precision. Where the whiles of
+two threads overlap, the second puts back what the first had set, and each later model of the process is made without
+weights.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What adapters reach of a model.
+    """The share of a model that adapters reach.
 
     Attributes:
         layers: how many layers get an update.

@@ -13,7 +13,7 @@ WORDS = ("attention", "linear", "all")
 
 
 def select(which: str | Sequence[str], names: Sequence[str], where: str) -> list[str]:
-    """Those of `names` that `which` means, in their order; PEFT's `target_modules` means the same.
+    """Select those of `names` that `which` means, in their order; PEFT's `target_modules` means the same.
 
     >>> layers = ["0.q_proj", "0.up_proj", "1.q_proj"]
     >>> select(["q_proj"], layers, ""), select(r"0\\..*", layers, "")

@@ -192,7 +192,7 @@ def _end(written: int) -> bytes:
 
 
 def _leads_out(folder: Path, path: str, leads: str) -> Problem | None:
-    """What is wrong with a link: one that leads out of the folder leads nowhere, or elsewhere, where it is unpacked."""
+    """The problem of a link that leads out of the folder: unpacked elsewhere it leads nowhere, or to something else."""
     end = Path(os.path.normpath(folder / Path(path).parent / leads))
     if not Path(leads).is_absolute() and end.is_relative_to(folder):
         return None

@@ -30,7 +30,7 @@ _LARGEST_CONFIGURATION: Final = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a snapshot or a bundle says of itself.
+    """The description of a snapshot or a bundle, kept with it.
 
     Attributes:
         name: of the snapshot; of a bundle, that of the folder.

@@ -60,7 +60,7 @@ class Placer:
         return how
 
     def words(self) -> str:
-        """How the files were placed, for people."""
+        """The counts in words, for people."""
         words = {"clone": "share their blocks", "link": "are hard links", "copy": "were copied"}
         return ", ".join(f"{count:,} {words[how]}" for how, count in self.counts.items() if count) or "no files"
 

@@ -1,4 +1,4 @@
-"""What lies in a folder: files with their checksums, links and folders, by their paths below it."""
+"""The content of a folder: files with their checksums, links and folders, by their paths below it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def sha256_of(path: Path) -> str:
 
 
 def damage(path: Path, was: File, full: bool) -> Problem | None:
-    """What is wrong with a file of a snapshot; None if nothing is.
+    """The damage to a file of a snapshot; None if there is none.
 
     Args:
         path: where it lies.

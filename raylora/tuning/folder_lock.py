@@ -128,6 +128,11 @@ class FolderLock:
                 lease.unlink()
         self._unlock()
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder since."""
+        return self._lost
+
     def check(self) -> None:
         """See that the folder is still this process's.
 
@@ -249,7 +254,7 @@ def _age(lease: Path, now: Path) -> float | None:
 
 
 def _boot() -> str:
-    """What tells this boot of this machine, and this space of process ids on it, from all others."""
+    """An id of this boot of this machine, and of this space of process ids on it."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run will do, found out before anything starts or is written."""
+"""The plan of a run, made before anything starts or is written."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Plan:
         return f"{train}, and {judges} held out to judge by"
 
     def about_data(self) -> list[str]:
-        """What a run that begins says of its data: how many examples it learns from, and all that was noted."""
+        """The lines on its data that a run begins with: how many examples it learns from, and all that was noted."""
         lines = [f"training examples: {self._examples()}"]
         if (
             self.sweep is None
@@ -113,7 +113,7 @@ class Plan:
         return "\n\n".join(self.family.show_encoded(self.config, self.dataset.train[:count]))
 
     def first_points(self) -> list[dict[str, Any]]:
-        """Where a search that learns from its results begins; nowhere for others.
+        """The points at which a search that learns from its results begins; none for others.
 
         Raises:
             UserError: the base model's configuration cannot be read.

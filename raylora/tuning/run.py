@@ -32,7 +32,9 @@ def run_to_end(plan: Plan, resume: bool, dashboard: bool, finish: Callable[[Plan
     if resume:
         folder.check_resumable(dump_config(plan.config))  # before anything is written into a folder that is no run's
     with folder.hold():
-        return finish(plan, run(plan, folder, resume, dashboard))
+        outcome = run(plan, folder, resume, dashboard)
+        folder.check_held()
+        return finish(plan, outcome)
 
 
 def run(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> SweepOutcome:
@@ -87,7 +89,7 @@ def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
 
 
 def _before(plan: Plan, folder: RunFolder) -> Continuation:
-    """What a run that goes on has done, and what is left of it, by its journal and its trials' checkpoints.
+    """The work done and left of a run that goes on, by its journal and its trials' checkpoints.
 
     Raises:
         UserError: the journal is not one of this run.
@@ -126,8 +128,10 @@ def _tune(plan: Plan, folder: RunFolder, before: Continuation | None, dashboard:
                 if not interrupted:  # a signal to the whole process group ends Ray before Tune
                     raise
             finally:
-                remove_pickles(folder.experiment)
-                folder.clock.keep()
+                if not folder.lost:
+                    remove_pickles(folder.experiment)
+                    folder.clock.keep()
+        folder.check_held()
         if interrupted:
             return words, True
         folder.journal.close()

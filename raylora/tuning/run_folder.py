@@ -64,7 +64,7 @@ class RunFolder:
         return "interrupted" if self.journal.exists() else "nothing"
 
     def adapter(self, name: str, trial: str | None = None) -> Path:
-        """Where the exported adapter lies: the winner's, or that of a trial that was asked for.
+        """The place of the exported adapter: the winner's, or that of a trial that was asked for.
 
         Args:
             name: a family's name of it.
@@ -109,6 +109,11 @@ class RunFolder:
                 lock.release()
             if is_new:
                 self._remove_if_empty()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder since this one held it: nothing there is this one's any more."""
+        return self._lock is not None and self._lock.lost
 
     def check_held(self) -> None:
         """See that the folder is still this process's, if it has held it.
@@ -198,7 +203,7 @@ class RunFolder:
             write_text_atomically(self.config, config)
 
     def read_inputs(self) -> dict[str, Any]:
-        """What the run was started with, as `start` noted it.
+        """The inputs that the run was started with, as `start` noted them.
 
         Raises:
             UserError: that is lost.

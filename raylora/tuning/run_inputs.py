@@ -1,4 +1,4 @@
-"""What a run is made from beside its configuration, so that a run that goes on is the one that was started."""
+"""A run's inputs beside its configuration, by which a run that goes on is known to be the one that was started."""
 
 from __future__ import annotations
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
 
 from raylora.errors import UserError
 from raylora.sealed_json import sealed
-from raylora.tuning import folder_lock
+from raylora.tuning import folder_lock, run
 from raylora.tuning.folder_lock import LEASE, LOCK, FolderLock, Holder
 from raylora.tuning.run_folder import RunFolder
 from tests.tuning.holding import another_process, refused
@@ -157,3 +158,15 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_lock_that_was_never_taken_is_given_back(tmp_path: Path) -> None:
     FolderLock(tmp_path).release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_folder_was_taken_writes_no_results_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(plan: object, folder: RunFolder, resume: bool, dashboard: bool) -> str:
+        assert folder._lock is not None
+        folder._lock._lost = True
+        return "outcome"
+
+    monkeypatch.setattr(run, "run", lose)
+    plan = SimpleNamespace(config=SimpleNamespace(output_dir=str(tmp_path / "run")))
+    with pytest.raises(UserError, match="was taken by another"):
+        run.run_to_end(plan, False, False, lambda *_: pytest.fail("it finishes"))  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def entries(file: Path) -> Iterator[Entry]:
 
 
 def suffix(file: PurePath) -> str:
-    """What a file is by its name, whether packed or not: `.jsonl` of `chats.jsonl.gz`."""
+    """The kind of a file by its name, whether packed or not: `.jsonl` of `chats.jsonl.gz`."""
     name = file.name.lower()
     return PurePath(name.removesuffix(PACKED)).suffix
 

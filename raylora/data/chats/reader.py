@@ -55,7 +55,7 @@ def read(path: Path, train_on: TrainOn = "assistant", validation_path: Path | No
 
 
 class _Reading:
-    """What has been read so far, and all that is wrong."""
+    """The examples read so far, and all that is wrong."""
 
     def __init__(self, train_on: TrainOn) -> None:
         self.train_on = train_on

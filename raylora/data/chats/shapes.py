@@ -36,7 +36,7 @@ class AvoidedError(Exception):
 
 
 def learnable(entry: Any, train_on: TrainOn, tally: Counter[str]) -> tuple[Pair, ...] | Text:
-    """What is learnt of an entry.
+    """The part of an entry that is learnt.
 
     Args:
         entry: one value of a file.

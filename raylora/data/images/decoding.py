@@ -26,7 +26,7 @@ MIN_SIDE = 8  # pixels; anything smaller is a mistake (a thumbnail, a tracking p
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What decoding a file of the training folder has shown.
+    """The findings from decoding a file of the training folder.
 
     Attributes:
         id: SHA-256 (hex) of the file's bytes and its caption.

@@ -36,7 +36,7 @@ class CaptionRow:
 
 @dataclasses.dataclass
 class Metadata:
-    """What metadata files say.
+    """The contents of metadata files.
 
     Attributes:
         rows: their lines.

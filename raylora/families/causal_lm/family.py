@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
@@ -17,7 +18,7 @@ from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
-from raylora.families.family import Family, Prompt, Snippet, foreign_keys, unreadable_files
+from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,24 @@ if TYPE_CHECKING:
     from raylora.families.base import Losses
     from raylora.families.causal_lm.model import CausalLM
     from raylora.families.causal_lm.tokenizer import ChatTokens
+
+
+def _export_merged(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.causal_lm.export.merged import export_merged
+
+    return export_merged(target, tensors, config, config.base_model)
+
+
+def _export_gguf(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.causal_lm.export.llama_cpp import export_adapter
+
+    return export_adapter(target, tensors, config, config.base_model)
+
+
+def _export_merged_gguf(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.causal_lm.export.llama_cpp import export_model
+
+    return export_model(target, tensors, config, config.base_model)
 
 
 class CausalLMFamily(Family):
@@ -40,6 +59,13 @@ class CausalLMFamily(Family):
     objective_name = "loss per token"
     adapter_name = "adapter"
     loader_name = "PEFT"
+    other_layouts = MappingProxyType(
+        {
+            "merged": Layout("merged", _export_merged),
+            "gguf": Layout("adapter.gguf", _export_gguf),
+            "merged-gguf": Layout("merged.gguf", _export_merged_gguf),
+        }
+    )
     rounding = 0.1  # nats: transformers' own bfloat16 and ours differ by 0.085 a token for SmolLM2-135M
     sample_count = 3
 
@@ -223,7 +249,7 @@ def _as_text(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def _words(message: tuple[str, str]) -> str:
-    """What a message says, its calls of tools as the file has them."""
+    """The text of a message, its calls of tools as the file has them."""
     more = message.more if isinstance(message, Message) else ""
     return f"{message[1]}\n{more}".strip() if '"tool_calls"' in more else message[1]
 

@@ -18,7 +18,7 @@ _HEAD_EXTRAS = {"final_logit_softcapping": (None, 0), "logit_scale": (None, 1), 
 
 
 def find_targets(model: nn.Module, linears: Sequence[str], which: str | Sequence[str], where: str) -> list[str]:
-    """Those of the Linear layers named `linears` that `which` means; attention is told by the classes above a layer.
+    """Choose from the Linear layers named `linears` those that `which` means; attention is told by the classes above.
 
     Raises:
         UserError: names or a pattern that mean none of them.

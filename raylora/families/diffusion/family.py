@@ -131,7 +131,7 @@ class DiffusionFamily(Family):
         return Found(examples, held_out, [*notes, *self._notes(files, config, [*examples, *held_out])])
 
     def _notes(self, files: ModelFiles, config: TrainConfig, examples: Sequence[ImageExample]) -> list[str]:
-        """What a model does to pictures and captions before it learns from them."""
+        """The work on pictures and captions that comes before learning from them."""
         from raylora.families.diffusion.texts import chunks_needed
 
         needed = chunks_needed(files, [example.caption for example in examples])

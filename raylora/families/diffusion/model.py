@@ -252,7 +252,7 @@ class DiffusionModel:
         return penalty(predicted - wanted, huber).mean(dim=(1, 2, 3)) * weights
 
     def predict(self, rows: Sequence[Tensors]) -> tuple[Tensor, Tensor, Tensor]:
-        """What the UNet predicts for rows of one shape key, their noise, and their velocity: (rows, 4, h, w) each."""
+        """The UNet's predictions for rows of one shape key, their noise, and their velocity: (rows, 4, h, w) each."""
         exact = torch.float64 if self.dtype == torch.float64 else torch.float32
 
         def stack(name: str, dtype: torch.dtype) -> Tensor:

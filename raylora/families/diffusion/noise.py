@@ -35,7 +35,7 @@ def multires_noise(noise: Tensor, config: TrainConfig, generator: torch.Generato
 
 
 def weight(config: TrainConfig, signal: float, velocity: bool) -> float:
-    """What a step weighs whose share of signal (squared) is `signal`.
+    """The weight of a step whose share of signal (squared) is `signal`.
 
     Min-SNR-gamma (arXiv 2303.09556): steps with little noise, which are easy to over-fit, count less. Debiased
     estimation (arXiv 2310.08442): steps weigh one over the root of their ratio of signal to noise, at most 1000.

@@ -1,4 +1,4 @@
-"""What a diffusion model predicts, noise or velocity, told by its own loss where its file does not say."""
+"""The kind of a diffusion model's prediction, noise or velocity, told by its own loss where its file does not say."""
 
 from __future__ import annotations
 

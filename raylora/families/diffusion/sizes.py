@@ -49,7 +49,7 @@ def sizes(files: ModelFiles, config: TrainConfig) -> Sizes:
 
 
 def notes(examples: Sequence[ImageExample], found: Sizes) -> list[str]:
-    """What bringing pictures to their buckets does to them, for the person: each picture counts once."""
+    """Notes for the person on what bringing pictures to their buckets does to them: each picture counts once."""
     pictures = {example.group: (example.path.name, example.size) for example in examples if example.size}
     cropped: list[tuple[float, str]] = []
     enlarged: list[tuple[float, str]] = []

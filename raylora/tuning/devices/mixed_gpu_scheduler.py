@@ -84,7 +84,7 @@ class MixedGPUScheduler(ResourceChangingScheduler):  # type: ignore[misc]
     def reallocate_trial_resources_if_needed(
         self, tune_controller: Any, trial: Trial, result: dict[str, Any]
     ) -> PlacementGroupFactory | None:
-        """Where a trial that has reported shall go on; None: where it is."""
+        """The card type on which a trial that has reported shall go on; None: where it is."""
         name = str(trial)
         here = (result[NODE], result[DEVICE_ID])
         cards = _cards(self._share)

@@ -16,7 +16,7 @@ from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 
 def cluster_config() -> Any:
-    """What an autoscaler may start, as Ray's `ClusterConfig` message; None if none has told.
+    """The nodes that an autoscaler may start, as Ray's `ClusterConfig` message; None if none has told.
 
     Ray's public calls tell of the nodes that are there, not of those that could come.
     """
@@ -24,7 +24,7 @@ def cluster_config() -> Any:
 
 
 def available_resources() -> dict[str, dict[str, float]]:
-    """What is free on each node, by node id; `ray.available_resources()` gives only the sum of all nodes."""
+    """Free resources of each node, by node id; `ray.available_resources()` gives only the sum of all nodes."""
     found: dict[str, dict[str, float]] = _available()
     return found
 

@@ -81,7 +81,7 @@ class NodeType:
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What trials can run on, now and later.
+    """The devices that trials can run on, now and later.
 
     Attributes:
         alive: the resources of each node there is.
@@ -94,7 +94,7 @@ class Devices:
     grows: bool = False
 
     def share(self, slots: int, device: Device = "auto") -> dict[str, float]:
-        """What a trial asks of Ray: 1/slots of a GPU, or of a node's CPUs where the cluster has and gets no GPU.
+        """A trial's resources for Ray: 1/slots of a GPU, or of a node's CPUs where the cluster has and gets none.
 
         Raises:
             UserError: there is no such device, and none is to come.
@@ -177,7 +177,7 @@ def _floor(share: float) -> float:
 
 
 def devices() -> Devices:
-    """What the cluster that this process is connected to offers."""
+    """The devices of the cluster that this process is connected to."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     config = private_ray.cluster_config()
     types = [

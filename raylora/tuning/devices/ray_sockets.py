@@ -1,4 +1,7 @@
-"""Where Ray's sockets lie when it is started here, and whether their paths fit; imports no Ray: the doctor asks too."""
+"""The folder of Ray's sockets when it is started here, and whether their paths fit.
+
+Imports no Ray: the doctor asks too.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _GROWTH = {".safetensors": 2, ".bin": 2, ".pt": 2, ".ckpt": 2, ".gguf": 8}
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What a sweep costs a device, and what it takes.
+    """The memory and work that a sweep costs a device, and the slots that it takes.
 
     Attributes:
         device: its name.
@@ -91,7 +91,7 @@ def largest(config: TrainConfig, sweep: SweepConfig | None) -> TrainConfig:
 
 
 class _Costs:
-    """What the largest trial of a sweep costs, by the device: estimated once for each precision."""
+    """The cost of a sweep's largest trial, by the device: estimated once for each precision."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Costs:
         self._known: dict[object, Cost] = {}
 
     def fit(self, name: str, device: str, limit: int) -> Fit:
-        """What a device of that type ("cuda", "cpu") takes."""
+        """The slots that a device of that type ("cuda", "cpu") takes."""
         import torch
 
         from raylora.training.memory.estimate import estimate
@@ -122,7 +122,7 @@ class _Costs:
 def fits(
     family: Family, config: TrainConfig, sweep: SweepConfig | None, trials: int, examples: Sequence[Example]
 ) -> list[Fit]:
-    """What the usual cards and this machine take of a sweep; of a CPU that trainers share, what one of them takes.
+    """The slots of the usual cards and of this machine; of a CPU that trainers share, those of one of them.
 
     Raises:
         UserError: the base model's configuration makes no model.

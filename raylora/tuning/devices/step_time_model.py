@@ -142,7 +142,7 @@ class View:
 
 
 def first_place(packs: Mapping[Place, int], cards: Mapping[Place, str], times: StepTimes, rows: int) -> Place | None:
-    """Where one more trial adds most to the trial-steps that all cards do in a second; None if no share is free.
+    """The device where one more trial adds most to the trial-steps a second of all; None if no share is free.
 
     Which trial gains by being there, moves and exchanges settle while they train.
 
@@ -166,7 +166,7 @@ def first_place(packs: Mapping[Place, int], cards: Mapping[Place, str], times: S
 
 
 def best_move(view: View, times: StepTimes, trial: str, cost: float) -> Move | None:
-    """Where a trial that has just reported goes on sooner than where it is; None: nowhere.
+    """The device on which a trial that has just reported ends sooner than where it is; None: none.
 
     Args:
         view: who trains where.

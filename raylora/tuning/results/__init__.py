@@ -1,1 +1,1 @@
-"""What a sweep leaves behind: outcome, ranking, files, report."""
+"""The results of a sweep: outcome, ranking, files, report."""

@@ -1,4 +1,4 @@
-"""What a sweep leaves for people: the ranking, the best adapter, `best.yaml`, the samples and the report."""
+"""Writes what a sweep leaves for people: ranking, best adapter, `best.yaml`, samples and report."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 def trainers_notes(events: Path) -> list[str]:
-    """What the trainers of a run noticed while reading the data, each once: chats that were cut, for instance.
+    """The notes of a run's trainers on the data, each once: chats that were cut, for instance.
 
     Args:
         events: their log. It may be missing, or lack a part where a process was killed.

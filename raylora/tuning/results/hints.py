@@ -1,4 +1,4 @@
-"""What to try next, read off a sweep that has ended."""
+"""Hints on what to try next, read off a sweep that has ended."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _DEVIATIONS = 3
 
 
 class ExportError(RayloraError):
-    """What was exported is not what was trained."""
+    """The exported adapter is not the one that was trained."""
 
 
 def check_export(family: Family, held_out: Sequence[Example], trial: TrialOutcome, adapter: Path) -> str | None:

@@ -285,7 +285,7 @@ def _bootstrap(
     times = np.bincount(cells.ravel(), minlength=resamples * examples).reshape(resamples, examples).astype(np.float64)
 
     def sums(arrays: Sequence[Losses]) -> NDArray[np.float64]:
-        """Of each array and draw: (resamples, arrays, 1, rows), as if all examples were one."""
+        """Sums of each array in each draw: (resamples, arrays, 1, rows), as if all examples were one."""
         found: NDArray[np.float64] = (times @ np.concatenate(arrays, axis=1)).reshape(resamples, len(arrays), 1, rows)
         return found
 

@@ -80,7 +80,7 @@ def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -
 
 
 def task_options(config: TrainConfig) -> dict[str, Any]:
-    """What a Ray task that loads the base model asks for: a share as a trial does."""
+    """Resources for a Ray task that loads the base model: a share as a trial has."""
     share = ray_cluster.devices().share(1, config.device)
     options: dict[str, Any] = {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0)}
     return options if options["num_gpus"] else {**options, "runtime_env": {"env_vars": ON_CPU}}

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: plain data that ranking and report read, and that knows nothing of Ray or torch."""
+"""The outcome of a sweep: plain data that ranking and report read, and that knows nothing of Ray or torch."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class SweepOutcome:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """What base model and best adapter make of one prompt: pictures or answers.
+    """A sample: the picture or answer of the base model and of the best adapter for one prompt.
 
     Attributes:
         prompt: the prompt.

@@ -1,1 +1,1 @@
-"""What stands between raylora and Ray Tune: search space, trainable, callback, experiment state."""
+"""The layer between raylora and Ray Tune: search space, trainable, callback, journal."""

@@ -47,6 +47,7 @@ class Progress(Callback):  # type: ignore[misc]
         values = [report[METRIC] for trial in (*before.done, *before.unfinished) for report in trial.reports]
         self._best = min(values, default=DIVERGED_VALUE)
         self._refused: Any = None
+        self._failure: UserError | None = None
         self._kept = 0.0
         self._said_no_card = False
 
@@ -56,15 +57,17 @@ class Progress(Callback):  # type: ignore[misc]
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """End the sweep when a trial refuses the input, and leave all trials as they are, so that it can be resumed.
 
-        Raised through Tune, which works in every thread.
+        Raised through Tune, which works in every thread: from here alone it lets errors through as they are.
 
         Raises:
-            UserError: what the trial refuses; or another process has taken the run's folder.
+            UserError: what the trial refuses; another process has taken the run's folder; or it cannot be written to.
         """
         self._folder.check_held()
         for trial in trials:
             if str(trial) not in self._trials:
                 self._note(trial, "waiting")
+        if self._failure is not None:
+            raise self._failure
         if time.monotonic() - self._kept > KEEP_EVERY:
             self._folder.clock.keep()
             self._kept = time.monotonic()
@@ -117,7 +120,10 @@ class Progress(Callback):  # type: ignore[misc]
     def _note(self, trial: Any, state: State, result: dict[str, Any] | None = None, error: str = "") -> None:
         record = self._trials.setdefault(str(trial), TrialRecord(str(trial), dict(trial.config)))
         record.state, record.error = state, error
-        self._folder.journal.note(record, result)
+        try:
+            self._folder.journal.note(record, result)
+        except UserError as error:  # where a trial stands is no longer kept: the sweep ends with the next step
+            self._failure = self._failure or error
 
     def _ended(self, trial: Any) -> None:
         ray.get(_pool().ended.remote(str(trial)))

@@ -1,4 +1,4 @@
-"""What a run that goes on still has to do. Neither Ray nor a device is needed to find that out."""
+"""The work that is left for a run that goes on. Neither Ray nor a device is needed to find that out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def continuation(
             say(f"note: {trial.id} has lost its checkpoints: it starts anew")
         elif trial.state == "over":
             say(f"note: {trial.id} has lost its last checkpoint: it goes on from step {step}")
-        unfinished.append(dataclasses.replace(trial, state="waiting", error=""))
+        # What it will report again must not stand on the scheduler's rungs already.
+        kept = [report for report in trial.reports if step is not None and report[STEP] <= step]
+        unfinished.append(dataclasses.replace(trial, state="waiting", error="", reports=kept))
     return Continuation(done, unfinished, max(0, trials - len(records)))
 
 

@@ -17,6 +17,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.config.schema import SweepConfig
+from raylora.console import say
 from raylora.paths import cache_root
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.devices.mixed_gpu_scheduler import MixedGPUScheduler
@@ -119,7 +120,7 @@ def make_tuner(plan: Plan, folder: RunFolder, pool_name: str, before: Continuati
             num_samples=search_space.samples(sweep, before),
             search_alg=search_space.searcher(sweep, plan.config.seed, at_once, plan.first_points(), before),
             scheduler=scheduler,
-            time_budget_s=sweep.time_budget_minutes and sweep.time_budget_minutes * 60,
+            time_budget_s=_time_left(sweep, folder),
             reuse_actors=True,
             trial_dirname_creator=label,
             trial_name_creator=label,
@@ -134,6 +135,14 @@ def make_tuner(plan: Plan, folder: RunFolder, pool_name: str, before: Continuati
     )
 
 
+def _time_left(sweep: SweepConfig, folder: RunFolder) -> float | None:
+    """Seconds of the sweep's time that the processes before this one have left; None if it has no limit."""
+    if sweep.time_budget_minutes is None:
+        return None
+    # Tune takes 0 for no limit; where the time is over, its trials end as soon as they begin.
+    return max(1.0, sweep.time_budget_minutes * 60 - folder.clock.total())
+
+
 def remove_pickles(experiment: Path) -> None:
     """Remove what Tune has pickled into its folder, which lies where others may write: nobody shall read it.
 
@@ -141,4 +150,7 @@ def remove_pickles(experiment: Path) -> None:
     """
     for path in (*experiment.glob("*"), *experiment.glob("trial_*/*.pkl")):
         if not path.is_dir() or path.is_symlink():
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                say(f"note: {path} cannot be removed: {error.strerror or error}; nothing here reads it")

@@ -1,4 +1,4 @@
-"""Where a model-based search begins."""
+"""The points at which a model-based search begins."""
 
 from __future__ import annotations
 

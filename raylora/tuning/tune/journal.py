@@ -74,6 +74,7 @@ class Journal:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._said = 0  # damaged lines
 
     def __str__(self) -> str:
         return str(self._file)
@@ -94,7 +95,7 @@ class Journal:
         """Append where a trial stands now, and a report of it, if it has made one.
 
         Raises:
-            UserError: no room, or the folder cannot be written to; the journal is then as it was.
+            UserError: no room, or the folder cannot be written to or is gone; the journal is then as it was.
         """
         entry: dict[str, Any] = {"trial": trial.id, "params": trial.params, "state": trial.state}
         if report is not None:
@@ -142,7 +143,9 @@ class Journal:
             )
         if not any(entries):
             raise self._lost("is empty" if not data.strip() else "is not whole in any line")
-        if broken := sum(entry is None for entry in entries if entry is None or "trial" in entry):
+        broken = sum(entry is None for entry in entries)
+        if broken > self._said:
+            self._said = broken
             say(f"note: {self._file}: {broken} of {len(entries)} lines are damaged: trials go on from what is whole")
         trials: dict[str, TrialRecord] = {}
         for entry in entries:
@@ -159,22 +162,32 @@ class Journal:
 
     def _append(self, entry: dict[str, Any]) -> None:
         line = json.dumps({**entry, _CHECK: _checksum(entry)}, allow_nan=False).encode() + b"\n"
-        with user_errors_for(self._file, len(line)):
-            handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            with user_errors_for(self._file, len(line)):
+                self._write(line)
+        except OSError as error:  # its folder is gone, or the disk fails
+            raise UserError.one(
+                f"cannot be written: {error.strerror or error}",
+                where=str(self._file),
+                hint="bring the folder back, and go on with --resume",
+            ) from error
+
+    def _write(self, line: bytes) -> None:
+        handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line  # a process was killed in the middle of its line
             try:
-                size = os.fstat(handle).st_size
-                if size and os.pread(handle, 1, size - 1) != b"\n":
-                    line = b"\n" + line  # a process was killed in the middle of its line
-                try:
-                    done = 0
-                    while done < len(line):
-                        done += os.write(handle, line[done:])
-                    os.fsync(handle)
-                except OSError:
-                    os.ftruncate(handle, size)
-                    raise
-            finally:
-                os.close(handle)
+                done = 0
+                while done < len(line):
+                    done += os.write(handle, line[done:])
+                os.fsync(handle)
+            except OSError:
+                os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
 
 
 def _plain(value: Any) -> Any:

@@ -81,12 +81,12 @@ def searcher(
 
 
 def param_space(sweep: SweepConfig) -> dict[str, Any]:
-    """What `Tuner` is given as its search space: nothing where the searcher knows it."""
+    """The search space for `Tuner`: empty where the searcher knows it."""
     return {} if sweep.searcher == "optuna" else _domains(sweep)
 
 
 def samples(sweep: SweepConfig, before: Continuation | None = None) -> int:
-    """What `Tuner` is given as its number of samples: trials, or whole grids."""
+    """The number of samples for `Tuner`: trials, or whole grids."""
     if before is not None:
         return before.left
     return 1 if sweep.searcher == "grid" else sweep.trials

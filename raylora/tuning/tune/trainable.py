@@ -99,7 +99,7 @@ def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, An
 
 
 def trial_label(names: Sequence[str]) -> Callable[[Any], str]:
-    """What names the trials of a process: Tune's own ids are random, and not in order.
+    """A function that names the trials of a process: Tune's own ids are random, and not in order.
 
     Args:
         names: in the order in which the searcher, whoever it is, gives trials out.

@@ -9,79 +9,23 @@ import io
 import json
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import ray
 
-from raylora.data.examples import ChatExample, Dataset, ImageExample
 from raylora.errors import UserError
-from raylora.families.diffusion.family import DiffusionFamily
-from raylora.families.family import Prompt
 from raylora.training.trainer import Trainer
 from raylora.tuning.devices import ray_cluster
-from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results import finish as finish_module
 from raylora.tuning.results import samples as samples_module
 from raylora.tuning.results import store
 from raylora.tuning.results.finish import as_csv, finish, report_again, trainers_notes
-from raylora.tuning.results.samples import make_samples, prompts
 from raylora.tuning.run_folder import RunFolder
+from tests.tuning.results.plans import plan
 from tests.tuning.results.synthetic import text_sweep
 from tests.tuning.runs import config
-
-HELD_OUT = (
-    ChatExample("1", (("system", "Be rude."), ("user", "Hi"), ("assistant", "Go away."))),
-    ChatExample("2", (("system", "Be kind."), ("user", "Hi"), ("assistant", "Welcome."))),
-    ChatExample("3", (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))),
-    ChatExample("4", (("user", "e"), ("assistant", "f"))),
-)
-
-
-def plan(folder: Path, **values: Any) -> Plan:
-    made = make_plan(config("causal_lm", folder, **{"sample_prompts": None, **values}), None)
-    return dataclasses.replace(made, dataset=dataclasses.replace(made.dataset, held_out=HELD_OUT))
-
-
-def test_a_prompt_of_an_example_carries_all_that_goes_before_its_answer(tmp_path: Path) -> None:
-    assert prompts(plan(tmp_path)) == [
-        Prompt("system: Be rude.\n\nuser: Hi", "Go away.", HELD_OUT[0].messages[:2]),
-        Prompt("system: Be kind.\n\nuser: Hi", "Welcome.", HELD_OUT[1].messages[:2]),
-        Prompt("user: a\n\nassistant: b\n\nuser: c", "d", HELD_OUT[2].messages[:3]),
-    ]
-    assert prompts(plan(tmp_path, sample_prompts=["e", "x"])) == [Prompt("e", "f"), Prompt("x")]
-    assert prompts(plan(tmp_path, sample_prompts=[])) == []
-    alone = dataclasses.replace(plan(tmp_path), dataset=Dataset((), HELD_OUT[3:]))
-    assert prompts(alone) == [Prompt("e", "f", (("user", "e"),))]
-
-
-def test_a_prompt_of_a_picture_is_its_caption(tmp_path: Path) -> None:
-    pictures = Dataset((), (ImageExample("1", tmp_path / "a.png", "a"), ImageExample("2", tmp_path / "b.png", "a")))
-    made = dataclasses.replace(plan(tmp_path), family=DiffusionFamily(tmp_path), dataset=pictures)
-    assert prompts(made) == [Prompt("a", tmp_path / "a.png")]
-
-
-def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[Any] = []
-
-    class Task:
-        def remote(self, settings: Any, adapter: Path, given: list[Any]) -> Any:
-            asked.extend(given)
-            return ["before"] * len(given), ["after"] * len(given)
-
-    monkeypatch.setattr(ray_cluster, "running", lambda dashboard: contextlib.nullcontext())
-    monkeypatch.setattr(samples_module, "task_options", lambda settings: {})
-    monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda: Task()))
-    monkeypatch.setattr(ray, "get", lambda given: given)
-    wanted = [*prompts(plan(tmp_path))[:1], Prompt("a question")]
-    samples = make_samples(plan(tmp_path).config, tmp_path, wanted)
-    assert [prompt.messages or prompt.text for prompt in asked] == [HELD_OUT[0].messages[:2], "a question"]
-    assert [(sample.prompt, sample.reference) for sample in samples] == [
-        ("system: Be rude.\n\nuser: Hi", "Go away."),
-        ("a question", None),
-    ]
 
 
 @pytest.fixture
@@ -103,8 +47,6 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     ("error", "said"),
     [
         (ValueError("no room\non the card"), "ValueError: no room"),
-        (ray.exceptions.RayTaskError("f", "Traceback\nof Ray", MemoryError("16 GiB")), "MemoryError: 16 GiB"),
-        (UserError.one("refuses it", where="base", hint="do this"), "base: refuses it"),
         (ray.exceptions.WorkerCrashedError(), "WorkerCrashedError: "),
         (RuntimeError(), "RuntimeError ("),
     ],

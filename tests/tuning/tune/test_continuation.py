@@ -61,6 +61,13 @@ def test_a_trial_that_was_stopped_is_judged_by_what_is_left_of_it(capsys: pytest
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_trial_will_report_again_is_forgotten() -> None:
+    """The scheduler would judge it, and others by it, on values of another life."""
+    trials = [record(1, "running", 2, 4, 6), record(2, "running", 2, 4)]
+    found = continuation(trials, 2, lambda trial: 4 if trial.number == 1 else None)
+    assert [[report[STEP] for report in trial.reports] for trial in found.unfinished] == [[2, 4], []]
+
+
 @given(
     states=st.lists(st.sampled_from(["over", "running", "waiting", "failed"]), max_size=12),
     trials=st.integers(1, 12),

@@ -117,6 +117,16 @@ def test_a_line_that_was_altered_is_left_out_and_said(data: st.DataObject) -> No
             assert all(entry in known.reports for entry in trial.reports)
 
 
+def test_a_damaged_line_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "journal.jsonl"
+    written(file)
+    file.write_bytes(file.read_bytes().replace(b'"over"', b'"0ver"'))
+    journal = Journal(file)
+    for _ in range(3):
+        journal.read()
+    assert capsys.readouterr().err.count("lines are damaged") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

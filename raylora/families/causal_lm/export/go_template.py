@@ -52,7 +52,7 @@ def _pieces(template: str) -> Iterator[tuple[str, str]]:
 
 
 def _block(pieces: Iterator[tuple[str, str]], fields: Fields, shown: bool) -> tuple[str, str]:
-    """What stands up to the tag that ends a block, and that tag."""
+    """The text up to the tag that ends a block, and that tag."""
     text = ""
     for kind, part in pieces:
         if kind == "text":

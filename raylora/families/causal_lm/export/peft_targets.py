@@ -1,4 +1,4 @@
-"""What PEFT must be told so that it adapts exactly the layers that were trained, tried on a model without weights.
+"""The settings by which PEFT adapts exactly the layers that were trained, tried on a model without weights.
 
 PEFT takes names otherwise than they are meant on some architectures. It refuses the output projections of Mamba's
 mixers. And where transformers keeps all experts of a layer in one parameter, it takes `gate_proj`, `up_proj` and
@@ -86,7 +86,7 @@ def peft_targets(trained: Sequence[str], make: Skeleton) -> PeftTargets:
 
 
 def without_refused(wanted: Sequence[str], make: Skeleton) -> list[str]:
-    """Those of the layers `wanted` that PEFT adapts: it refuses layers by their last name."""
+    """Leave out of the layers `wanted` those that PEFT refuses, by their last name."""
     if _refusal(wanted, make) is None:
         return list(wanted)
     last = dict.fromkeys(name.rpartition(".")[2] for name in wanted)

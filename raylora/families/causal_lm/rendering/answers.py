@@ -1,4 +1,4 @@
-"""Where the assistant speaks in a rendered chat, and what of it is learnt.
+"""Finds where the assistant speaks in a rendered chat, and what of it is learnt.
 
 An answer is learnt where a model is asked for it: after the generation prompt, with the prefix of a thought that some
 templates put there. Many templates leave the thoughts of earlier answers out, or those of all; such an answer, bare of
@@ -183,7 +183,7 @@ def _by_placeholder(
 
 
 def _match(text: str, holed: str, slots: Sequence[tuple[str, str]]) -> list[Span] | None:
-    """Where each content lies in `text`, which is `holed` with contents (perhaps stripped) in the place of marks."""
+    """The place of each content in `text`, which is `holed` with contents (perhaps stripped) in the place of marks."""
     pieces = []
     for mark, _ in slots:
         before, found, holed = holed.partition(mark)

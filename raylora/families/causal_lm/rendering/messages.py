@@ -15,7 +15,7 @@ CALLS, ANSWERS, DEFINITIONS = "calls of tools", "what a tool has answered", "the
 
 
 def more_of(message: tuple[str, str]) -> str:
-    """What a message says beside role and content, as JSON text; empty if that is nothing."""
+    """The keys of a message beside role and content, as JSON text; empty if there are none."""
     return message.more if isinstance(message, Message) else ""
 
 

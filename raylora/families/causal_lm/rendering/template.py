@@ -43,7 +43,7 @@ class ToolsLeftOutError(TemplateRefusedError):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an assistant says, and what it thinks before: the parts of `<think>THOUGHT</think>SAID`.
+    """The words and the thoughts of an assistant: the parts of `<think>THOUGHT</think>SAID`.
 
     Attributes:
         thought: empty if there is none.

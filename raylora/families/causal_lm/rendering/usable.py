@@ -28,7 +28,7 @@ _BATCH = 1000  # prompts that are tokenised in one call
 
 
 def usable(tokens: ChatTokens, found: Found, max_length: int) -> Found:
-    """What was read, without examples that have no token to learn within `max_length`; a note tells of these.
+    """The data without examples that have no token to learn within `max_length`; a note tells of these.
 
     Args:
         tokens: the base model's tokenizer.
@@ -71,7 +71,7 @@ class _Judge:
         ]
 
     def kept(self, examples: Sequence[Example]) -> list[Example]:
-        """Those that are short enough."""
+        """The examples that are short enough."""
         texts = [one for one in examples if isinstance(one, ChatExample | TextExample)]
         doubtful = [one for one in texts if not self._is_short(one)]
         gone = {id(one) for one in self._without_short_prompts(doubtful) if self._is_too_long(one)}
@@ -87,7 +87,7 @@ class _Judge:
         return not _has_tools(example) and _bytes_before(example) + self._beside[kind] <= self._max_length
 
     def _without_short_prompts(self, doubtful: Sequence[ChatExample | TextExample]) -> list[ChatExample | TextExample]:
-        """Those of which not even the words before the first answer show that it lies within `max_length`."""
+        """The examples of which not even the words before the first answer show that it lies within `max_length`."""
         left: list[ChatExample | TextExample] = []
         for start in range(0, len(doubtful), _BATCH):
             batch = doubtful[start : start + _BATCH]

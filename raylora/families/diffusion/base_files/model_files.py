@@ -71,7 +71,7 @@ class ModelFiles:
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon" (noise) or "v_prediction" (velocity)."""
+        """The UNet's kind of prediction: "epsilon" (noise) or "v_prediction" (velocity)."""
         return str(self.settings("scheduler").get("prediction_type", "epsilon"))
 
     @property

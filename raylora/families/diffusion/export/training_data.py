@@ -1,4 +1,4 @@
-"""What an exported adapter says of the images it learned from, under the names that sd-scripts gives these facts."""
+"""An exported adapter's metadata on the images it learned from, under sd-scripts' names for these facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out of a sweep, in plain words: the headline, and what the value means."""
+"""The result of a sweep in plain words: the headline, and what the value means."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raylora.tuning.results.types import SweepOutcome
 
 
 def headline(outcome: SweepOutcome, ranking: Ranking) -> str:
-    """What came out, in plain words: who won, how good it is against the base model, and who is as good."""
+    """The headline: who won, how good it is against the base model, and who is as good."""
     best = ranking.best
     if best is None:
         statuses = {row.trial.status for row in ranking.rows}
@@ -42,7 +42,7 @@ def _lower_value(ranking: Ranking) -> str:
 
 
 def explanation(outcome: SweepOutcome, ranking: Ranking) -> str:
-    """What the value means, in a unit people know."""
+    """The meaning of the value, in a unit people know."""
     best = ranking.best
     if best is None:
         return ""

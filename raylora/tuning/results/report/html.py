@@ -163,7 +163,7 @@ def _table_row(outcome: SweepOutcome, ranking: Ranking, row: RankedTrial) -> dic
 
 
 def _position(value: float, low: float, high: float) -> float:
-    """Where a value lies between `low` and `high`, in percent, with some air on both sides; NaN lies at `low`."""
+    """The place of a value between `low` and `high`, in percent, with some air on both sides; NaN lies at `low`."""
     return round(4 + 92 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
 
 

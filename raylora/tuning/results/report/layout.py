@@ -1,4 +1,4 @@
-"""What all charts of the report share: colours, axes, labels, the span of values.
+"""The layout that all charts of the report share: colours, axes, labels, the span of values.
 
 Figures are Plotly's, in plain dicts. Colours are names of CSS variables (`--accent`): the report's script puts in the
 values of the light or the dark theme. Plotly reads a little HTML in its texts, so whatever a person typed is escaped.
@@ -124,7 +124,7 @@ def learning_rate(row: RankedTrial) -> float | None:
 
 
 def hover(row: RankedTrial) -> str:
-    """What is shown over a trial's mark: its place, values, objective and status; HTML, as Plotly reads it."""
+    """The text over a trial's mark: its place, values, objective and status; HTML, as Plotly reads it."""
     value = f"<br><b>{typographic(estimate(row.value, row.error))}</b>" if row.place else ""
     place = f"#{row.place} " if row.place else ""
     return f"{place}{label(row)}{value}<br>{escaped(row.trial.status_text(row.reason))}".replace("%{", "% {")
