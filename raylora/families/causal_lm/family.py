@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from raylora.config.schema import TrainConfig
     from raylora.families.base import Losses
     from raylora.families.causal_lm.model import CausalLM
+    from raylora.families.causal_lm.talk import Talk
     from raylora.families.causal_lm.tokenizer import ChatTokens
 
 
@@ -197,6 +198,12 @@ class CausalLMFamily(Family):
 
         asked = [prompt.messages or prompt.text for prompt in prompts]
         return generate(self.model_files, config, self.dtype(config, own_device()), adapter, asked)
+
+    def talk(self, config: TrainConfig, adapter: Path) -> Talk:
+        from raylora.families.base import own_device
+        from raylora.families.causal_lm.talk import Talk
+
+        return Talk(self.model_files, config, self.dtype(config, own_device()), adapter)
 
     def exported_value(self, config: TrainConfig, adapter: Path, held_out: Sequence[Example]) -> float:
         from raylora.families.base import own_device
