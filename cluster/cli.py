@@ -25,18 +25,22 @@ def cluster() -> None:
 @cluster.command()
 @_CLUSTER
 @_OVERRIDES
-def plan(cluster: Path, overrides: tuple[str, ...]) -> None:
-    """Say what would be made where, and everything that is in the way. Changes nothing."""
+@click.option("--force", is_flag=True, help="Do not end with 2 for what a sweep alone would be refused for.")
+def plan(cluster: Path, overrides: tuple[str, ...], force: bool) -> None:
+    """Say what would be made where, what is in the way, and whether all is fit for a sweep. Changes nothing."""
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
     from raylora.cluster.commands.plan import make_plan, open_inventory
+    from raylora.cluster.vsan import finding
 
     config = load_cluster_config(cluster, overrides)
     with open_inventory(config) as inventory:
-        made = make_plan(inventory, config)
+        made = make_plan(inventory, config, with_gate=True)
     click.echo(made.text())
     made.check()
+    if not force:
+        finding.check(made.gate)
 
 
 @cluster.command()

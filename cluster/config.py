@@ -10,8 +10,9 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from raylora.cluster.aliases import CLUSTER_ALIASES, NODE_TYPE_ALIASES, VCENTER_ALIASES
+from raylora.cluster.aliases import CLUSTER_ALIASES, NODE_TYPE_ALIASES, POLICY_ALIASES, VCENTER_ALIASES
 from raylora.cluster.sections import HeadConfig, NodeType, StaticAddresses, VCenterSettings, proxy_value
+from raylora.cluster.vsan.policy import StoragePolicy
 from raylora.config import loader
 from raylora.config.fields import Number, Positive, Section, Text, Whole, path_value, shown
 from raylora.config.loader import FileFormat
@@ -22,6 +23,7 @@ __all__ = ["ClusterConfig", "HeadConfig", "NodeType", "StaticAddresses", "VCente
 
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?\Z")
 _ID = re.compile(r"[a-z0-9]{4,40}\Z")
+_LONGEST_POLICY = 80  # characters of a storage policy's name in vSphere
 HEAD_TYPE = "head"  #: the node type of the head in Ray's configuration; no worker may have this name
 
 
@@ -110,8 +112,21 @@ class ClusterConfig(Section):
     )
     storage_policy: Text | None = Field(
         default=None,
-        description="Storage policy of nodes. Null: the datastore's own.",
+        description="Storage policy of nodes, their disks and their other files: one of `storage_policies` or one "
+        "that the vCenter has. Null: the datastore's own.",
         examples=["vSAN FTT=1 thin"],
+    )
+    storage_policies: dict[str, StoragePolicy] = Field(
+        default_factory=dict,
+        title="a section of storage policies",
+        description="Storage policies by name, each a section or the path of a JSON or YAML file that holds it. "
+        "`raylora cluster up` makes those that the vCenter does not have; one that differs is told, never changed.",
+        examples=["{lora: {replica: 2, failure_tolerance: host, iops_limit: 5000, provisioning: thin}}"],
+    )
+    shared_storage_policy: Text | None = Field(
+        default=None,
+        description="Storage policy of the file share behind `shared_export`, for whoever makes the share.",
+        examples=["lora"],
     )
     shared_folder: Text = Field(
         min_length=2,
@@ -205,6 +220,17 @@ class ClusterConfig(Section):
             )
         return path.rstrip("/")
 
+    @field_validator("storage_policies")
+    @classmethod
+    def _names_of_policies(cls, value: dict[str, StoragePolicy]) -> dict[str, StoragePolicy]:
+        for name in value:
+            if not 0 < len(name.strip()) <= _LONGEST_POLICY:
+                hint = "people see it in the vSphere client"
+                context = {"shown": shown(name), "hint": hint, "key": name}
+                message = "{shown} is not valid: a name has 1 to 80 characters"
+                raise PydanticCustomError("name", message, context)
+        return value
+
     @field_validator("workers")
     @classmethod
     def _names_of_workers(cls, value: dict[str, NodeType]) -> dict[str, NodeType]:
@@ -246,7 +272,13 @@ _CLUSTER_FILE = FileFormat(
     shared_folder: /srv/raylora
     workers: {rtx4090: {gpu: RTX 4090}}""",
     example_override="idle_minutes=10 or workers.rtx4090.max=2",
-    known={ClusterConfig: CLUSTER_ALIASES, VCenterSettings: VCENTER_ALIASES, NodeType: NODE_TYPE_ALIASES},
+    known={
+        ClusterConfig: CLUSTER_ALIASES,
+        VCenterSettings: VCENTER_ALIASES,
+        NodeType: NODE_TYPE_ALIASES,
+        StoragePolicy: POLICY_ALIASES,
+    },
+    included=("storage_policies",),
 )
 
 

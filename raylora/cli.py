@@ -16,6 +16,8 @@ import click
 from raylora import __version__
 from raylora.cluster.cli import cluster as cluster_commands
 from raylora.console import open_closed_streams, reserved_stdout, say
+from raylora.snapshots.cli import archive as archive_commands
+from raylora.snapshots.cli import snapshot as snapshot_commands
 
 if TYPE_CHECKING:
     from raylora.api import SweepResult
@@ -77,6 +79,9 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool | None, as_json
     "the same command follows it again.",
 )
 @click.option("--stop", is_flag=True, help="Stop a sweep that runs on the cluster.")
+@click.option(
+    "--force", is_flag=True, help="Send it although vSAN or the machines are not fit for it; that is recorded."
+)
 def sweep(
     config: Path,
     overrides: tuple[str, ...],
@@ -85,6 +90,7 @@ def sweep(
     dashboard: bool,
     cluster: Path | None,
     stop: bool,
+    force: bool,
 ) -> int | None:
     """Try many configurations, rank them, and export the best adapter.
 
@@ -92,11 +98,13 @@ def sweep(
     """
     if stop and cluster is None:
         raise click.UsageError("--stop goes with --cluster; a sweep on this machine is stopped with Ctrl-C")
+    if force and cluster is None:
+        raise click.UsageError("--force goes with --cluster")
     if cluster is not None and resume is False:
         hint = "the same command follows a sweep of the same configuration; name another output_dir"
         raise click.UsageError(f"--fresh does not go with --cluster: {hint}")
     if cluster is not None:
-        return _on_cluster(cluster, config, overrides, bool(resume), as_json, stop)
+        return _on_cluster(cluster, config, overrides, bool(resume), as_json, stop, force)
     from raylora import api
 
     _run(api.sweep, config, overrides, resume, as_json, dashboard)
@@ -304,10 +312,11 @@ def _run(
 
 
 def _on_cluster(
-    cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool
+    cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool, force: bool
 ) -> int | None:
     from raylora.cluster.commands import submit
     from raylora.cluster.config import load_cluster_config
+    from raylora.cluster.vsan.asked import asked
     from raylora.config.load import load_config
     from raylora.config.loader import path_fields
     from raylora.config.schema import TrainConfig
@@ -317,7 +326,7 @@ def _on_cluster(
     paths = [".".join(key) for key, *_ in path_fields(TrainConfig)]
     order = submit.order(site, config, overrides, paths, resume, as_json)
     if not stop:
-        return submit.sweep(site, order)
+        return submit.sweep(site, order, gate=lambda order: asked(site, order, force))
     submit.stop(site, order)
     return None
 
@@ -335,6 +344,8 @@ def _summary(result: SweepResult) -> str:
 
 
 cli.add_command(cluster_commands)
+cli.add_command(snapshot_commands)
+cli.add_command(archive_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

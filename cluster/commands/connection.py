@@ -8,6 +8,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ class Connection:
         except (KeyError, TypeError) as error:
             raise NoAnswer(f"it does not list its nodes: {answer}"[:200]) from error
 
+    def date(self) -> str:
+        """The head's time, as it writes it into its answers.
+
+        Raises:
+            NoAnswer: none came, or a refusal.
+        """
+        return str(self._ask("/api/version", lambda answer: answer.headers["Date"]))
+
     def get(self, path: str) -> Any:
         """The JSON at a path of the dashboard.
 
@@ -80,10 +89,13 @@ class Connection:
         Raises:
             NoAnswer: none came, or a refusal.
         """
+        return str(self._ask(path, lambda answer: answer.read().decode(errors="replace")))
+
+    def _ask(self, path: str, read: Callable[[Any], Any]) -> Any:
         request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
         try:
             with _DIRECT.open(request, timeout=_TIMEOUT) as answer:
-                return str(answer.read().decode(errors="replace"))
+                return read(answer)
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
                 raise NoAnswer("it does not take this token") from error

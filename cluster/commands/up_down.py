@@ -20,9 +20,11 @@ from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import user_data
+from raylora.cluster.vsan import spbm
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.console import say
 from raylora.errors import RayloraError, UserError
+from raylora.suggest import printable
 
 _REMOVAL: Final = 900.0  # seconds
 _ASK: Final = 1.0  # seconds between two looks whether the head answers
@@ -44,6 +46,8 @@ def up(config: ClusterConfig) -> str:
 
 
 def _up(inventory: Inventory, config: ClusterConfig) -> str:
+    for name in spbm.create_missing(inventory.vcenter, config):
+        say(f"made the storage policy {printable(name, 80)}: {config.storage_policies[name].words()}")
     nodes = NodeManager(inventory.vcenter, inventory, config)
     identity = new_identity(config.name, config.id or "", HEAD_TYPE, "head")
     there = nodes.by_id().get(identity.node_id)

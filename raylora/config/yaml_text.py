@@ -108,7 +108,7 @@ class Document:
         target: Key = tuple(parts)
         for key in [key for key in self.places if key[: len(target)] == target]:
             del self.places[key]
-        self.places |= {(*target, *key): read.source for key in read.places}
+        self.places |= {(*target, *key): place for key, place in read.places.items()}
         self.issues = [issue for issue in self.issues if issue.key[: len(target)] != target or not issue.key]
         self.issues += [dataclasses.replace(issue, key=(*target, *issue.key)) for issue in read.issues]
         return []

@@ -21,6 +21,7 @@ LAYERS = (
     ("families",),
     ("training",),
     ("tuning", "doctor", "labelling"),
+    ("snapshots",),
     ("api", "quickstart"),
     ("cli", "__main__"),
 )
@@ -42,7 +43,8 @@ LIGHT = [
         # what the process of a trial reads: importing torch there would take the cores from those that train
         *("raylora/training/actor.py", "raylora/training/memory/host.py", "raylora/training/trial_report.py"),
         "raylora/tuning/devices/slots.py",
-        *("cluster/cli.py", "cluster/config.py", "cluster/ray/user_data.py"),
+        *("cluster/cli.py", "cluster/config.py", "cluster/ray/user_data.py", "cluster/vsan/policy.py"),
+        "raylora/snapshots/*.py",
         *(f"cluster/commands/{name}.py" for name in ("submit", "connection", "job")),
     )
     for path in (sorted(ROOT.glob(pattern)) or [ROOT / pattern])

@@ -24,6 +24,7 @@ var needs = map[string][]string{
 	"PbmQueryProfile":                 {"StorageProfile.View"},
 	"PbmRetrieveContent":              {"StorageProfile.View"},
 	"PbmCreate":                       {"StorageProfile.Update"},
+	"PbmUpdate":                       {"StorageProfile.Update"},
 	"SessionIsActive":                 {"Sessions.ValidateSession"},
 }
 
