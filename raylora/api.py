@@ -160,7 +160,8 @@ def export(
             the run's folder, with the trial's name if one is given. An older adapter there, and nothing else, is
             replaced.
         trial: a trial of the sweep, such as "trial_00003".
-        layout: another than the family's own: "kohya" (images' own), "diffusers" or "peft" (language models' own).
+        layout: another than the family's own: "kohya" (images' own), "diffusers", "peft" (language models' own), or
+            "merged": the base model with the adapter in its weights.
 
     Raises:
         UserError: no finished run there, no such trial or layout, the trial has no adapter, or something else lies at
@@ -169,7 +170,7 @@ def export(
     """
     from raylora.families.registry import named
     from raylora.tuning.results import store
-    from raylora.tuning.results.export import export_trial
+    from raylora.tuning.results.export import check_base_model, export_trial
     from raylora.tuning.results.loaded_back import check_again
     from raylora.tuning.results.ranking import rank
     from raylora.tuning.run_folder import RunFolder
@@ -201,6 +202,8 @@ def export(
     target = folder.adapter(other.name if other else family.adapter_name, trial)
     if to is not None:
         target = Path(to).absolute() if other and not Path(other.name).suffix else family.export_target(Path(to))
+    if other is not None and other.needs_base_model:
+        check_base_model(folder)
     exported = export_trial(outcome, chosen, target, other)
     if other is None:
         check_again(folder, family.loader_name, chosen, exported)

@@ -118,7 +118,11 @@ def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: in
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="File (images) or folder (language models) to write.")
 @click.option("--trial", help="A trial of the sweep instead of its winner, such as trial_00003.")
-@click.option("--layout", help="Layout to write: kohya (images' own), diffusers, or peft (language models' own).")
+@click.option(
+    "--layout",
+    help="Layout to write: kohya (images' own), diffusers, peft (language models' own), "
+    "or merged: a checkpoint, the base model with the adapter in it.",
+)
 def export(run: Path, to: Path | None, trial: str | None, layout: str | None) -> None:
     """Export the best adapter of the finished run in folder RUN (its output_dir), and print its path."""
     from raylora import api

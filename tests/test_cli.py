@@ -146,7 +146,7 @@ def test_the_readme_names_what_cannot_be_swept() -> None:
     assert rule
     inputs = {"train_data_dir", "validation_path", "metadata_path", "base_model", "base_model_config"}
     paths = {*inputs, "output_dir", "cache_dir"}
-    not_one_value = {"sample_prompts", "sweep"}
+    not_one_value = {"sample_prompts", "folders", "sweep"}
     assert set(re.findall(r"`(\w+)`", rule[1])) == shared_keys(TrainConfig).keys() - paths - not_one_value
 
 

@@ -54,11 +54,14 @@ class Layout:
 
     Attributes:
         name: of the file or folder inside a run's folder.
-        export: writes an adapter's tensors to a place; it raises `UserError` where that cannot be written to.
+        export: writes an adapter's tensors to a place and gives what was written; it raises `UserError` where that
+            cannot be written to.
+        needs_base_model: whether the base model is read, which must then be the one that was trained on.
     """
 
     name: str
     export: Callable[[Path, Mapping[str, Any], TrainConfig], Path]
+    needs_base_model: bool = False
 
 
 def foreign_keys(config: TrainConfig, keys: type[Section], owner: str, instead: Mapping[str, str]) -> Iterator[Problem]:
@@ -189,6 +192,14 @@ class Family(abc.ABC):
             UserError: its configuration makes no model.
         """
 
+    def starting_point(self, config: TrainConfig, base: BaseModel) -> dict[str, torch.Tensor]:
+        """The tensors from which a trial starts in place of fresh ones, by the names of an adapter's; none for most.
+
+        Raises:
+            UserError: what is named to start from does not fit.
+        """
+        return {}
+
     # --- the data
 
     @abc.abstractmethod
@@ -200,6 +211,18 @@ class Family(abc.ABC):
         Raises:
             UserError: everything that is wrong with the data.
         """
+
+    def learned(
+        self, config: TrainConfig, train: Sequence[Example], beside: Sequence[Example]
+    ) -> tuple[Sequence[Example], Sequence[str]]:
+        """The training examples of an epoch in the forms in which they are learned, and notes on these.
+
+        Args:
+            config: of the run.
+            train: what is left to learn from when some examples are held out.
+            beside: see `Found.beside`.
+        """
+        return train, ()
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """Why a run's folder must not lie where it does, by what would be read of it; both paths are absolute."""

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 REPORTS = 8
 #: Where more than one example in so many is held out, a person should know what to write to train on all.
 FEW = 4
+#: A learning rate from which LoRA diverges under AdamW, whatever it learns.
+_HIGH = 0.5
 #: Bytes that a sweep needs at the least: checkpoints, events, the report with its plots.
 _LEAST_ROOM = 64 * 2**20
 
@@ -200,12 +202,21 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
         raise UserError(dict.fromkeys([*problems, *error.problems])) from error
     if problems:
         raise UserError(problems)
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *_remarks(config, sweep)))
     train = len(dataset.train)
     longest = config.total_steps(train) * config.batch_size
     every = config.validate_every or max(1, longest // REPORTS)
     if sweep:
         longest = max(longest, _longest(config, sweep, train))
     return Plan(config, sweep, family, dataset, every, longest)
+
+
+def _remarks(config: TrainConfig, sweep: SweepConfig | None) -> Iterator[str]:
+    """What of a configuration has no effect in this run, or is likely not meant."""
+    if sweep and config.sample_every:
+        yield "sample_every has no effect in a sweep, which makes samples of its winner in the end"
+    if config.learning_rate >= _HIGH:
+        yield f"learning_rate {config.learning_rate:g} is far too high for AdamW; 1.0 is for optimizers that adapt it"
 
 
 def _target_words(targets: str | list[str]) -> str:
@@ -260,8 +271,7 @@ def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
     """See that `output_dir` is the run's alone: a later run moves it aside with all that is in it."""
     output = Path(os.path.realpath(config.output_dir))
     if fresh:
-        inputs = keys_affecting(TrainConfig, "input")
-        held = [key for key in inputs if (given := getattr(config, key)) and _lies_in(Path(given), output)]
+        held = [key for key, given in _inputs(config) if _lies_in(given, output)]
         if _lies_in(suggest.current_folder(), output):
             held.append("the current folder")
         if held:
@@ -271,9 +281,24 @@ def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
                 key="output_dir",
                 hint="name a folder that is the run's alone",
             )
-    for data in filter(None, (config.train_data_dir, config.validation_path)):
+    for data in (place for key, place in _inputs(config) if key in _DATA or key.startswith("folders.")):
         if problem := family.output_problem(Path(os.path.realpath(data)), output):
             raise UserError([dataclasses.replace(problem, where=shown(config.output_dir))])
+
+
+#: Keys of files that examples are read of, beside those of further folders.
+_DATA = ("train_data_dir", "validation_path", "reg_data_dir")
+
+
+def _inputs(config: TrainConfig) -> Iterator[tuple[str, Path]]:
+    """All files and folders that a run reads, by their keys."""
+    for key in keys_affecting(TrainConfig, "input"):
+        if isinstance(given := getattr(config, key), str):
+            yield key, Path(given)
+    for name, folder in config.folders.items():
+        yield f"folders.{name}.path", Path(folder.path)
+        if folder.metadata_path:
+            yield f"folders.{name}.metadata_path", Path(folder.metadata_path)
 
 
 def _lies_in(place: Path, folder: Path) -> bool:

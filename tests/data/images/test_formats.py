@@ -38,7 +38,7 @@ def test_files_that_are_not_read_are_counted(two: Path) -> None:
         write(two / name, "")
     _, notes = read(two, None)
     assert any("2 .heic files are not read" in note for note in notes)
-    assert any("1 .mp4 files are not read" in note for note in notes)
+    assert any("1 .mp4 file is not read" in note for note in notes)
 
 
 def test_heic_under_the_name_of_a_jpeg_is_named(tmp_path: Path) -> None:
@@ -82,5 +82,5 @@ def test_transparent_and_animated_pictures_are_counted(tmp_path: Path) -> None:
     for name in ("a", "b", "opaque"):
         write(tmp_path / f"{name}.txt", name)
     _, notes = read(tmp_path, None)
-    assert "1 images are transparent in parts, which become white: a.png" in notes
-    assert "1 images have several frames, of which the first is taken: b.gif" in notes
+    assert "1 image is transparent in parts, which become white: a.png" in notes
+    assert "1 image has several frames, of which the first is taken: b.gif" in notes
