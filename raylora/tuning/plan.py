@@ -295,6 +295,8 @@ def _inputs(config: TrainConfig) -> Iterator[tuple[str, Path]]:
     for key in keys_affecting(TrainConfig, "input"):
         if isinstance(given := getattr(config, key), str):
             yield key, Path(given)
+    if isinstance(config.sample_prompts, str):
+        yield "sample_prompts", Path(config.sample_prompts)
     for name, folder in config.folders.items():
         yield f"folders.{name}.path", Path(folder.path)
         if folder.metadata_path:
