@@ -119,7 +119,7 @@ def inspect(path: Path) -> AdapterFile:
         kinds.add("DoRA")
     metadata, alphas = _scalars(file, shapes)
     config = _peft_config(file)
-    if config and not alphas and "lora_alpha" in config:
+    if not alphas and isinstance(config.get("lora_alpha"), int | float):
         alphas = Counter({float(config["lora_alpha"]): len(_modules(shapes))})
     layout = next((name for name, start in _LAYOUTS if any(start.match(key) for key in shapes)), "unknown")
     ranks = _ranks(shapes)

@@ -22,16 +22,16 @@ def read(config: TrainConfig) -> Found:
     problems: list[Problem] = []
     notes: list[str] = []
 
-    def of(place: str, read_one: Callable[[], tuple[list[ImageExample], list[str]]]) -> list[ImageExample]:
-        """One folder's; `place` is where its keys stand, "" for those of `train_data_dir`."""
+    def of(name: str, key: str, read_one: Callable[[], tuple[list[ImageExample], list[str]]]) -> list[ImageExample]:
+        """The examples of one folder, whose name goes before its notes and whose key before its problems."""
         try:
             examples, own = read_one()
         except UserError as error:
-            keys = {"train_data_dir": place, "metadata_path": f"{place.removesuffix('.path')}.metadata_path"}
-            told = error.problems
-            problems.extend([dataclasses.replace(p, key=keys.get(p.key, p.key)) for p in told] if place else told)
+            keys = {"train_data_dir": key, "metadata_path": f"{key.removesuffix('path')}metadata_path"} if name else {}
+            problems.extend(
+                dataclasses.replace(problem, key=keys.get(problem.key, problem.key)) for problem in error.problems
+            )
             return []
-        name = place.split(".")[-2] if "." in place else place
         notes.extend(f"{name}: {note}" if name else note for note in own)
         return examples
 
@@ -42,16 +42,20 @@ def read(config: TrainConfig) -> Found:
         return [dataclasses.replace(example, repeats=repeats) for example in examples], own
 
     main = (config.train_data_dir, config.metadata_path, config.trigger, config.repeats)
-    examples = of("", lambda: training(*main))
+    examples = of("", "train_data_dir", lambda: training(*main))
     for name, further in config.folders.items():
         own = (further.path, further.metadata_path, further.trigger, further.repeats)
-        examples += of(f"folders.{name}.path", lambda own=own: training(*own))  # type: ignore[misc]
+        examples += of(name, f"folders.{name}.path", lambda own=own: training(*own))  # type: ignore[misc]
     held_out: list[ImageExample] = []
     if (judged_by := config.validation_path) is not None:
-        held_out = of("validation_path", lambda: folder.read(Path(judged_by), None, trigger=one_line(config.trigger)))
+        held_out = of(
+            "validation_path",
+            "validation_path",
+            lambda: folder.read(Path(judged_by), None, trigger=one_line(config.trigger)),
+        )
     beside: list[ImageExample] = []
     if (kept_by := config.reg_data_dir) is not None:
-        beside = of("reg_data_dir", lambda: folder.read(Path(kept_by), None))
+        beside = of("reg_data_dir", "reg_data_dir", lambda: folder.read(Path(kept_by), None))
     if problems:
         raise UserError(problems)
     return Found(examples, held_out, notes, beside)

@@ -19,6 +19,7 @@ from raylora.families.diffusion.buckets import CENTRE
 from raylora.formatting import counted, things
 from raylora.rng import draws
 
+_VARIANTS: int = TrainConfig.model_fields["variants"].default
 _SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
@@ -124,6 +125,8 @@ def _notes(config: TrainConfig, train: Sequence[ImageExample], seen: int) -> Ite
             yield f"{counted(len(whole), 'caption')} the same in all of them, having too few tags: {few(whole)}"
     elif config.keep_tokens:
         yield "keep_tokens has no effect without caption_shuffle or tag_dropout"
+    if config.variants != _VARIANTS and not (config.caption_shuffle or config.tag_dropout or config.crop_jitter):
+        yield "variants has no effect without caption_shuffle, tag_dropout or crop_jitter"
     if config.prior_loss_weight != 1.0 and config.reg_data_dir is None:
         yield "prior_loss_weight has no effect without reg_data_dir"
     if config.unmasked_weight != 0.1 and not config.masked_loss:

@@ -119,6 +119,10 @@ def test_the_loss_counts_where_the_mask_is_white(root: Path, tmp_path: Path) -> 
     settings = config(root, "sd15", masked_loss=True, unmasked_weight=0.0)
     (encoded,) = model.encode([in_forms(masked(root, tmp_path / "mask.png"), settings)])
     assert encoded["mask"][0, 0].tolist() == [[1.0] * 4 + [0.0] * 4] * 8
+    (both,) = model.encode(
+        [in_forms(masked(root, tmp_path / "mask.png"), settings.with_values({"flip_augment": True}))]
+    )
+    assert torch.equal(both["mask"][1], both["mask"][0].flip(-1)) and not torch.equal(both["mask"][1], both["mask"][0])
     of_alpha = dataclasses.replace(masked(root, tmp_path / "alpha.png"), path=tmp_path / "alpha.png")
     assert torch.equal(model.encode([in_forms(of_alpha, settings)])[0]["mask"], encoded["mask"])
 
@@ -180,6 +184,6 @@ def test_what_contradicts_or_has_no_effect_is_told() -> None:
     assert "1 caption is speaking of left or right" in notes(flip_augment=True) and "a.png" in notes(flip_augment=True)
     assert "encoded in 8 forms" in notes(caption_shuffle=True) and "too few tags: a.png" in notes(caption_shuffle=True)
     assert "encoded in 5 cuts, half of them mirrored" in notes(crop_jitter=0.1, flip_augment=True, variants=5)
-    for key, value in (("keep_tokens", 1), ("prior_loss_weight", 0.5), ("unmasked_weight", 0.5)):
+    for key, value in (("keep_tokens", 1), ("variants", 4), ("prior_loss_weight", 0.5), ("unmasked_weight", 0.5)):
         assert f"{key} has no effect without" in notes(**{key: value})
     assert notes() == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
-from raylora.data.reading import few, shown
+from raylora.data.reading import few, read_text, shown
 from raylora.errors import UserError
 from raylora.families import adapter_file
 from raylora.families.diffusion.components import quiet
@@ -99,6 +100,8 @@ def _read(
             side = "down" if (match["old"] or match["new"]) in ("down", "A") else "up"
             halves.setdefault(match["module"], {})[side] = tensor
     pairs = {name: (half["down"], half["up"]) for name, half in halves.items() if len(half) == 2}
+    if any(not bool(tensor.isfinite().all()) or tensor.ndim < 2 for pair in pairs.values() for tensor in pair):
+        raise _refused(found.path, "has numbers that are not finite, or are no matrices", "give another copy of it")
     settings = _settings(found)
     return pairs, {
         name: _alpha(name, alphas, settings, down.shape[0]) / _divisor(settings, down.shape[0])
@@ -116,8 +119,8 @@ def _from_kohya(file: Path, state: Mapping[str, Tensor], unet: nn.Module) -> tup
         try:
             converted, _ = StableDiffusionXLPipeline.lora_state_dict(dict(own), unet_config=unet.config)
             converted = convert_unet_state_dict_to_peft(converted)
-        except (ValueError, KeyError, IndexError) as error:  # names that the converter stumbles over
-            raise _refused(file, f"has layers that no UNet has: {error}", "give one for this base model") from error
+        except (ValueError, KeyError, IndexError, RuntimeError) as error:  # names that the converter stumbles over
+            raise _refused(file, f"is not as a LoRA of a UNet is: {error}", "give one for this base model") from error
     modules = {id(tensor): match["module"] for name, tensor in converted.items() if (match := _PAIR.fullmatch(name))}
     alphas = {
         modules[id(tensor)]: float(own[alpha])
@@ -128,17 +131,31 @@ def _from_kohya(file: Path, state: Mapping[str, Tensor], unet: nn.Module) -> tup
 
 
 def _settings(found: adapter_file.AdapterFile) -> dict[str, Any]:
-    """PEFT's configuration of an adapter: in a file beside it, or in its head as diffusers writes it."""
+    """PEFT's configuration of an adapter: in a file beside it, or in its head as diffusers writes it.
+
+    Raises:
+        UserError: it is none.
+    """
     beside = found.path.parent / "adapter_config.json"
-    if found.path.name == "adapter_model.safetensors" and beside.is_file():
-        return dict(json.loads(beside.read_text(encoding="utf-8")))
-    head = json.loads(found.metadata.get("lora_adapter_metadata", "{}"))
-    return {name.removeprefix("unet."): value for name, value in head.items() if name.startswith("unet.")}
+    is_peft = found.path.name == "adapter_model.safetensors" and beside.is_file()
+    where = beside if is_peft else found.path
+    try:
+        settings = json.loads(read_text(beside) if is_peft else found.metadata.get("lora_adapter_metadata", "{}"))
+        if not is_peft:
+            settings = {
+                name.removeprefix("unet."): value for name, value in settings.items() if name.startswith("unet.")
+            }
+        alphas = [settings.get("lora_alpha", 1.0), *(settings.get("alpha_pattern") or {}).values()]
+        if not all(math.isfinite(alpha) for alpha in alphas):
+            raise ValueError("an alpha that is no number")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _refused(where, "has settings of LoRA that cannot be read", "save the adapter again") from error
+    return dict(settings)
 
 
 def _alpha(name: str, alphas: Mapping[str, float], settings: Mapping[str, Any], rank: int) -> float:
     if name in alphas:
-        return float(alphas[name])
+        return alphas[name]
     pattern = settings.get("alpha_pattern") or {}
     own = next((alpha for end, alpha in pattern.items() if name == end or name.endswith(f".{end}")), None)
     return float(own if own is not None else settings.get("lora_alpha", rank))

@@ -124,6 +124,32 @@ def test_what_does_not_fit_is_refused_with_what_to_write(root: Path, tmp_path: P
     assert "has no update of a UNet" in refused(settings, init_from=str(tmp_path / "te.safetensors"))
 
 
+def test_a_file_that_is_not_as_it_should_be_is_refused(root: Path, tmp_path: Path) -> None:
+    settings = config(root, "sd15", lora_targets="all", lora_rank=2)
+    base = resolve(settings).meta_model(settings, torch.float32)
+    tensors = trained(base.model, base.targets("attention"), 2)
+    file = export_kohya(tmp_path / "a.safetensors", tensors, settings, {})
+    state = load_file(file)
+    alpha, down = (next(name for name in state if name.endswith(end)) for end in (".alpha", ".lora_down.weight"))
+    for name, tensor in (
+        (down, state[down] * torch.nan),
+        (down, torch.ones(2)),
+        ("lora_unet_x.y.lora_down.weight", state[down].clone()),
+    ):
+        save_file({**state, name: tensor}, tmp_path / "b.safetensors")
+        assert "init_from: " in refused(settings, init_from=str(tmp_path / "b.safetensors")), name
+    save_file({**state, alpha: torch.ones(3)}, tmp_path / "b.safetensors")
+    assert "is not as a LoRA of a UNet is" in refused(settings, init_from=str(tmp_path / "b.safetensors"))
+    export_diffusers(file, tensors, settings)
+    save_file(load_file(file), file, {"lora_adapter_metadata": "[1"})
+    assert "settings of LoRA that cannot be read" in refused(settings, init_from=str(file))
+    folder = export_peft(tmp_path / "peft", tensors, settings)
+    resolve(settings).check(settings.with_values({"init_from": str(folder)}))
+    for text in ("{", "[]", '{"lora_alpha": "x"}', '{"alpha_pattern": 3}'):
+        (folder / "adapter_config.json").write_text(text)
+        assert "adapter_config.json: init_from: has settings" in refused(settings, init_from=str(folder)), text
+
+
 def _xl(root: Path) -> tuple[nn.Module, list[str]]:
     settings = config(root, "sdxl")
     base = resolve(settings).meta_model(settings, torch.float32)
