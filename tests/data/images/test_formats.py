@@ -32,6 +32,14 @@ def test_a_picture_of_another_name_is_known_by_its_first_bytes(tmp_path: Path, n
     assert not is_picture(tmp_path / name)
 
 
+def test_a_file_that_the_system_says_nothing_of_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)  # as /proc does with links into processes of others
+    assert not is_picture(tmp_path / "cwd")
+
+
 def test_files_that_are_not_read_are_counted(two: Path) -> None:
     write(two / "metadata.csv", "filename,prompt\na.png,a\nb.png,b\n")
     for name in ("c.heic", "d.HEIC", "e.mp4"):
