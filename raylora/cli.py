@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -120,14 +121,96 @@ def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: in
 @click.option("--trial", help="A trial of the sweep instead of its winner, such as trial_00003.")
 @click.option(
     "--layout",
-    help="Layout to write: kohya (images' own), diffusers, peft (language models' own), "
-    "or merged: a checkpoint, the base model with the adapter in it.",
+    help="Layout to write: of images kohya (their own), diffusers, peft or merged (the whole model); of language "
+    "models peft (their own), merged, gguf or merged-gguf (by llama.cpp's converters).",
 )
 def export(run: Path, to: Path | None, trial: str | None, layout: str | None) -> None:
     """Export the best adapter of the finished run in folder RUN (its output_dir), and print its path."""
     from raylora import api
 
     click.echo(api.export(run, to=to, trial=trial, layout=layout))
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    "models",
+    metavar="MODEL",
+    multiple=True,
+    help="Folder of a captioner of transformers (BLIP, BLIP-2, Florence-2, any vision-language model with a chat "
+    "template) or of a WD14 tagger (ONNX), or its name on the Hugging Face hub; the default is "
+    "florence-community/Florence-2-base. Given twice, a caption is made of what both say.",
+)
+@click.option("--prompt", help="What the model is asked, in place of what its kind usually is.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Length of an answer.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.35, help="Probability of a tag (default: 0.35).")
+@click.option("--character-threshold", type=click.FloatRange(0, 1), default=0.85, help="The same of names (0.85).")
+@click.option("--trigger", default="", help="First word of every caption: what prompts will call it by.")
+@click.option("--prefix", default="", help="Goes before what the model says, as it stands.")
+@click.option("--exclude", multiple=True, help="Tags to leave out, words to cut out; with commas, or given again.")
+@click.option("--txt", is_flag=True, help="Write new captions into a text file beside each picture, not metadata.csv.")
+@click.option("--overwrite", is_flag=True, help="Write over captions that a person wrote.")
+@click.option("--review", is_flag=True, help="Also make DIR/review.html, to look through the captions and mend them.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures at once (default: 8 on a card, 2 on a CPU).")
+@click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", help="Default: a GPU if any.")
+def label(folder: Path, models: tuple[str, ...], exclude: tuple[str, ...], txt: bool, **options: Any) -> None:
+    """Caption the pictures in DIR by a model that sees them, and print what was written.
+
+    Captions go into DIR/metadata.csv. One that a person wrote stays; one of an earlier run of this command is made anew
+    if the model or the wording is another. What was interrupted goes on when the same command is run again.
+
+    The model of the quickstart (emoji-captioner) knows 128 emoji and nothing else. Real pictures want a real captioner:
+    Florence-2 for sentences, Qwen2.5-VL for what you ask of it, SmilingWolf's wd taggers for anime (pip install
+    'raylora[label]').
+    """
+    from raylora import api
+
+    words = [part.strip() for given in exclude for part in given.split(",") if part.strip()]
+    with reserved_stdout() as stdout:
+        done = api.label(folder, models, exclude=words, beside=txt, **options)
+        say(done.words())
+        for path in done.places():
+            print(path, file=stdout)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--trial", help="A trial whose adapter was exported into RUN, instead of the winner.")
+def chat(run: Path, trial: str | None) -> None:
+    """Talk to the language model of the finished run in folder RUN, with and without its adapter, side by side.
+
+    Each line that you write is said to both. An empty line starts anew; end with Ctrl-D.
+    """
+    from raylora import api
+
+    talk = api.chat(run, trial=trial)
+    say("write what a user says; an empty line starts anew, Ctrl-D ends")
+    for line in _lines():
+        if not line.strip():
+            talk.start_anew()
+            say("starting anew")
+            continue
+        base, adapted = talk.say(line.strip())
+        click.echo(f"base     {_indented(base)}\nadapter  {_indented(adapted)}\n")
+
+
+def _indented(answer: str) -> str:
+    from raylora.suggest import printable
+
+    return "\n         ".join(printable(line, len(answer) * 10) for line in answer.splitlines())
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input; on a terminal with a prompt and a history."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - input() uses it
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("> ")
 
 
 @cli.command()
@@ -275,6 +358,8 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 def _how_to_go_on(arguments: Sequence[str]) -> str:
     """The advice after a Ctrl-C that came outside of the trials' own time: perhaps before there was any."""
     words = list(arguments)
+    if words[:1] == ["label"]:
+        return "; run the same command again to go on"
     if words[:1] not in (["train"], ["sweep"]) or any(word.startswith("--cluster") for word in words):
         return ""
     return "; run the same command with --resume to go on, or without it if no trial had been started"

@@ -283,6 +283,23 @@ def test_a_language_model_trains_from_python(seed: Path, capfd: pytest.CaptureFi
     assert not exported.exists()
     with pytest.raises(raylora.UserError, match="no trial 'trial_00009'"):
         raylora.export(result.folder, trial="trial_00009")
+    merged = raylora.export(result.folder, layout="merged")
+    assert (merged / "model.safetensors").is_file()
+    assert not (merged / "adapter_config.json").exists()
+
+    talked = subprocess.run(
+        [sys.executable, "-m", "raylora", "chat", str(result.folder)],
+        input="hello\n\nhello\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second, end = talked.stdout.split("\n\n")
+    assert first == second and end == ""
+    assert [line[:9] for line in first.splitlines() if line[0] != " "] == ["base     ", "adapter  "]
+    with pytest.raises(raylora.UserError, match="the adapter is not there") as caught:
+        raylora.chat(result.folder, trial="trial_00001")
+    assert "--trial trial_00001" in caught.value.problems[0].hint
     with pytest.raises(raylora.UserError, match="holds something else than an adapter"):
         raylora.export(result.folder, to=seed / "models")
     assert (seed / "models/llm").is_dir()

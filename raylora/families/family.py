@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from raylora import suggest
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 
@@ -62,6 +63,33 @@ class Layout:
     name: str
     export: Callable[[Path, Mapping[str, Any], TrainConfig], Path]
     needs_base_model: bool = False
+
+    def target(self, to: Path) -> Path:
+        """The place for an export that a person named: the folder, or a file in it, or the file.
+
+        Raises:
+            UserError: a file of another kind is named.
+        """
+        path, suffix = suggest.current_folder() / to, Path(self.name).suffix
+        if suffix and path.is_dir():
+            return path.resolve() / self.name
+        if suffix and path.suffix.lower() != suffix:
+            raise UserError.one(f"is no name of a {suffix} file", where=str(to), key="--to", hint=f"{to}{suffix}")
+        return path.absolute()
+
+
+class Talk(Protocol):
+    """A talk with base model and adapter, in which a person says the same to both."""
+
+    def start_anew(self) -> None:
+        """Forget what was said."""
+
+    def say(self, text: str) -> tuple[str, str]:
+        """Say something; gives the answers of the base model and of the adapter.
+
+        Raises:
+            UserError: it cannot be said.
+        """
 
 
 def foreign_keys(config: TrainConfig, keys: type[Section], owner: str, instead: Mapping[str, str]) -> Iterator[Problem]:
@@ -215,13 +243,7 @@ class Family(abc.ABC):
     def learned(
         self, config: TrainConfig, train: Sequence[Example], beside: Sequence[Example]
     ) -> tuple[Sequence[Example], Sequence[str]]:
-        """The training examples of an epoch in the forms in which they are learned, and notes on these.
-
-        Args:
-            config: of the run.
-            train: what is left to learn from when some examples are held out.
-            beside: see `Found.beside`.
-        """
+        """The training examples of an epoch, of `train` and `Found.beside`, in the forms learned; and notes."""
         return train, ()
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
@@ -293,6 +315,20 @@ class Family(abc.ABC):
         Raises:
             UserError: no room, no permission, or something else lies there.
         """
+
+    def talk(self, config: TrainConfig, adapter: Path) -> Talk:
+        """Load the base model and an exported adapter to talk with both.
+
+        Args:
+            config: the trial's.
+            adapter: as `export` wrote it.
+
+        Raises:
+            UserError: as `load`; or models of this family do not talk.
+        """
+        raise UserError.one(
+            f"{self.model_title} does not talk", where=str(self.base_model), hint="its samples are in the run's report"
+        )
 
     def exported_value(self, config: TrainConfig, adapter: Path, held_out: Sequence[Example]) -> float:
         """The value of an *exported* adapter on held-out examples, as `loader_name` loads it.

@@ -20,7 +20,7 @@ LAYERS = (
     ("data", "lora"),
     ("families",),
     ("training",),
-    ("tuning", "doctor"),
+    ("tuning", "doctor", "labelling"),
     ("api", "quickstart"),
     ("cli", "__main__"),
 )

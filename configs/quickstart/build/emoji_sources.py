@@ -10,6 +10,12 @@ import numpy as np
 from PIL import Image
 
 NOTO = "emoji-datasource-google-16.0.0/package/img/google/64"
+#: Further drawings under open licences: Android's blobs of 2017 (Apache-2.0), Twemoji and EmojiOne 2 (both CC BY 4.0).
+OTHERS = (
+    "emoji-datasource-google-3.0.0/package/img/google/64",
+    "emoji-datasource-twitter-16.0.0/package/img/twitter/64",
+    "emojione-2.2.7/package/assets/png",
+)
 FLUENT = "lobehub-fluent-emoji-3d-1.1.0/package/assets"
 NAMES = "unicode-emoji-json-0.9.0/package/data-by-emoji.json"
 #: Groups of things that have a shape of their own; people, flags and most signs are left out.
@@ -27,6 +33,17 @@ def _wanted(entry: dict[str, str]) -> bool:
     if "o’clock" in entry["name"] or "-thirty" in entry["name"]:
         return False
     return entry["group"] in GROUPS or (entry["group"] == "Symbols" and entry["name"].endswith(SHAPES))
+
+
+def drawings(packages: Path, emoji: str) -> list[np.ndarray]:
+    """Every drawing of an emoji but Fluent's, (64, 64, 4) uint8 RGBA: Noto's, and those of `OTHERS` that have it."""
+    full = _codes(emoji)[0]
+    found = []
+    for folder in (NOTO, *OTHERS):
+        candidates = (packages / folder / f"{code}.png" for code in dict.fromkeys((full, full.replace("-fe0f", ""))))
+        if path := next(filter(Path.exists, candidates), None):
+            found.append(np.asarray(Image.open(path).convert("RGBA").resize((64, 64), Image.Resampling.LANCZOS)))
+    return found
 
 
 def _on_white(path: Path, size: int) -> np.ndarray:
@@ -58,8 +75,13 @@ def noto_images(packages: Path) -> tuple[dict[str, str], list[np.ndarray]]:
     return names, [_on_white(packages / NOTO / f"{_codes(emoji)[0]}.png", 64) for emoji in names]
 
 
-def demo_codes(packages: Path) -> list[str]:
-    """The emoji of the demo's training set: a spread over the groups, chosen by hash, stable for ever."""
+def demo_codes(packages: Path, times: int = 1) -> list[str]:
+    """The emoji of the demo's training set: a spread over the groups, chosen by hash, stable for ever.
+
+    Args:
+        packages: the folder of the packages.
+        times: as many times more, chosen in the same way, those of the demo among them.
+    """
     groups = json.loads((packages / NAMES).read_text())
     chosen: list[str] = []
     quota = {
@@ -74,8 +96,8 @@ def demo_codes(packages: Path) -> list[str]:
     for group, count in quota.items():
         members = [emoji for emoji in names if groups[emoji]["group"] == group]
         members.sort(key=lambda emoji: hashlib.sha256(emoji.encode()).hexdigest())
-        chosen += members[:count]
-    assert len(chosen) == DEMO_IMAGES
+        chosen += members[: count * times]
+    assert len(chosen) == DEMO_IMAGES * times
     return chosen
 
 

@@ -21,7 +21,7 @@ _KOHYA = re.compile(r"(\d+)_(.+)")
 _ABOUT = re.compile(r"(read_?me|licen[cs]e|copying|notice|credits|attribution)", re.IGNORECASE)
 _HOW_TO_CAPTION = (
     "add a row for each to metadata.csv (columns filename,prompt), or a text file of the same name beside each: "
-    "cat.png -> cat.txt"
+    "cat.png -> cat.txt; or have a model write them: raylora label"
 )
 
 
@@ -37,7 +37,7 @@ def captions_of_rows(
     repeated = 0
     for row in rows:
         candidates = list(_candidates(folder.root, row))
-        name = next((found for candidate in candidates if (found := known.find(candidate))), None)
+        name = image_of(folder.root, row, known)
         if name is None:
             if not candidates:
                 message = f"{shown(row.file) or 'a file name that is empty'} is not inside {shown(folder.root)}"
@@ -66,6 +66,11 @@ def captions_of_rows(
         stands = "row stands" if repeated == 1 else "rows stand"
         notes.append(f"{repeated} metadata {stands} there more than once; each counts once")
     return captions, [problem for problems in kinds.values() for problem in limited(problems)]
+
+
+def image_of(root: Path, row: CaptionRow, known: Names[str]) -> str | None:
+    """The image that a metadata row is about, of those that are `known` by their names; None if it is none of them."""
+    return next((found for candidate in _candidates(root, row) if (found := known.find(candidate))), None)
 
 
 def _candidates(root: Path, row: CaptionRow) -> Iterator[str]:
@@ -111,7 +116,7 @@ def add_other_captions(
     without: list[str] = []
     named_by_folder: Counter[str] = Counter()
     for name in folder.images:
-        beside = [text for written in _sidecars(name) if (text := texts.find(written))]
+        beside = [text for written in sidecars(name) if (text := texts.find(written))]
         unused -= set(beside)
         if name in captions:
             unread += beside
@@ -159,7 +164,7 @@ def add_other_captions(
     return problems
 
 
-def _sidecars(name: str) -> Iterator[str]:
+def sidecars(name: str) -> Iterator[str]:
     """The names that the text file beside an image may have, the usual one first: cat.txt, or cat.png.txt."""
     yield from (own + suffix for own in (stem(name), name) for suffix in SIDECARS)
 

@@ -44,7 +44,7 @@ def read(
     metadata = read_metadata(folder, metadata_path, notes)
     problems = metadata.problems
     if not folder.images:
-        problems.append(_no_images(folder))
+        problems.append(no_images(folder, "train_data_dir"))
         raise UserError([*folder.problems, *problems])
     captions, row_problems = captions_of_rows(folder, metadata.rows, notes)
     problems += row_problems
@@ -81,11 +81,12 @@ def read(
     return examples, notes
 
 
-def _no_images(folder: ImageFolder) -> Problem:
+def no_images(folder: ImageFolder, key: str) -> Problem:
+    """That a folder holds no picture, with what it holds."""
     return Problem(
         f"no images found; looked here and in all folders below for {' '.join(USUAL)} and their like",
         shown(folder.root),
-        "train_data_dir",
+        key,
         f"what is there: {what_is_there(folder.others, folder.folders)}",
     )
 

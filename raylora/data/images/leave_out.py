@@ -19,7 +19,9 @@ _MASKS = re.compile(r"(alpha[-_ ]?)?masks?", re.I)
 _MASK_OF = re.compile(r"(.+)[-_. ](masklabel|condlabel|mask)", re.I)
 
 
-def leave_out(folder: ImageFolder, captioned: Collection[str], notes: list[str], *, masked: bool) -> dict[str, str]:
+def leave_out(
+    folder: ImageFolder, captioned: Collection[str], notes: list[str], *, masked: bool = False
+) -> dict[str, str]:
     """Take what is no training picture out of a folder's images, with a note.
 
     Args:

@@ -36,25 +36,29 @@ class ImageFolder:
     problems: list[Problem]
 
 
-def walk(root: Path) -> ImageFolder:
+def walk(root: Path, key: str = "train_data_dir") -> ImageFolder:
     """List a training folder and the folders below, links followed, hidden files left out.
+
+    Args:
+        root: the folder.
+        key: the configuration key that names it, for errors.
 
     Raises:
         UserError: there is no such folder.
     """
     if not root.exists():
-        raise UserError([missing_place(root, "train_data_dir")])
+        raise UserError([missing_place(root, key)])
     if not root.is_dir():
         raise UserError.one(
             "is a file, not a folder of images",
             where=shown(root),
-            key="train_data_dir",
+            key=key,
             hint=f"try {shown(root.parent)}",
         )
     found = ImageFolder(root, [], [], [], 0, [])
 
     def refused(error: OSError) -> None:
-        found.problems.append(Problem(f"cannot be read: {error.strerror}", shown(error.filename), "train_data_dir"))
+        found.problems.append(Problem(f"cannot be read: {error.strerror}", shown(error.filename), key))
 
     visited = {os.path.realpath(root)}  # linked folders are followed, circles are not
     for place, folders, files in os.walk(root, onerror=refused, followlinks=True):

@@ -34,6 +34,23 @@ class CaptionRow:
     base: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The columns of a CSV file.
+
+    Attributes:
+        names: as its first line has them.
+        delimiter: between them.
+        file: which one names the image; -1 if none does.
+        caption: which one is the caption; -1 if none is.
+    """
+
+    names: list[str]
+    delimiter: str
+    file: int
+    caption: int
+
+
 @dataclasses.dataclass
 class Metadata:
     """The contents of metadata files.
@@ -43,12 +60,14 @@ class Metadata:
         problems: what is wrong with the files.
         found: whether there are any.
         whole: whether they were read to their end.
+        sources: the files, each with its folder as `CaptionRow.base` has it.
     """
 
     rows: list[CaptionRow]
     problems: list[Problem]
     found: bool
     whole: bool = True
+    sources: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
 
 
 def read_metadata(folder: ImageFolder, given: Path | None, notes: list[str]) -> Metadata:
@@ -73,7 +92,7 @@ def read_metadata(folder: ImageFolder, given: Path | None, notes: list[str]) -> 
         inside = given.parent.resolve().is_relative_to(folder.root.resolve())
         base = given.parent.resolve().relative_to(folder.root.resolve()).as_posix() if inside else ""
         sources = [(given, "" if base == "." else base)]
-    read = Metadata([], [], found=bool(sources))
+    read = Metadata([], [], found=bool(sources), sources=sources)
     for path, base in sources:
         try:
             text = read_text(path)
@@ -88,10 +107,21 @@ def read_metadata(folder: ImageFolder, given: Path | None, notes: list[str]) -> 
     return read
 
 
-def _column(names: list[str], accepted: tuple[str, ...]) -> int:
+def column(names: list[str], accepted: tuple[str, ...]) -> int:
     """The position of the first accepted name that is among these; -1 if none is."""
     plain = [name.strip().lower() for name in names]
     return next((plain.index(name) for name in accepted if name in plain), -1)
+
+
+def columns_of(header: str) -> Columns:
+    """What the first line of a CSV file says of its columns, by the delimiter that makes sense of it."""
+    for delimiter in sorted(",;\t|", key=lambda one: -header.count(one)):
+        names = _fields(header, delimiter)
+        found = Columns(names, delimiter, column(names, FILE_COLUMNS), column(names, CAPTION_COLUMNS))
+        if min(found.file, found.caption) >= 0:
+            return found
+    delimiter = max(",;\t|", key=header.count)
+    return Columns(_fields(header, delimiter), delimiter, -1, -1)
 
 
 def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[Problem], bool]:
@@ -100,17 +130,9 @@ def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
         return [], [_wrong_columns(f"{shown(path)}:1", [], "is empty")], False
-    header: list[str] = []
-    file_column = caption_column = -1
-    delimiter = ","
-    for delimiter in sorted(",;\t|", key=lambda one: -lines[first].count(one)):
-        header = _fields(lines[first], delimiter)
-        file_column, caption_column = _column(header, FILE_COLUMNS), _column(header, CAPTION_COLUMNS)
-        if file_column >= 0 and caption_column >= 0:
-            break
-    else:
-        delimiter = max(",;\t|", key=lines[first].count)
-        header = _fields(lines[first], delimiter)
+    columns = columns_of(lines[first])
+    header, delimiter = columns.names, columns.delimiter
+    if min(columns.file, columns.caption) < 0:
         problem = _wrong_columns(f"{shown(path)}:{first + 1}", header, "has not the columns that are needed")
         return [], [problem], False
 
@@ -132,7 +154,8 @@ def _csv_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], list[
                 )
                 problems.append(Problem(f"{len(fields)} fields, but the header has {len(header)}", where, hint=hint))
             else:
-                rows.append(CaptionRow(where, fields[file_column].strip(), one_line(fields[caption_column]), base))
+                file, caption = fields[columns.file], fields[columns.caption]
+                rows.append(CaptionRow(where, file.strip(), one_line(caption), base))
     except csv.Error as error:
         where = f"{shown(path)}:{start}"
         if "unexpected end of data" in str(error):
@@ -178,7 +201,7 @@ def _jsonl_rows(path: Path, text: str, base: str) -> tuple[list[CaptionRow], lis
             problems.append(Problem("is not a JSON object", where, hint='{"file_name": "cat.png", "text": "a cat"}'))
             continue
         names = list(entry)
-        file_column, caption_column = _column(names, FILE_COLUMNS), _column(names, CAPTION_COLUMNS)
+        file_column, caption_column = column(names, FILE_COLUMNS), column(names, CAPTION_COLUMNS)
         if file_column < 0 or caption_column < 0:
             problems.append(_wrong_columns(where, names, "has not the keys that are needed"))
             continue

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
@@ -18,7 +19,7 @@ from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
-from raylora.families.family import Family, Prompt, Snippet, foreign_keys, unreadable_files
+from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.prompts import lines
 
 if TYPE_CHECKING:
@@ -27,7 +28,26 @@ if TYPE_CHECKING:
     from raylora.config.schema import TrainConfig
     from raylora.families.base import Losses
     from raylora.families.causal_lm.model import CausalLM
+    from raylora.families.causal_lm.talk import Talk
     from raylora.families.causal_lm.tokenizer import ChatTokens
+
+
+def _export_merged(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.causal_lm.export.merged import export_merged
+
+    return export_merged(target, tensors, config, config.base_model)
+
+
+def _export_gguf(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.causal_lm.export.llama_cpp import export_adapter
+
+    return export_adapter(target, tensors, config, config.base_model)
+
+
+def _export_merged_gguf(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.causal_lm.export.llama_cpp import export_model
+
+    return export_model(target, tensors, config, config.base_model)
 
 
 class CausalLMFamily(Family):
@@ -42,6 +62,13 @@ class CausalLMFamily(Family):
     objective_name = "loss per token"
     adapter_name = "adapter"
     loader_name = "PEFT"
+    other_layouts = MappingProxyType(
+        {
+            "merged": Layout("merged", _export_merged, needs_base_model=True),
+            "gguf": Layout("adapter.gguf", _export_gguf),
+            "merged-gguf": Layout("merged.gguf", _export_merged_gguf, needs_base_model=True),
+        }
+    )
     rounding = 0.1  # nats: transformers' own bfloat16 and ours differ by 0.085 a token for SmolLM2-135M
     sample_count = 3
 
@@ -182,6 +209,12 @@ class CausalLMFamily(Family):
 
         asked = [prompt.messages or prompt.text for prompt in prompts]
         return generate(self.model_files, config, self.dtype(config, own_device()), adapter, asked)
+
+    def talk(self, config: TrainConfig, adapter: Path) -> Talk:
+        from raylora.families.base import own_device
+        from raylora.families.causal_lm.talk import Talk
+
+        return Talk(self.model_files, config, self.dtype(config, own_device()), adapter)
 
     def exported_value(self, config: TrainConfig, adapter: Path, held_out: Sequence[Example]) -> float:
         from raylora.families.base import own_device

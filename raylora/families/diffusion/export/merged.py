@@ -21,7 +21,7 @@ from raylora.families.diffusion.base_files.describe import describe
 from raylora.families.diffusion.base_files.model_files import UNET, ModelFiles
 from raylora.files import write_atomically, write_folder_atomically
 
-#: Marks a file (in its metadata) or folder (a file of this name) as a merged model of ours, which may be replaced.
+#: Key in the metadata of a merged file: what it was made of.
 MARK = "raylora_merged"
 _WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".onnx", ".onnx_data", ".msgpack", ".h5")
 _STALE = ("sshs_", "modelspec.hash", "modelspec.thumbnail")
@@ -33,10 +33,10 @@ def export_merged(target: Path, tensors: Mapping[str, Tensor], config: TrainConf
     Weights keep the number format that they have; sums are computed in float32. A single file becomes a single file,
     with the names and all further tensors that it has; a diffusers folder becomes one.
 
-    Returns: `target`, with `.safetensors` at its end where it is a file.
+    Returns: `target`; of a single file with `.safetensors` at its end, or a file of that kind in the folder `target`.
 
     Raises:
-        UserError: something else lies there, the base model has gone, there is no room, or the place cannot be
+        UserError: something lies there already, the base model has gone, there is no room, or the place cannot be
             written to.
     """
     files = describe(Path(config.base_model), config.base_model_config)
@@ -47,10 +47,18 @@ def export_merged(target: Path, tensors: Mapping[str, Tensor], config: TrainConf
     }
     told = {"raylora": __version__, "base_model": files.path.name, "adapter": Path(config.output_dir).name}
     if files.layout == "single":
-        target = target if target.suffix == ".safetensors" else target.with_name(f"{target.name}.safetensors")
+        if target.is_dir():
+            target /= "merged.safetensors"
+        elif target.suffix != ".safetensors":
+            target = target.with_name(f"{target.name}.safetensors")
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        hint = "name a new file or folder, or move that away"
+        message = "there is something already, and a model is not replaced"
+        raise UserError.one(message, where=shown(target), key="--to", hint=hint)
+    if files.layout == "single":
         _write_file(files, target, deltas, told)
     else:
-        _write_folder(files, target, deltas, told)
+        _write_folder(files, target, deltas)
     return target
 
 
@@ -61,8 +69,6 @@ def _delta(down: Tensor, up: Tensor, scale: float) -> Tensor:
 
 
 def _write_file(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
-    if target.exists() and MARK not in _metadata(target):
-        raise _taken(target)
     state, metadata = _load(files.path), _metadata(files.path)
     names = _original_names(state, files.settings("unet"))
     _check(deltas, names, files)
@@ -74,9 +80,7 @@ def _write_file(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor], t
     write_atomically(target, lambda partial: save_file(state, partial, head), size=size)
 
 
-def _write_folder(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
-    if target.exists() and not (target / MARK).is_file() and not (target.is_dir() and not any(target.iterdir())):
-        raise _taken(target)
+def _write_folder(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor]) -> None:
     shards = {file: _load(file) for file in files.weights if file.parent == files.path / "unet"}
     _check(deltas, [name for state in shards.values() for name in state], files)
     parts = [name for name, value in _index(files).items() if isinstance(value, list) and (files.path / name).is_dir()]
@@ -95,7 +99,6 @@ def _write_folder(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor],
                 if f"{module}.weight" in state:
                     _add(state, f"{module}.weight", delta)
             save_file(state, partial / file.relative_to(files.path), _metadata(file) or {"format": "pt"})
-        (partial / MARK).write_text(json.dumps(told))
 
     write_folder_atomically(target, write)
 
@@ -137,7 +140,3 @@ def _metadata(file: Path) -> dict[str, str]:
 
 def _index(files: ModelFiles) -> dict[str, Any]:
     return dict(json.loads((files.path / "model_index.json").read_text(encoding="utf-8")))
-
-
-def _taken(target: Path) -> UserError:
-    return UserError.one("there is something else", where=shown(target), key="--to", hint="name a new file or folder")

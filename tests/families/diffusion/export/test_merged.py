@@ -49,15 +49,15 @@ def test_every_layer_has_its_update_and_nothing_else_changed(name: str, root: Pa
 
 
 @pytest.mark.parametrize("name", ["sd15", "single/sd15.safetensors"])
-def test_only_an_older_one_is_replaced(name: str, root: Path, tmp_path: Path) -> None:
+def test_nothing_is_replaced_by_a_merged_model(name: str, root: Path, tmp_path: Path) -> None:
     settings = config(root, name, lora_rank=2)
     model = resolve(settings).meta_model(settings, torch.float32)
     tensors = trained(model.model, model.targets("attention"), 2)
     merged = export_merged(tmp_path / "m", tensors, settings)
-    assert export_merged(tmp_path / "m", tensors, settings) == merged
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/mine.txt").write_text("mine")
-    (tmp_path / "other.safetensors").write_bytes((root / "single/sd15.safetensors").read_bytes())
-    with pytest.raises(UserError, match="something else"):
-        export_merged(tmp_path / "other", tensors, settings)
-    assert (tmp_path / "other/mine.txt").read_text() == "mine"
+    before = merged.stat().st_mtime_ns
+    with pytest.raises(UserError, match="a model is not replaced"):
+        export_merged(tmp_path / "m", tensors, settings)
+    assert merged.stat().st_mtime_ns == before and [entry.name for entry in tmp_path.iterdir()] == [merged.name]
+    (tmp_path / "models").mkdir()
+    inside = export_merged(tmp_path / "models", tensors, settings)
+    assert inside == tmp_path / ("models/merged.safetensors" if name.startswith("single") else "models")
