@@ -144,7 +144,8 @@ def export(
             the run's folder, with the trial's name if one is given. An older adapter there, and nothing else, is
             replaced.
         trial: a trial of the sweep, such as "trial_00003".
-        layout: another than the family's own: "kohya" (images' own), "diffusers" or "peft" (language models' own).
+        layout: another than the family's own: "kohya" (images' own), "diffusers", "peft" (language models' own), or
+            "merged": the whole model, which replaces none; of language models also "gguf" and "merged-gguf".
 
     Raises:
         UserError: no finished run there, no such trial or layout, the trial has no adapter, or something else lies at
@@ -153,7 +154,7 @@ def export(
     """
     from raylora.families.registry import named
     from raylora.tuning.results import store
-    from raylora.tuning.results.export import export_trial
+    from raylora.tuning.results.export import check_base_model, export_trial
     from raylora.tuning.results.loaded_back import check_again
     from raylora.tuning.results.ranking import rank
     from raylora.tuning.run_folder import RunFolder
@@ -186,6 +187,8 @@ def export(
     if to is not None:
         as_own = other is None or Path(other.name).suffix == Path(family.adapter_name).suffix != ""
         target = family.export_target(Path(to)) if other is None or as_own else other.target(Path(to))
+    if other is not None and other.needs_base_model:
+        check_base_model(folder)
     exported = export_trial(outcome, chosen, target, other)
     if other is None:
         check_again(folder, family.loader_name, chosen, exported)

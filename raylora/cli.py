@@ -151,8 +151,8 @@ def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: in
 @click.option("--trial", help="A trial of the sweep instead of its winner, such as trial_00003.")
 @click.option(
     "--layout",
-    help="Layout to write: of images kohya (their own), diffusers or peft; of language models peft (their own), merged "
-    "(the whole model), gguf or merged-gguf (by llama.cpp's converters).",
+    help="Layout to write: of images kohya (their own), diffusers, peft or merged (the whole model); of language "
+    "models peft (their own), merged, gguf or merged-gguf (by llama.cpp's converters).",
 )
 def export(run: Path, to: Path | None, trial: str | None, layout: str | None) -> None:
     """Export the best adapter of the finished run in folder RUN (its output_dir), and print its path."""

@@ -32,6 +32,24 @@ def no_formula(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number of things and the verb "to be": what English changes when there is one.
+
+    >>> counted(1, "image"), counted(2, "image"), counted(2, "copy", "copies")
+    ('1 image is', '2 images are', '2 copies are')
+    """
+    return f"1 {noun} is" if count == 1 else f"{things(count, noun, plural)} are"
+
+
+def things(count: int, noun: str, plural: str = "") -> str:
+    """A number of things.
+
+    >>> things(1, "image"), things(0, "image")
+    ('1 image', '0 images')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def measured(value: float, error: float = math.nan) -> str:
     """A value with the digits its standard error leaves meaningful; four decimals if the error is not known."""
     if not math.isfinite(value):

@@ -7,8 +7,11 @@ so nothing ever draws from a global generator: a key names the trial's seed, its
 from __future__ import annotations
 
 import hashlib
+import random
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def keyed_seed(*key: int | str) -> int:
@@ -23,4 +26,11 @@ def keyed_seed(*key: int | str) -> int:
 
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator seeded by a key."""
+    import torch
+
     return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+def draws(*key: int | str) -> random.Random:
+    """Python's own generator seeded by a key: for what is drawn while nothing has imported torch."""
+    return random.Random(keyed_seed(*key))

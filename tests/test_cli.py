@@ -164,7 +164,7 @@ def test_the_readme_names_what_cannot_be_swept() -> None:
     assert rule
     inputs = {"train_data_dir", "validation_path", "metadata_path", "base_model", "base_model_config"}
     paths = {*inputs, "output_dir", "cache_dir"}
-    not_one_value = {"sample_prompts", "sweep"}
+    not_one_value = {"sample_prompts", "folders", "sweep"}
     assert set(re.findall(r"`(\w+)`", rule[1])) == shared_keys(TrainConfig).keys() - paths - not_one_value
 
 
@@ -251,6 +251,17 @@ def test_the_seeds_configuration_trains(seed: Path, base_model: str, capfd: pyte
     assert again == seed / "adapter.safetensors"
     with safe_open(again, "np") as file:  # type: ignore[no-untyped-call]
         assert sorted(file.keys()) == names
+    steps = [path.name for path in sorted((seed / "output" / base_model / "adapters").iterdir())]
+    assert steps and all(re.fullmatch(r"step-\d{6}\.safetensors", name) for name in steps)
+    merged = raylora.export(seed / "output" / base_model, layout="merged", to=seed / "merged" / base_model)
+    assert merged == seed / "merged" / base_model and merged.is_dir() == (base_model == "folder")
+    place = seed / "models" / base_model
+    weights = place / "unet/diffusion_pytorch_model.safetensors" if place.is_dir() else place
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    with pytest.raises(raylora.UserError, match="another one than when the run was started"):
+        raylora.export(seed / "output" / base_model, layout="merged", to=seed / "other" / base_model)
+    weights.write_bytes(kept)
     with pytest.raises(raylora.UserError, match="an adapter is a .safetensors file"):
         raylora.export(seed / "output" / base_model, to=seed / "adapter.ckpt")
 

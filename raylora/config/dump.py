@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from raylora.config.fields import number_text
+from raylora.config.fields import Section, number_text
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.yaml_text import RESOLVERS
 from raylora.suggest import printable
@@ -49,13 +49,22 @@ def dump_config(config: TrainConfig, comment: str = "") -> str:
     values: dict[str, Any] = {}
     for name, field in TrainConfig.model_fields.items():
         value = getattr(config, name)
-        if field.is_required() or value != field.default:
-            values[name] = _dump_sweep(value) if isinstance(value, SweepConfig) else value
+        if field.is_required() or value != field.get_default(call_default_factory=True):
+            values[name] = _plain(value)
     lines = [f"# {printable(line, 1000)}".rstrip() for line in comment.splitlines()]
     text: str = yaml.dump(
         values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=False
     )
     return "\n".join([*lines, text])
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML has it: sections as the keys of theirs that are not as by default."""
+    if isinstance(value, SweepConfig):
+        return _dump_sweep(value)
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return value.model_dump(exclude_defaults=True) if isinstance(value, Section) else value
 
 
 def _dump_sweep(sweep: SweepConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def load_config(
     Raises:
         UserError: with everything that is wrong, each with file and line (or the override), and what would be right.
     """
-    return loader.load(TRAINING_FILE, path, overrides, check_paths=check_paths, missing_input=_name_on_the_hub)
+    return loader.load(TRAINING_FILE, path, overrides, check_paths=check_paths, missing_input=_missing_input)
 
 
 def with_checked_paths(config: TrainConfig) -> TrainConfig:
@@ -44,11 +44,22 @@ def with_checked_paths(config: TrainConfig) -> TrainConfig:
         UserError: every path that cannot be used.
     """
     values = fields_of(config)
+    values["folders"] = {name: fields_of(folder) for name, folder in config.folders.items()}
     folders = [suggest.current_folder()]
-    issues = list(loader.resolve_paths(TrainConfig, values, folders, check=True, missing_input=_name_on_the_hub))
+    issues = list(loader.resolve_paths(TrainConfig, values, folders, check=True, missing_input=_missing_input))
     if issues:
         raise UserError(Document("", values, {}, []).problems(issues))
     return TrainConfig.model_validate(values)
+
+
+def _missing_input(key: Key, given: str, tried: Sequence[Path]) -> Issue | None:
+    """The issue of an input that is not there and was perhaps meant otherwise; None if there is no more to say."""
+    if key == ("sample_prompts",):
+        hint = (
+            f"a prompt stands in a list: [{shown(given)}]; for a file of prompts, looked for {loader.looked_for(tried)}"
+        )
+        return Issue(key, f"{shown(given)} does not exist", hint)
+    return _name_on_the_hub(key, given, tried)
 
 
 def _name_on_the_hub(key: Key, given: str, tried: Sequence[Path]) -> Issue | None:

@@ -131,7 +131,7 @@ def schema_issues(file: FileFormat[S], values: Mapping[str, Any]) -> Iterator[Is
     strangers = [_unknown_key(file, detail["loc"]) for detail in details if detail["type"] == "extra_forbidden"]
     yield from strangers
     meant = {issue.hint for issue in strangers}
-    seen: set[Key] = set()
+    wrong: dict[Key, Any] = {}
     for detail in details:
         loc: Key = detail["loc"]
         context = detail.get("ctx", {})
@@ -148,9 +148,10 @@ def schema_issues(file: FileFormat[S], values: Mapping[str, Any]) -> Iterator[Is
             yield Issue((*loc, context["key"]) if "key" in context else loc, detail["msg"], context["hint"])
         else:
             key, value = follow(values, loc)
-            if key not in seen:  # each alternative of a type tells of its own
-                seen.add(key)
-                yield _invalid(file.schema, key, value)
+            wrong[key] = value
+    for key, value in wrong.items():  # each alternative of a type tells of its own: what is said of a part says more
+        if not any(other[: len(key)] == key != other for other in wrong):
+            yield _invalid(file.schema, key, value)
 
 
 def _invalid(schema: type[Section], key: Key, value: object) -> Issue:
@@ -257,14 +258,30 @@ def _include(section: Key, document: Document, path: Path) -> list[Problem]:
     return problems
 
 
+#: In a key of `path_fields`: each entry of a mapping of sections.
+EACH = "*"
+
+
 def path_fields(schema: type[Section]) -> Iterator[tuple[tuple[str, ...], FieldInfo, PathRole]]:
     """All paths of a schema, those in its sections too: key, field, and what the path is for."""
     for name, field in schema.model_fields.items():
-        section, _ = _sections_of(field)
+        section, entries = _sections_of(field)
         if role := path_role(field):
             yield (name,), field, role
         elif section:
             yield from (((name, *key), inner, role) for key, inner, role in path_fields(section))
+        elif entries:
+            yield from (((name, EACH, *key), inner, role) for key, inner, role in path_fields(entries))
+
+
+def _holders(values: Any, key: Sequence[str]) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """The sections among values that hold the last part of a key, each with its own key; none that are not there."""
+    if not isinstance(values, dict):
+        return
+    if len(key) == 1:
+        yield (), values
+    for part in [*values] if key[0] == EACH else key[:1] if len(key) > 1 else ():
+        yield from (((part, *below), holder) for below, holder in _holders(values.get(part), key[1:]))
 
 
 def resolve_paths(
@@ -286,13 +303,14 @@ def resolve_paths(
 
     Yields: an issue for each path that cannot be used.
     """
-    for key, field, role in path_fields(schema):
-        section: Any = values
-        for part in key[:-1]:
-            section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict):
-            continue
-        given = section.get(key[-1], field.default)
+    found_paths = (
+        ((*holder, key[-1]), section, field, role)
+        for key, field, role in path_fields(schema)
+        for holder, section in _holders(values, key)
+    )
+    for key, section, field, role in found_paths:
+        name = str(key[-1])
+        given = section.get(name, field.default)
         try:
             text = path_value(given)
         except ValueError:
@@ -306,14 +324,14 @@ def resolve_paths(
             yield Issue(key, f"{shown(given)} is not valid: {error}", "write the folder out")
             continue
         if role is PathRole.OUTPUT:
-            section[key[-1]] = str(path.absolute())
+            section[name] = str(path.absolute())
             reason = suggest.why_not_writable(path.absolute()) if check else ""
             if reason:
                 yield Issue(key, f"nothing can be written to {shown(given)}: {reason}", "name another folder")
             continue
         tried = suggest.places(path, folders)
         found = next((place for place in tried if suggest.exists(place)), None)
-        section[key[-1]] = str(found or tried[0])
+        section[name] = str(found or tried[0])
         if not check:
             continue
         if found is None:

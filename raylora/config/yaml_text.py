@@ -127,8 +127,6 @@ def follow(values: Any, loc: Key) -> tuple[Key, Any]:
         if isinstance(values, Mapping) and part in values or isinstance(values, list) and isinstance(part, int):
             values = values[part]  # type: ignore[index]
             key = (*key, part)
-        else:
-            break
     return key, values
 
 

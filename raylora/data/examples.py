@@ -8,15 +8,52 @@ from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True)
+class View:
+    """A cut of an image of its bucket's shape.
+
+    Attributes:
+        zoom: by how much it is smaller than the largest such cut: 2 has half its sides.
+        x, y: its place, from 0 (left, top) to 1.
+        mirrored: whether left and right are exchanged; `x` counts in the mirrored image.
+    """
+
+    zoom: float = 1.0
+    x: float = 0.5
+    y: float = 0.5
+    mirrored: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+    """The forms in which an image is learned; a step draws a caption and a view of it.
+
+    Attributes:
+        captions: at least one.
+        views: at least one.
+        masked: whether its loss counts where its mask is white.
+        prior: whether it stands for what the base model is to keep, and is weighted apart.
+    """
+
+    captions: tuple[str, ...]
+    views: tuple[View, ...] = (View(),)
+    masked: bool = False
+    prior: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageExample:
     """A captioned image.
 
     Attributes:
-        id: SHA-256 (hex) of the file's bytes and the caption.
+        id: SHA-256 (hex) of the file's bytes and the caption; with forms, of these too.
         path: the file.
         caption: on one line.
         picture: SHA-256 (hex) of the pixels, which several examples may share; "" if it is not known.
         size: (width, height) of the picture, upright; None if it is not known.
+        trigger: words in its caption that call what is learned; "" if there are none.
+        repeats: how often it is seen in an epoch.
+        mask: a picture that is white where it matters; the picture itself, if its transparency says so; or None.
+        forms: those in which it is learned; None: as it is.
     """
 
     id: str
@@ -24,6 +61,10 @@ class ImageExample:
     caption: str
     picture: str = ""
     size: tuple[int, int] | None = None
+    trigger: str = ""
+    repeats: int = 1
+    mask: Path | None = None
+    forms: Forms | None = None
 
     @property
     def group(self) -> str:
@@ -110,11 +151,13 @@ class Found:
         examples: all, or those to learn from where some come to be judged by.
         held_out: examples that the data themselves set aside to judge by: a validation file.
         notes: what a person should know.
+        beside: examples that are learned from beside these, and judge nothing.
     """
 
     examples: Sequence[Example]
     held_out: Sequence[Example] = ()
     notes: Sequence[str] = ()
+    beside: Sequence[Example] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +165,7 @@ class Dataset:
     """The training examples and those to judge by; the split depends on content hashes alone.
 
     Attributes:
-        train: learned from.
+        train: learned from; one that is seen several times in an epoch stands there as often.
         held_out: judged by; some of `train` where nothing is held out.
         notes: what a person should know: repeats ignored, captions missing, chats truncated.
         judges_were_given: whether those to judge by came of their own, and were not taken from what could be learned.
@@ -136,4 +179,4 @@ class Dataset:
     @property
     def judged_by_training(self) -> bool:
         """Whether nothing is held out, and trials are judged by examples they learn from."""
-        return bool({example.id for example in self.train} & {example.id for example in self.held_out})
+        return bool({example.group for example in self.train} & {example.group for example in self.held_out})

@@ -106,11 +106,7 @@ def inspect(path: Path) -> AdapterFile:
     Raises:
         UserError: there is no such file, it is not whole, or it is no LoRA.
     """
-    if not path.exists():
-        raise UserError([missing_place(path, "")])
-    file = path / "adapter_model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError.one("holds no adapter_model.safetensors", where=shown(path), hint="name a .safetensors file")
+    file = weights_of(path)
     try:
         shapes = read_shapes(file)
     except BrokenFileError as error:
@@ -123,7 +119,7 @@ def inspect(path: Path) -> AdapterFile:
         kinds.add("DoRA")
     metadata, alphas = _scalars(file, shapes)
     config = _peft_config(file)
-    if config and not alphas and "lora_alpha" in config:
+    if not alphas and isinstance(config.get("lora_alpha"), int | float):
         alphas = Counter({float(config["lora_alpha"]): len(_modules(shapes))})
     layout = next((name for name, start in _LAYOUTS if any(start.match(key) for key in shapes)), "unknown")
     ranks = _ranks(shapes)
@@ -140,6 +136,20 @@ def inspect(path: Path) -> AdapterFile:
         metadata=metadata,
         warnings=tuple(_warnings(shapes, kinds, layout, ranks, alphas, metadata, config)),
     )
+
+
+def weights_of(path: Path) -> Path:
+    """The file with the weights: the file itself, or that in a PEFT folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.exists():
+        raise UserError([missing_place(path, "")])
+    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError.one("holds no adapter_model.safetensors", where=shown(path), hint="name a .safetensors file")
+    return file
 
 
 def _modules(shapes: Shapes) -> set[str]:

@@ -55,11 +55,14 @@ class Layout:
 
     Attributes:
         name: of the file or folder inside a run's folder.
-        export: writes an adapter's tensors to a place; it raises `UserError` where that cannot be written to.
+        export: writes an adapter's tensors to a place and gives what was written; it raises `UserError` where that
+            cannot be written to.
+        needs_base_model: whether the base model is read, which must then be the one that was trained on.
     """
 
     name: str
     export: Callable[[Path, Mapping[str, Any], TrainConfig], Path]
+    needs_base_model: bool = False
 
     def target(self, to: Path) -> Path:
         """The place for an export that a person named: the folder, or a file in it, or the file.
@@ -217,6 +220,14 @@ class Family(abc.ABC):
             UserError: its configuration makes no model.
         """
 
+    def starting_point(self, config: TrainConfig, base: BaseModel) -> dict[str, torch.Tensor]:
+        """The tensors from which a trial starts in place of fresh ones, by the names of an adapter's; none for most.
+
+        Raises:
+            UserError: what is named to start from does not fit.
+        """
+        return {}
+
     # --- the data
 
     @abc.abstractmethod
@@ -228,6 +239,12 @@ class Family(abc.ABC):
         Raises:
             UserError: everything that is wrong with the data.
         """
+
+    def learned(
+        self, config: TrainConfig, train: Sequence[Example], beside: Sequence[Example]
+    ) -> tuple[Sequence[Example], Sequence[str]]:
+        """The training examples of an epoch, of `train` and `Found.beside`, in the forms learned; and notes."""
+        return train, ()
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """Why a run's folder must not lie where it does, by what would be read of it; both paths are absolute."""

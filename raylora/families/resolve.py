@@ -55,7 +55,10 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
         notes = [*notes, *more]
     else:
         train, held_out = split.split(unique, config.validation_examples)
-    return Dataset(tuple(train), tuple(held_out), (*found.notes, *notes), given)
+    own = {example.group for example in (*train, *held_out)}
+    beside, _ = split.without_duplicates([example for example in found.beside if example.group not in own])
+    learned, about_forms = family.learned(config, train, beside)
+    return Dataset(tuple(learned), tuple(held_out), (*found.notes, *notes, *about_forms), given)
 
 
 def _what(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from raylora.config.schema import TrainConfig
 
 if TYPE_CHECKING:
+    from raylora.training.on_the_way import Places
     from raylora.training.trial_report import Report
 
 
@@ -20,11 +21,18 @@ class TrainerActor:
     """A trainer whose calls wait without blocking each other. Arguments are those of `Trainer`."""
 
     def __init__(
-        self, config: TrainConfig, cache_root: Path, validate_every: int, events: Path, threads: int, sharing: int
+        self,
+        config: TrainConfig,
+        cache_root: Path,
+        validate_every: int,
+        events: Path,
+        threads: int,
+        sharing: int,
+        on_the_way: Places | None = None,
     ) -> None:
         from raylora.training.trainer import Trainer
 
-        self._trainer = Trainer(config, cache_root, validate_every, events, threads, sharing)
+        self._trainer = Trainer(config, cache_root, validate_every, events, threads, sharing, on_the_way)
 
     def __repr__(self) -> str:
         """The name in Ray's dashboard and logs, beside its node."""

@@ -25,11 +25,13 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
+from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
 from raylora.files import user_errors_for
 from raylora.training.base_losses import prepare
 from raylora.training.member import Member
 from raylora.training.memory.budget import NoRoomError
+from raylora.training.on_the_way import OnTheWay, Places
 from raylora.training.pack import Pack
 from raylora.training.scratch_folder import ScratchFolder
 from raylora.training.trial_report import Report
@@ -56,6 +58,7 @@ class Trainer:
         events: a JSONL file that load, join, leave and report events are appended to.
         threads: CPU threads; None leaves torch's own choice.
         sharing: trainers that share the machine's memory, this one among them.
+        on_the_way: where its one trial leaves adapters and samples while it trains; None: nowhere.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Trainer:
         events: Path | None = None,
         threads: int | None = None,
         sharing: int = 1,
+        on_the_way: Places | None = None,
     ) -> None:
         self._config = config
         self._cache_root = cache_root
@@ -77,6 +81,9 @@ class Trainer:
         self._waiting: dict[str, tuple[Future[int], Callable[[], None]]] = {}
         self._scratch = ScratchFolder()
         self._closed = self._vacated = False
+        self._places = on_the_way
+        self._on_the_way: OnTheWay | None = None
+        self._family: Family | None = None
         self._pack: Pack | None = None
         self._threads, self._sharing = threads, sharing
         self._load_error: BaseException | None = None
@@ -97,7 +104,12 @@ class Trainer:
                 return
             self._waiting.pop(trial, None)
             try:
-                member = self._need_pack().join(trial, config, resume)
+                pack = self._need_pack()
+                assert self._family is not None
+                start = {} if resume else self._family.starting_point(config, pack.base)
+                member = pack.join(trial, config, resume)
+                if start:
+                    member.adapter.load({**member.adapter.tensors(), **start})
                 self._event("join", trial, step=member.step)
                 future.set_result(member.total_steps)
             except NoRoomError:
@@ -274,6 +286,9 @@ class Trainer:
         device = own_device()
         family = resolve(self._config)
         dataset = read_dataset(family, self._config)
+        self._family = family
+        if self._places is not None:
+            self._on_the_way = OnTheWay(self._places, family, self._config, dataset)
         base = family.load(self._config, device, family.dtype(self._config, device))
         with self._encoding():
             data = prepare(base, dataset, self._cache_root)
@@ -328,7 +343,10 @@ class Trainer:
             examples // self._validate_every
             for examples in (member.examples_seen, member.examples_seen - member.settings.batch_size)
         )
-        every = self._need_pack().configs[trial].save_steps
+        config = self._need_pack().configs[trial]
+        every = config.save_steps
+        if self._on_the_way and config.sample_every and member.step % config.sample_every == 0:
+            self._sample(self._on_the_way, member)
         if member.status != "running" or rungs > before or (every and member.step % every == 0):
             self._report(trials)
 
@@ -343,6 +361,8 @@ class Trainer:
                 pack.validate(trial)
             member.note_report()
         report = self._saved(member, dict(member.history[-1]))
+        if self._on_the_way is not None and member.status != "diverged":
+            self._on_the_way.adapter(member.step, member.examples_seen, member.adapter.tensors())
         facts = {"rows": report.rows, "step_seconds": report.step_seconds}
         self._event("report", trial, step=member.step, status=member.status, **facts)
         if member.status != "running":
@@ -363,6 +383,19 @@ class Trainer:
         pack.save(member.trial, folder)
         device, rows, seconds = pack.base.device.type, self._rows, self._step_seconds
         return Report(metrics, member.status, member.reason, folder, device, rows, seconds, leaving)
+
+    def _sample(self, on_the_way: OnTheWay, member: Member) -> None:
+        """Make samples of a trial as it is; that they fail (no memory left, ...) is told, and stops no training."""
+        try:
+            adapter = on_the_way.adapter(member.step, member.examples_seen, member.adapter.tensors())
+            on_the_way.samples(member.step, adapter)
+            self._event("samples", member.trial, step=member.step)
+        except Exception as error:
+            log.warning("no samples at step %d: %s", member.step, error)
+            told = str(error).strip().split("\n", 1)[0] or type(error).__name__
+            self._event("samples", member.trial, step=member.step, notes=[f"no samples at step {member.step}: {told}"])
+        if self._need_pack().base.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _event(self, event: str, trial: str, **facts: Any) -> None:
         if self._events is None:

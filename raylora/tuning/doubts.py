@@ -30,6 +30,8 @@ def doubts(config: TrainConfig, sweep: SweepConfig | None, dataset: Dataset) -> 
         dataset: the examples, split.
     """
     train, judges = len(dataset.train), len(dataset.held_out)
+    if sweep and config.sample_every:
+        yield "sample_every has no effect in a sweep, which makes samples of its winner in the end"
     if (rate := max(_tried(config, sweep, "learning_rate"))) > HIGHEST_RATE:
         yield (
             f"learning_rate {rate:g}: AdamW moves every weight by about so much in each step, whatever the gradient, "

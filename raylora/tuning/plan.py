@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -321,8 +321,7 @@ def check_place(config: TrainConfig, family: Family, *, fresh: bool) -> None:
     """
     output = Path(os.path.realpath(config.output_dir))
     if fresh:
-        inputs = keys_affecting(TrainConfig, "input")
-        held = [key for key in inputs if (given := getattr(config, key)) and _lies_in(Path(given), output)]
+        held = [key for key, given in _inputs(config) if _lies_in(given, output)]
         if _lies_in(suggest.current_folder(), output):
             held.append("the current folder")
         if held:
@@ -332,9 +331,26 @@ def check_place(config: TrainConfig, family: Family, *, fresh: bool) -> None:
                 key="output_dir",
                 hint="name a folder that is the run's alone",
             )
-    for data in filter(None, (config.train_data_dir, config.validation_path)):
+    for data in (place for key, place in _inputs(config) if key in _DATA or key.startswith("folders.")):
         if problem := family.output_problem(Path(os.path.realpath(data)), output):
             raise UserError([dataclasses.replace(problem, where=shown(config.output_dir))])
+
+
+#: Keys of files that examples are read of, beside those of further folders.
+_DATA = ("train_data_dir", "validation_path", "reg_data_dir")
+
+
+def _inputs(config: TrainConfig) -> Iterator[tuple[str, Path]]:
+    """All files and folders that a run reads, by their keys."""
+    for key in keys_affecting(TrainConfig, "input"):
+        if isinstance(given := getattr(config, key), str):
+            yield key, Path(given)
+    if isinstance(config.sample_prompts, str):
+        yield "sample_prompts", Path(config.sample_prompts)
+    for name, folder in config.folders.items():
+        yield f"folders.{name}.path", Path(folder.path)
+        if folder.metadata_path:
+            yield f"folders.{name}.metadata_path", Path(folder.metadata_path)
 
 
 def _lies_in(place: Path, folder: Path) -> bool:

@@ -13,6 +13,7 @@ from raylora.console import say
 from raylora.errors import NothingToResumeError, UserError
 from raylora.files import read_regular, user_errors_for, write_text_atomically
 from raylora.sealed_json import sealed, unsealed
+from raylora.training.on_the_way import Places
 from raylora.tuning.folder_lock import LOCK, FolderLock
 from raylora.tuning.run_clock import RunClock
 from raylora.tuning.tune.journal import Journal
@@ -38,6 +39,7 @@ class RunFolder:
         outcome: the finished sweep; its arrays are in `losses`.
         best_config: what `raylora train` needs to train the winner again.
         report: for people.
+        on_the_way: where a run of one trial puts its adapters and samples while it trains.
         table: the ranked trials.
     """
 
@@ -53,6 +55,7 @@ class RunFolder:
         self.losses = self.path / "losses.safetensors"
         self.best_config = self.path / "best.yaml"
         self.report = self.path / "report.html"
+        self.on_the_way = Places(self.path / "adapters", self.path / "samples")
         self.table = self.path / "trials.csv"
         self._lock: FolderLock | None = None
 

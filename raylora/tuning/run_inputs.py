@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from raylora.data.reading import shown
 from raylora.errors import Problem
+from raylora.families.adapter_file import weights_of
+from raylora.training.checkpoint_format import sha256
 from raylora.tuning.plan import Plan
 
 _ID = 16  # digits of an example's id that are kept: enough to tell the examples of one data set apart
@@ -17,6 +20,7 @@ def inputs_of(plan: Plan) -> dict[str, Any]:
     return {
         "space": plan.sweep.model_dump(mode="json")["space"] if plan.sweep else None,
         "base_model": plan.family.fingerprint(),
+        "init_from": sha256(weights_of(Path(plan.config.init_from))) if plan.config.init_from else None,
         "train": [example.id[:_ID] for example in plan.dataset.train],
         "held_out": [example.id[:_ID] for example in plan.dataset.held_out],
     }
@@ -41,6 +45,9 @@ def changes(plan: Plan, before: dict[str, Any], now: dict[str, Any]) -> Iterator
     if before["base_model"] != now["base_model"]:
         what = "the base model is another one than when the run was started"
         yield Problem(what, shown(plan.config.base_model), "base_model", f"put the old one back, {another}")
+    if before.get("init_from") != now["init_from"]:
+        what = "the LoRA that is gone on from is another one than when the run was started"
+        yield Problem(what, shown(plan.config.init_from or ""), "init_from", f"put the old one back, {another}")
     if (before["train"], before["held_out"]) != (now["train"], now["held_out"]):
         was, is_now = (set(inputs["train"] + inputs["held_out"]) for inputs in (before, now))
         what = f"new examples: {len(is_now - was)}, gone: {len(was - is_now)} (one that was edited is both)"

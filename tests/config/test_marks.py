@@ -30,9 +30,10 @@ def test_every_key_is_of_one_kind() -> None:
     split = [keys_affecting(TrainConfig, kind) for kind in kinds]
     assert sorted(name for names in split for name in names) == sorted(TrainConfig.model_fields)
     assert split[1:] == [
-        ("train_data_dir", "validation_path", "metadata_path", "base_model", "base_model_config"),
+        ("train_data_dir", "validation_path", "metadata_path", "base_model", "base_model_config")
+        + ("folders", "reg_data_dir", "init_from"),
         ("device", "memory_limit_gib", "gradient_checkpointing"),
-        ("output_dir", "cache_dir", "sample_prompts", "save_precision", "sweep"),
+        ("output_dir", "cache_dir", "sample_prompts", "sample_every", "save_precision", "sweep"),
     ]
 
 
@@ -42,11 +43,12 @@ def test_paths_are_marked_as_what_they_are() -> None:
         *keys_affecting(TrainConfig, "input"),
         "output_dir",
         "cache_dir",
-    }
+        "sample_prompts",
+    } - {"folders"}  # whose paths are those of its entries
 
 
 def test_the_reference_names_what_cannot_be_swept() -> None:
     row = next(line for line in reference().splitlines() if line.startswith("| `sweep.space` |"))
     named = row.partition("must share (")[2].partition(")")[0].split(", ")
     paths = {name for name, field in TrainConfig.model_fields.items() if path_role(field)}
-    assert set(named) == shared_keys(TrainConfig).keys() - paths - {"sample_prompts", "sweep"}
+    assert set(named) == shared_keys(TrainConfig).keys() - paths - {"folders", "sweep"}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raylora.config.keys.chats import ChatKeys
+from raylora.config.keys.image_data import ImageDataKeys
 from raylora.config.keys.images import ImageKeys
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.families.causal_lm.family import CausalLMFamily
@@ -16,11 +17,18 @@ from raylora.families.family import Family
 
 OTHERS: dict[str, Any] = {
     "caption_dropout": 0.1,
+    "caption_shuffle": True,
     "caption_tokens": 150,
+    "crop_jitter": 0.1,
     "debiased_estimation": True,
+    "flip_augment": True,
+    "folders": {"more": {"path": "data"}},
     "huber_delta": 0.5,
     "ip_noise_gamma": 0.1,
+    "init_from": "file",
+    "keep_tokens": 1,
     "loss": "huber",
+    "masked_loss": True,
     "max_length": 64,
     "max_timestep": 900,
     "min_snr_gamma": 3.0,
@@ -29,9 +37,16 @@ OTHERS: dict[str, Any] = {
     "multires_noise_iterations": 3,
     "noise_offset": 0.05,
     "prediction_type": "v_prediction",
+    "prior_loss_weight": 0.5,
+    "reg_data_dir": "data",
+    "repeats": 2,
     "resolution": 512,
     "save_precision": "float32",
+    "tag_dropout": 0.1,
     "train_on": "all",
+    "trigger": "ohwx",
+    "unmasked_weight": 0.5,
+    "variants": 4,
     "zero_terminal_snr": True,
 }
 
@@ -40,7 +55,7 @@ def told(family: type[Family], config: TrainConfig) -> dict[str, str]:
     return {problem.key: problem.message for problem in family(Path("model")).problems(config)}
 
 
-@pytest.mark.parametrize("key", sorted({*ChatKeys.model_fields, *ImageKeys.model_fields}))
+@pytest.mark.parametrize("key", sorted({*ChatKeys.model_fields, *ImageKeys.model_fields, *ImageDataKeys.model_fields}))
 def test_a_key_of_another_kind_of_model_is_told(key: str) -> None:
     config = TrainConfig(train_data_dir="data", base_model="model").with_values({key: OTHERS[key]})
     families = (DiffusionFamily, CausalLMFamily) if key in ChatKeys.model_fields else (CausalLMFamily, DiffusionFamily)

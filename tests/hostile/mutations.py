@@ -33,6 +33,7 @@ VALUES = st.one_of(
 KEYS = st.one_of(
     st.sampled_from([*TrainConfig.model_fields, *(f"sweep.{name}" for name in SweepConfig.model_fields)]),
     st.sampled_from([f"sweep.space.{name}" for name in TrainConfig.model_fields]),
+    st.sampled_from(["folders.x.path", "folders.x.metadata_path", "folders.x.repeats", "folders.x.trigger"]),
     st.text(max_size=8),
 )
 DOMAINS = st.sampled_from(

@@ -339,7 +339,7 @@ def _pipe(home: Path) -> None:
     [
         (lambda home: None, ("data: train_data_dir: no images found", "what is there: nothing")),
         (_only_videos, ("data: train_data_dir: no images found", "1 .mp4 file")),
-        (_no_captions, ("1 of 1 images have no caption: 0.png", "filename,prompt")),
+        (_no_captions, ("1 of 1 image has no caption: 0.png", "filename,prompt")),
         (_empty_image, ("data/0.png: cannot be decoded", "save it again")),
         (_cut_image, ("data/0.png: cannot be decoded", "save it again")),
         (_wrong_columns, ("metadata.csv:1: has not the columns", "picture, words", "filename,prompt")),

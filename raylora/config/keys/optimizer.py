@@ -39,8 +39,7 @@ class OptimizerKeys(Section):
         default=10,
         ge=1,
         le=1_000_000,
-        description="Times that every training example is seen. There are no repeats; steps = epochs * examples / "
-        "batch_size, rounded up.",
+        description="Times that every training example is seen; steps = epochs * examples / batch_size, rounded up.",
     )
     max_steps: Annotated[Count | None, RESULT] = Field(
         default=None,

@@ -6,6 +6,7 @@ import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from raylora.config.fields import Count, Flag, Positive, Section, Whole, path_role, takes
@@ -21,7 +22,11 @@ SWEEP = Mark("nothing", shared="a sweep holds no other sweep")  #: of the sectio
 def _shared_values() -> list[str]:
     """Keys of one value, other than paths, that cannot be swept."""
     fields = TrialKeys.model_fields
-    return [name for name in shared_keys(TrialKeys) if not path_role(fields[name]) and not takes(fields[name], list)]
+    return [name for name in shared_keys(TrialKeys) if _holds_one_value(fields[name])]
+
+
+def _holds_one_value(field: FieldInfo) -> bool:
+    return not (path_role(field) or takes(field, list) or takes(field, dict))
 
 
 class SweepConfig(Section):

@@ -14,6 +14,7 @@ from raylora.data.images.metadata import CaptionRow, one_line
 from raylora.data.images.names import Names, same_name
 from raylora.data.reading import SHOWN, few, is_unicode, limited, nearest, read_text, shown
 from raylora.errors import Problem, UserError
+from raylora.formatting import counted, things
 
 _KOHYA = re.compile(r"(\d+)_(.+)")
 #: Names of texts about the pictures as a whole.
@@ -62,7 +63,8 @@ def captions_of_rows(
             captions[name] = row.caption
         lines.setdefault(name, row.where)
     if repeated:
-        notes.append(f"{repeated} metadata rows stand there more than once; each counts once")
+        stands = "row stands" if repeated == 1 else "rows stand"
+        notes.append(f"{repeated} metadata {stands} there more than once; each counts once")
     return captions, [problem for problems in kinds.values() for problem in limited(problems)]
 
 
@@ -85,10 +87,27 @@ def _candidates(root: Path, row: CaptionRow) -> Iterator[str]:
                 yield same_name(relative)
 
 
+def with_trigger(caption: str, trigger: str) -> str:
+    """A caption that has the words of a trigger: before it, unless they are in it.
+
+    >>> with_trigger("a man, smiling", "ohwx man"), with_trigger("photo of OHWX Man", "ohwx man")
+    ('ohwx man, a man, smiling', 'photo of OHWX Man')
+    """
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+        return caption
+    return f"{trigger}, {caption}" if caption else trigger
+
+
 def add_other_captions(
-    folder: ImageFolder, captions: dict[str, str], has_metadata: bool, notes: list[str], *, tell_missing: bool
+    folder: ImageFolder,
+    captions: dict[str, str],
+    has_metadata: bool,
+    notes: list[str],
+    *,
+    trigger: str,
+    tell_missing: bool,
 ) -> list[Problem]:
-    """Captions from text files and folder names for the images that have none yet."""
+    """Captions from text files and folder names for the images that have none yet; or else the trigger, if any."""
     unused = {name for name in folder.others if name.lower().endswith(SIDECARS)}
     texts = Names((name, name) for name in sorted(unused))
     unread: list[str] = []
@@ -122,17 +141,25 @@ def add_other_captions(
         else:
             without.append(name)
     for caption, count in named_by_folder.items():
-        notes.append(f'{count} images without a text file have the caption "{shown(caption)}", their folder\'s name')
-    for what, names in (
-        ("text files of several lines are joined to one caption each", joined),
-        ("text files are not read, since another caption goes before them", list(dict.fromkeys(unread))),
-        ("text files belong to no image", sorted(name for name in unused if not _ABOUT.match(Path(name).name))),
-    ):
-        if names:
-            notes.append(f"{len(names)} {what}: {few(names)}")
+        told = f'without a text file {"has" if count == 1 else "have"} the caption "{shown(caption)}"'
+        notes.append(f"{things(count, 'image')} {told}, the name of the folder")
+    unused = {name for name in unused if not _ABOUT.match(Path(name).name)}
+    unread = list(dict.fromkeys(unread))
+    if joined:
+        notes.append(f"{counted(len(joined), 'text file')} of several lines, joined to one caption each: {few(joined)}")
+    if unread:
+        notes.append(f"{counted(len(unread), 'text file')} not read, since another caption goes before: {few(unread)}")
+    if unused:
+        belong = "belongs" if len(unused) == 1 else "belong"
+        notes.append(f"{things(len(unused), 'text file')} {belong} to no image: {few(sorted(unused))}")
     problems = limited(problems)
-    if without and tell_missing:
-        total = f"{len(without)} of {len(folder.images)} images have no caption: {few(without)}"
+    if without and trigger:
+        captions |= dict.fromkeys(without, trigger)
+        told = f"{things(len(without), 'image')} without a caption, for which the trigger is taken"
+        notes.append(f"{told}: {few(without)}")
+    elif without and tell_missing:
+        have = "has" if len(without) == 1 else "have"
+        total = f"{len(without)} of {things(len(folder.images), 'image')} {have} no caption: {few(without)}"
         problems.append(Problem(total, shown(folder.root), "train_data_dir", _HOW_TO_CAPTION))
     return problems
 

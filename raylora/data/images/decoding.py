@@ -32,7 +32,7 @@ class Decoded:
         id: SHA-256 (hex) of the file's bytes and its caption.
         picture: SHA-256 (hex) of its pixels.
         size: (width, height), upright.
-        transparent: whether it was put on white.
+        transparent: whether some of it was, and was put on white.
         animated: whether it has more frames than the first, which is taken.
     """
 
@@ -49,16 +49,25 @@ def open_rgb(path: Path) -> Image:
     Raises:
         UserError: it is missing, broken, cut off, too large, or of a kind that Pillow cannot read.
     """
+    return open_with_alpha(path)[0]
+
+
+def open_with_alpha(path: Path) -> tuple[Image, Image | None]:
+    """Decode an image as `open_rgb` does; also its transparency (mode L, 255 is opaque), None where there is none.
+
+    Raises:
+        UserError: as `open_rgb`.
+    """
     data = b""
     try:
         data = path.read_bytes()
-        return _decode(data)[0]
+        return _decode(data)[:2]
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over
         raise UserError([_broken(path, data, error)]) from error
 
 
-def _decode(data: bytes) -> tuple[Image, bool, bool]:
-    """The picture, whether anything of it was transparent, and whether it has further frames."""
+def _decode(data: bytes) -> tuple[Image, Image | None, bool]:
+    """The picture, its transparency (None where all of it is opaque), and whether it has further frames."""
     import numpy as np
     from PIL import Image as Images
     from PIL import ImageOps
@@ -71,15 +80,16 @@ def _decode(data: bytes) -> tuple[Image, bool, bool]:
         picture: Image = ImageOps.exif_transpose(opened)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        lowest = picture.getchannel("A").getextrema()[0]
+        alpha = picture.getchannel("A")
+        lowest = alpha.getextrema()[0]
         on_white = Images.alpha_composite(Images.new("RGBA", picture.size, "white"), picture).convert("RGB")
-        return on_white, isinstance(lowest, int | float) and lowest < 255, animated
+        return on_white, alpha if isinstance(lowest, int | float) and lowest < 255 else None, animated
     if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
         grey = np.clip(np.asarray(picture, dtype=np.int64) // 257, 0, 255).astype(np.uint8)
         picture = Images.fromarray(grey)
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers without a known range")
-    return picture.convert("RGB"), False, animated
+    return picture.convert("RGB"), None, animated
 
 
 def _broken(path: Path, data: bytes, error: Exception) -> Problem:
@@ -111,7 +121,7 @@ def decode_all(folder: ImageFolder, captions: Mapping[str, str]) -> tuple[dict[s
             if path.exists() and not path.is_file():  # a pipe or a device would be waited for without end
                 return Problem("is not a file", shown(path), hint="remove it")
             data = path.read_bytes()
-            picture, transparent, animated = _decode(data)
+            picture, alpha, animated = _decode(data)
         except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over
             return _broken(path, data, error)
         width, height = picture.size
@@ -120,7 +130,7 @@ def decode_all(folder: ImageFolder, captions: Mapping[str, str]) -> tuple[dict[s
             return Problem(what, shown(path), hint="remove or replace it")
         own = hashlib.sha256(data + b"\0" + captions.get(name, "").encode()).hexdigest()
         pixels = hashlib.sha256(f"{width}x{height}".encode() + picture.tobytes()).hexdigest()
-        return Decoded(own, pixels, picture.size, transparent, animated)
+        return Decoded(own, pixels, picture.size, alpha is not None, animated)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         results = dict(zip(folder.images, pool.map(check, folder.images), strict=True))

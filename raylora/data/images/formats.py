@@ -37,9 +37,11 @@ def is_picture(path: Path) -> bool:
     suffix = PurePosixPath(path.name.lower()).suffix
     if suffix in SUFFIXES:
         return True
-    if suffix in UNREADABLE or suffix in _TEXTS or not path.is_file():
+    if suffix in UNREADABLE or suffix in _TEXTS:
         return False
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             start = file.read(16)
     except OSError:

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from raylora.data.images.listing import SIDECARS, ImageFolder, stem
 from raylora.data.reading import few
+from raylora.formatting import counted
 
 #: Folders of the pictures that sd-scripts and others keep a class by (prior preservation).
 _REGULARISATION = re.compile(
@@ -18,45 +19,70 @@ _MASKS = re.compile(r"(alpha[-_ ]?)?masks?", re.I)
 _MASK_OF = re.compile(r"(.+)[-_. ](masklabel|condlabel|mask)", re.I)
 
 
-def leave_out(folder: ImageFolder, captioned: Collection[str], notes: list[str]) -> None:
+def leave_out(
+    folder: ImageFolder, captioned: Collection[str], notes: list[str], *, masked: bool = False
+) -> dict[str, str]:
     """Take what is no training picture out of a folder's images, with a note.
 
     Args:
         folder: its `images` become fewer, and `others` more.
         captioned: images that metadata have a caption for: these are kept, as are masks with a caption beside them.
         notes: what was left out, for the person.
+        masked: whether masks are used; then nothing is noted of them.
+
+    Returns: the mask of each picture that has one.
     """
     regularisation = [name for name in folder.images if _in_folder(name, _REGULARISATION) and name not in captioned]
     if 0 < len(regularisation) < len(folder.images):
         _move(folder, regularisation)
         notes.append(
-            f"{len(regularisation)} regularisation pictures are left out, since there is no prior preservation yet: "
-            + few(_folders(regularisation))
+            f"{counted(len(regularisation), 'regularisation picture')} left out: name the folder as reg_data_dir to "
+            f"keep by it what the base model knows: {few(_folders(regularisation))}"
         )
     beside = {stem(name).lower() for name in folder.others if name.lower().endswith(SIDECARS)}
-    masks = [name for name in _masks(folder.images) if name not in captioned and stem(name).lower() not in beside]
-    if masks:
-        _move(folder, masks)
-        notes.append(f"{len(masks)} masks are left out, since there is no masked loss yet: {few(masks)}")
+    found = {
+        mask: of
+        for mask, of in _masks(folder.images).items()
+        if mask not in captioned and stem(mask).lower() not in beside
+    }
+    if found:
+        _move(folder, list(found))
+        if not masked:
+            told = f"{counted(len(found), 'mask')} left out: masked_loss: true lets the loss count where they are white"
+            notes.append(f"{told}: {few(list(found))}")
+    return {picture: mask for mask, picture in found.items() if picture}
 
 
 def _in_folder(name: str, pattern: re.Pattern[str]) -> bool:
     return any(pattern.fullmatch(part) for part in PurePosixPath(name).parts[:-1])
 
 
-def _masks(images: list[str]) -> list[str]:
-    """Pictures that are named as masks of others which are there."""
-    stems = {stem(name).lower() for name in images}
-    outside = {PurePosixPath(stem(name)).name.lower() for name in images if not _in_folder(name, _MASKS)}
-    found = []
+def _masks(images: list[str]) -> dict[str, str]:
+    """Pictures that are named as masks of others which are there, each with that other; "" where it may be several."""
+    by_stem = {stem(name).lower(): name for name in images}
+    outside: dict[str, list[str]] = {}
+    for name in images:
+        if not _in_folder(name, _MASKS):
+            outside.setdefault(PurePosixPath(stem(name)).name.lower(), []).append(name)
+    found = {}
     for name in images:
         own = PurePosixPath(stem(name).lower())
         match = _MASK_OF.fullmatch(own.name)
-        beside = match is not None and own.with_name(match[1]).as_posix() in stems
-        of = match[1] if match else own.name
-        if beside or (_in_folder(name, _MASKS) and (own.name in outside or of in outside)):
-            found.append(name)
+        if match is not None and (beside := by_stem.get(own.with_name(match[1]).as_posix())):
+            found[name] = beside
+        elif _in_folder(name, _MASKS):
+            named = (match[1] if match else own.name, own.name)
+            candidates = next((outside[stem_] for stem_ in named if stem_ in outside), [])
+            if candidates:
+                found[name] = candidates[0] if len(candidates) == 1 else _same_place(name, candidates)
     return found
+
+
+def _same_place(mask: str, candidates: list[str]) -> str:
+    """The picture whose folder is a mask's but for the folder of masks: masks/x/a.png belongs to x/a.png."""
+    place = [part for part in PurePosixPath(mask).parts[:-1] if not _MASKS.fullmatch(part)]
+    same = [name for name in candidates if list(PurePosixPath(name).parts[:-1]) == place]
+    return same[0] if len(same) == 1 else ""
 
 
 def _folders(names: list[str]) -> list[str]:

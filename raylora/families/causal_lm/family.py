@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raylora import suggest
+from raylora.config.keys.image_data import ImageDataKeys
 from raylora.config.keys.images import ImageKeys
 from raylora.data.chats import reader
 from raylora.data.chats.formats import SUFFIXES
@@ -19,6 +20,7 @@ from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior, quantization
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
 from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
+from raylora.families.prompts import lines
 
 if TYPE_CHECKING:
     import torch
@@ -62,9 +64,9 @@ class CausalLMFamily(Family):
     loader_name = "PEFT"
     other_layouts = MappingProxyType(
         {
-            "merged": Layout("merged", _export_merged),
+            "merged": Layout("merged", _export_merged, needs_base_model=True),
             "gguf": Layout("adapter.gguf", _export_gguf),
-            "merged-gguf": Layout("merged.gguf", _export_merged_gguf),
+            "merged-gguf": Layout("merged.gguf", _export_merged_gguf, needs_base_model=True),
         }
     )
     rounding = 0.1  # nats: transformers' own bfloat16 and ours differ by 0.085 a token for SmolLM2-135M
@@ -86,8 +88,17 @@ class CausalLMFamily(Family):
 
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
         yield from quantization.problems(config)
-        instead = {"caption_tokens": "chats are read up to max_length", "resolution": "max_length bounds what is read"}
-        yield from foreign_keys(config, ImageKeys, "image models", instead)
+        try:
+            lines(config)
+        except UserError as error:
+            yield from error.problems
+        instead = {
+            "caption_tokens": "chats are read up to max_length",
+            "resolution": "max_length bounds what is read",
+            "folders": "train_data_dir may be a folder of many files",
+        }
+        for keys in (ImageDataKeys, ImageKeys):
+            yield from foreign_keys(config, keys, "image models", instead)
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):

@@ -6,9 +6,12 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+from raylora.data.examples import View
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+CENTRE = View()  #: as much of a picture as a bucket holds
 _LONGEST = 2  #: the longest side of a bucket in units of the resolution: shapes from 1:4 to 4:1
 
 
@@ -88,13 +91,18 @@ def lost(size: tuple[int, int], bucket: tuple[int, int]) -> float:
     return round(max(0.0, 1.0 - kept), 6)
 
 
-def fit(image: Image, bucket: tuple[int, int]) -> Fitted:
-    """Resize a picture until it just covers the bucket (LANCZOS), and cut off what hangs over on both sides equally."""
+def fit(image: Image, bucket: tuple[int, int], view: View = CENTRE) -> Fitted:
+    """Resize a picture until it just covers the bucket (LANCZOS), or more with a view's zoom; cut off what hangs over.
+
+    Without a view as much is cut off on both sides. `crop` counts in the mirrored picture where it is mirrored.
+    """
     from PIL import Image as Images
 
     width, height = image.size
-    factor = scale(image.size, bucket)
+    factor = scale(image.size, bucket) * view.zoom
     resized = max(bucket[0], round(width * factor)), max(bucket[1], round(height * factor))
-    left, top = (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2
+    left, top = int((resized[0] - bucket[0]) * view.x), int((resized[1] - bucket[1]) * view.y)
     picture = image.resize(resized, Images.Resampling.LANCZOS) if resized != image.size else image
+    if view.mirrored:
+        picture = picture.transpose(Images.Transpose.FLIP_LEFT_RIGHT)
     return Fitted(picture.crop((left, top, left + bucket[0], top + bucket[1])), (width, height), (left, top))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,21 +16,23 @@ from typing import TYPE_CHECKING, Any
 from raylora import suggest
 from raylora.config.keys.chats import ChatKeys
 from raylora.data.examples import Example, Found, ImageExample
-from raylora.data.images import folder, listing
+from raylora.data.images import listing, sources
 from raylora.data.reading import few, shown
 from raylora.errors import Problem, UserError
-from raylora.families.diffusion import sample_prompts, sizes
+from raylora.families.diffusion import forms, sample_prompts, sizes
 from raylora.families.diffusion.base_files import describe
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.export.usage import image_usage
 from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
+from raylora.families.prompts import lines
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
+from raylora.formatting import counted
 
 if TYPE_CHECKING:
     import torch
 
     from raylora.config.schema import TrainConfig
-    from raylora.families.base import Losses
+    from raylora.families.base import BaseModel, Losses
     from raylora.families.diffusion.model import DiffusionModel
 
 
@@ -42,6 +46,12 @@ def _export_peft(target: Path, tensors: Mapping[str, Any], config: TrainConfig) 
     from raylora.families.diffusion.export.other_layouts import export_peft
 
     return export_peft(target, tensors, config)
+
+
+def _export_merged(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
+    from raylora.families.diffusion.export.merged import export_merged
+
+    return export_merged(target, tensors, config)
 
 
 class DiffusionFamily(Family):
@@ -61,6 +71,7 @@ class DiffusionFamily(Family):
         {
             "diffusers": Layout("pytorch_lora_weights.safetensors", _export_diffusers),
             "peft": Layout("adapter_peft", _export_peft),
+            "merged": Layout("merged", _export_merged, needs_base_model=True),
         }
     )
 
@@ -88,11 +99,31 @@ class DiffusionFamily(Family):
         if config.zero_terminal_snr and config.prediction_type == "epsilon":
             message = "is for models that predict velocity: noise alone tells nothing of its noise"
             yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
-        for line in config.sample_prompts or ():
-            try:
-                sample_prompts.parse(line)
-            except ValueError as error:
-                yield Problem(f"{shown(line)}: {error}", "", "sample_prompts", "for example a red cat --n blurry --d 1")
+        yield from _prompt_problems(config)
+        for key in ("lora_rank", "lora_targets"):
+            if config.init_from and config.sweep and key in config.sweep.space:
+                hint = "remove it from the space, or remove init_from"
+                yield Problem("cannot be tried: the LoRA of init_from has its own", "", f"sweep.space.{key}", hint)
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if config.init_from:
+            self._start(config)
+
+    def _start(self, config: TrainConfig) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """The tensors of `init_from`, and notes on them.
+
+        Raises:
+            UserError: see `starting_point.py`.
+        """
+        import torch
+
+        from raylora.families.diffusion.export.starting_point import starting_notes, starting_point
+
+        base = self.meta_model(config, torch.float32)
+        targets = base.targets(config.lora_targets)
+        tensors = starting_point(config, base.model, targets)
+        return tensors, starting_notes(config, tensors, targets)
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):
@@ -118,17 +149,27 @@ class DiffusionFamily(Family):
 
         return model.meta_model(self.model_files, config, dtype)
 
+    def starting_point(self, config: TrainConfig, base: BaseModel) -> dict[str, torch.Tensor]:
+        return self._start(config)[0] if config.init_from else {}
+
     def read(self, config: TrainConfig) -> Found:
-        metadata = Path(config.metadata_path) if config.metadata_path else None
-        examples, notes = folder.read(Path(config.train_data_dir), metadata)
-        held_out, more = folder.read(Path(config.validation_path), None) if config.validation_path else ([], [])
-        notes = [*notes, *more]
+        found = sources.read(config)
         try:
             with unreadable_files(self.base_model):
                 files = self.model_files
         except UserError:  # which `check` tells of
-            return Found(examples, held_out, notes)
-        return Found(examples, held_out, [*notes, *self._notes(files, config, [*examples, *held_out])])
+            return found
+        images = _images([*found.examples, *found.held_out, *found.beside])
+        notes = [*found.notes, *self._notes(files, config, images)]
+        if config.init_from:
+            with contextlib.suppress(UserError):  # which `check` tells of
+                notes += self._start(config)[1]
+        return dataclasses.replace(found, notes=notes)
+
+    def learned(
+        self, config: TrainConfig, train: Sequence[Example], beside: Sequence[Example]
+    ) -> tuple[Sequence[Example], Sequence[str]]:
+        return forms.learned(config, _images(train), _images(beside))
 
     def _notes(self, files: ModelFiles, config: TrainConfig, examples: Sequence[ImageExample]) -> list[str]:
         """The work on pictures and captions that comes before learning from them."""
@@ -137,18 +178,21 @@ class DiffusionFamily(Family):
         needed = chunks_needed(files, [example.caption for example in examples])
         most = config.caption_tokens
         long = [example.path.name for example, chunks in zip(examples, needed, strict=True) if chunks * 75 > most]
-        cut = f"{len(long)} captions are longer than caption_tokens ({most}), and cut off there: {few(long)}"
+        cut = f"{counted(len(long), 'caption')} longer than caption_tokens ({most}), and cut off there: {few(long)}"
         return [*([cut] if long else []), *sizes.notes(examples, sizes.sizes(files, config))]
 
     def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
+        from raylora.families.diffusion.export.kohya import architecture
         from raylora.families.diffusion.export.training_data import training_data_info
 
         files = self.model_files.with_schedule(config.prediction_type, config.zero_terminal_snr)
         velocity = files.prediction_type == "v_prediction"
-        images = [example for example in examples if isinstance(example, ImageExample)]
+        roots = [config.train_data_dir, *(folder.path for folder in config.folders.values())]
+        roots += [config.reg_data_dir] if config.reg_data_dir else []
         found = sizes.sizes(files, config)
         return {
-            **training_data_info(Path(config.train_data_dir), images, found),
+            **architecture(files.kind),
+            **training_data_info([Path(root) for root in roots], _images(examples), found),
             "ss_resolution": f"({found.resolution}, {found.resolution})",
             "modelspec.resolution": f"{found.resolution}x{found.resolution}",
             "modelspec.prediction_type": "v" if velocity else "epsilon",
@@ -206,6 +250,23 @@ class DiffusionFamily(Family):
             f"On {held_out} the denoising error is {abs(change):.1%} "
             f"{'lower' if change < 0 else 'higher'} than the base model's (0 is the base model, lower is better)."
         )
+
+
+def _prompt_problems(config: TrainConfig) -> Iterator[Problem]:
+    try:
+        given = lines(config) or []
+    except UserError as error:
+        yield from error.problems
+        return
+    for line in given:
+        try:
+            sample_prompts.parse(line)
+        except ValueError as error:
+            yield Problem(f"{shown(line)}: {error}", "", "sample_prompts", "for example a red cat --n blurry --d 1")
+
+
+def _images(examples: Sequence[Example]) -> list[ImageExample]:
+    return [example for example in examples if isinstance(example, ImageExample)]
 
 
 def _is_adapter(file: Path) -> bool:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import re
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example, ImageExample
-from raylora.data.images.decoding import open_rgb
-from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.base import Losses, Tensors
-from raylora.families.diffusion import buckets
 from raylora.families.diffusion.base_files.model_files import ModelFiles
-from raylora.families.diffusion.components import load_scheduler, load_unet, load_vae, meta_unet
+from raylora.families.diffusion.components import load_scheduler, load_unet, meta_unet
+from raylora.families.diffusion.encoders import Encoders
 from raylora.families.diffusion.noise import draw_timestep, multires_noise, penalty, weight
 from raylora.families.diffusion.prediction import check_prediction, velocity
 from raylora.families.diffusion.sizes import Sizes, sizes, vae_factor
-from raylora.families.diffusion.texts import TextEncoders, chunk_tokens, chunks_needed
+from raylora.families.diffusion.texts import chunk_tokens, chunks_needed
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
 from raylora.lora.selection import WORDS, select
 
@@ -113,10 +109,7 @@ class DiffusionModel:
         #: The share of signal (squared) at each timestep of the noise schedule: (T,), float64.
         self._signal: Tensor = load_scheduler(files, "DDPMScheduler").alphas_cumprod.double()
         self._signal_on_device = self._signal.to(device)
-        self._vae: Any = None
-        self._texts: TextEncoders | None = None
-        self._most_chunks = caption_tokens // 75
-        self._empty: dict[int, Tensors] = {}
+        self._encoders = Encoders(files, device, caption_tokens // 75)
         self._prediction_is_known = files.says_prediction
 
     def targets(self, which: str | Sequence[str]) -> list[str]:
@@ -145,27 +138,25 @@ class DiffusionModel:
 
         Each gives `latents` (4, h, w), the scaled mean of the VAE's posterior; `prompt` (tokens, width), which is
         `texts.py`'s; for SDXL also `pooled` (width,) and `time_ids` (6,): original size, crop and target size, each as
-        (height, width).
-        The encoders see one example at a time, so that what is cached does not depend on its neighbours.
+        (height, width). An example with forms gives these with one dimension more, before the others: a form each, of
+        the image or of the caption; if it is masked, `mask` (views, 1, h, w), and `prior` if it is.
+        The encoders see one form at a time, so that what is cached does not depend on its neighbours.
 
         Raises:
             UserError: pictures that cannot be decoded, all of them at once; or the model is broken, or of another kind
                 than its file says.
         """
-        pictures: list[tuple[ImageExample, buckets.Fitted]] = []
+        encoded: list[Tensors] = []
         problems: list[Problem] = []
         for example in examples:
             if not isinstance(example, ImageExample):
                 raise TypeError(f"an image model was given a {type(example).__name__}")
             try:
-                image = open_rgb(example.path)
+                encoded.append(self._encoders.encode(example, self._buckets))
             except UserError as error:
                 problems += error.problems
-                continue
-            pictures.append((example, buckets.fit(image, buckets.choose(image.size, self._buckets))))
         if problems:
             raise UserError(problems)
-        encoded = [self._encode(example, fitted) for example, fitted in pictures]
         if not self._prediction_is_known and encoded:
             self._prediction_is_known = True
             rows = [self.validation_rows(example, found) for example, found in zip(examples, encoded[:2], strict=False)]
@@ -178,14 +169,11 @@ class DiffusionModel:
 
     def release_encoders(self) -> None:
         """Drop the VAE and the text encoders; they are loaded again when they are needed."""
-        self._vae = self._texts = None
-        gc.collect()  # pipelines refer to themselves
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._encoders.release()
 
     def shape_key(self, encoded: Tensors) -> Hashable:
         """The size of latents and caption: pictures of one bucket, with as many chunks of text, may share a pass."""
-        return (*encoded["latents"].shape, encoded["prompt"].shape[0])
+        return (*encoded["latents"].shape[-3:], encoded["prompt"].shape[-2])
 
     def largest_row(self, examples: Sequence[Example]) -> Tensors:
         """A row of the largest picture that fits a bucket (all have about the same area), and the longest caption."""
@@ -193,7 +181,7 @@ class DiffusionModel:
         factor = vae_factor(self.files)
         width, height = max(self._buckets, key=lambda bucket: bucket[0] * bucket[1])
         captions = [example.caption for example in examples if isinstance(example, ImageExample)]
-        chunks = min(self._most_chunks, max(chunks_needed(self.files, captions), default=1))
+        chunks = min(self._encoders.most_chunks, max(chunks_needed(self.files, captions), default=1))
         tokens = chunks * chunk_tokens(self.files) + 2
         encoded = {
             "latents": torch.zeros(4, height // factor, width // factor),
@@ -210,24 +198,34 @@ class DiffusionModel:
         """Draw timestep, noise, noise offset and caption dropout, always in this order and number, from `generator`.
 
         So a setting that is 0 in one trial and not in another leaves the other draws as they were; what few trials
-        want (noise of several resolutions, perturbed inputs) is drawn behind these.
+        want is drawn behind these: which of an example's forms, noise of several resolutions, perturbed inputs.
         """
-        latents = encoded["latents"]
+        shape = encoded["latents"].shape[-3:]
         timestep = draw_timestep(config, len(self._signal), generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        shift = torch.randn((latents.shape[0], 1, 1), generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        shift = torch.randn((shape[0], 1, 1), generator=generator)
         dropped = bool(torch.rand((), generator=generator) < config.caption_dropout)
+        own_weight = 1.0
+        if has_forms(encoded):
+            own_weight = config.prior_loss_weight if "prior" in encoded else 1.0
+            view, caption = (
+                int(torch.randint(encoded[name].shape[0], (), generator=generator)) for name in ("latents", "prompt")
+            )
+            encoded = form(encoded, view, caption)
+            if "mask" in encoded:
+                encoded["mask"] = config.unmasked_weight + (1.0 - config.unmasked_weight) * encoded["mask"]
         noise = multires_noise(noise, config, generator) + config.noise_offset * shift
         perturbed = noise
         if config.ip_noise_gamma:
             perturbed = noise + config.ip_noise_gamma * torch.randn(noise.shape, generator=generator)
-        own_weight = weight(config, float(self._signal[timestep]), self.prediction_type == "v_prediction")
-        texts = self._empty_caption(encoded["prompt"].shape[0]) if dropped else {}
+        own_weight *= weight(config, float(self._signal[timestep]), self.prediction_type == "v_prediction")
+        texts = self._encoders.empty_caption(encoded["prompt"].shape[0]) if dropped else {}
         huber = 0.0 if config.loss == "l2" else config.huber_delta
         return self._row({**encoded, **texts}, timestep, noise, own_weight, perturbed, huber)
 
     def validation_rows(self, example: Example, encoded: Tensors) -> list[Tensors]:
         """Rows at the middles of equal strata of the noise schedule, unweighted; noises of a timestep are adjacent."""
+        encoded = form(encoded, 0, 0) if has_forms(encoded) else encoded
         rows = []
         for stratum in range(TIMESTEPS):
             timestep = int((stratum + 0.5) * len(self._signal) / TIMESTEPS)
@@ -249,7 +247,13 @@ class DiffusionModel:
         weights = torch.stack([row["weight"] for row in rows]).to(predicted)
         huber = torch.stack([row["huber"] for row in rows]).to(predicted)
         wanted = noise if self.prediction_type == "epsilon" else speed
-        return penalty(predicted - wanted, huber).mean(dim=(1, 2, 3)) * weights
+        errors = penalty(predicted - wanted, huber)
+        if any("mask" in row for row in rows):
+            whole = torch.ones(1, *errors.shape[2:])
+            masks = torch.stack([row.get("mask", whole) for row in rows]).to(errors)
+            share = masks.mean(dim=(1, 2, 3)).clamp_min(1e-6)  # of a mask that is black all over
+            return (errors * masks).mean(dim=(1, 2, 3)) / share * weights
+        return errors.mean(dim=(1, 2, 3)) * weights
 
     def predict(self, rows: Sequence[Tensors]) -> tuple[Tensor, Tensor, Tensor]:
         """The UNet's predictions for rows of one shape key, their noise, and their velocity: (rows, 4, h, w) each."""
@@ -301,55 +305,6 @@ class DiffusionModel:
             "count": torch.tensor(1.0),
         }
 
-    @torch.no_grad()
-    def _encode(self, example: ImageExample, fitted: buckets.Fitted) -> Tensors:
-        if self._vae is None:
-            # Never fp16: SDXL's VAE overflows in it.
-            self._vae = load_vae(self.files, torch.float32).to(self.device)
-        pixels = torch.from_numpy(np.asarray(fitted.image, dtype=np.float32).copy()).permute(2, 0, 1)
-        inputs = (pixels / 127.5 - 1.0)[None].to(self.device)
-        mean = self._vae.encode(inputs).latent_dist.mean[0]
-        encoded = {"latents": (mean * self._vae.config.scaling_factor).float().cpu().contiguous()}
-        encoded |= self._caption(example.caption)
-        for name, part in (("latents", "VAE"), ("prompt", "text encoder")):
-            if not bool(encoded[name].isfinite().all()):
-                raise _gives_nan(self.files, part, example)
-        if self.files.kind == "sdxl":
-            (width, height), (left, top) = fitted.original, fitted.crop
-            told = [height, width, top, left, fitted.image.height, fitted.image.width]
-            encoded["time_ids"] = torch.tensor(told, dtype=torch.float32)
-        return encoded
-
-    def _caption(self, caption: str, chunks: int | None = None) -> Tensors:
-        """A caption's embeddings, in as many chunks as it needs or as are given."""
-        if self._texts is None:
-            self._texts = TextEncoders.load(self.files, self.device, torch.float32, self._most_chunks)
-        found = self._texts.encode(caption, chunks or self._texts.chunks(caption))
-        return {name: tensor.float().cpu().contiguous() for name, tensor in found.items()}
-
-    def _empty_caption(self, tokens: int) -> Tensors:
-        """The empty caption's embeddings, as long as a caption that it replaces.
-
-        Made once; not part of the cache, since only some trials want them.
-        """
-        if not self._empty:
-            loaded = self._texts is not None
-            lengths = range(1, self._most_chunks + 1)
-            made = [self._caption("", chunks) for chunks in lengths]
-            self._empty = {texts["prompt"].shape[0]: texts for texts in made}
-            if not loaded:
-                self.release_encoders()
-        return self._empty[tokens]
-
-
-def _gives_nan(files: ModelFiles, part: str, example: ImageExample) -> UserError:
-    return UserError.one(
-        f"its {part} gives numbers that are not finite, for {shown(example.path.name)} first",
-        where=shown(files.path),
-        key="base_model",
-        hint="the file is broken, as merged models often are: use another copy or another model",
-    )
-
 
 def _fingerprint(files: ModelFiles, sizes: Sizes, caption_tokens: int, dtype: torch.dtype) -> str:
     digest = hashlib.sha256()
@@ -370,3 +325,14 @@ def _fingerprint(files: ModelFiles, sizes: Sizes, caption_tokens: int, dtype: to
 def seed_of(text: str) -> int:
     """A seed for torch that depends on a text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def has_forms(encoded: Tensors) -> bool:
+    """Whether an encoded example has several forms to draw from, and not the one that stands there."""
+    return encoded["latents"].ndim == 4
+
+
+def form(encoded: Tensors, view: int, caption: int) -> Tensors:
+    """One view and one caption of an encoded example that has forms."""
+    picks = {"latents": view, "time_ids": view, "mask": view, "prompt": caption, "pooled": caption}
+    return {name: encoded[name][pick] for name, pick in picks.items() if name in encoded}

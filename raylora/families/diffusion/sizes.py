@@ -11,6 +11,7 @@ from raylora.data.reading import few
 from raylora.errors import UserError
 from raylora.families.diffusion import buckets
 from raylora.families.diffusion.base_files.model_files import ModelFiles
+from raylora.formatting import counted
 
 _TOLD = 0.01  #: a smaller share of a picture's area that is cut off is the rounding to whole pixels of latents
 
@@ -74,4 +75,4 @@ def notes(examples: Sequence[ImageExample], found: Sizes) -> list[str]:
 
 
 def _images(found: Sequence[object]) -> str:
-    return f"{len(found)} images are" if len(found) != 1 else "1 image is"
+    return counted(len(found), "image")

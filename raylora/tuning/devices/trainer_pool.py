@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raylora.config.schema import TrainConfig
 from raylora.errors import Problem
 from raylora.training.actor import TrainerActor
+from raylora.training.on_the_way import Places
 from raylora.tuning.devices import private_ray
 
 log = logging.getLogger(__name__)
@@ -66,13 +67,21 @@ class TrainerPool:
         validate_every: training examples between two reports.
         events: JSONL file for join, leave and report events.
         linger: seconds a trainer stays without trials.
+        on_the_way: see `Trainer`.
     """
 
     def __init__(
-        self, config: TrainConfig, cache_root: Path, validate_every: int, events: Path, linger: float = LINGER
+        self,
+        config: TrainConfig,
+        cache_root: Path,
+        validate_every: int,
+        events: Path,
+        linger: float = LINGER,
+        on_the_way: Places | None = None,
     ) -> None:
         self._settings: tuple[Any, ...] = (config, cache_root, validate_every, events)
         self._linger = linger
+        self._on_the_way = on_the_way
         self._trainers: dict[DeviceShare, Any] = {}
         self._trials: dict[DeviceShare, set[str]] = defaultdict(set)
         self._threads: dict[DeviceShare, int] = {}
@@ -122,7 +131,7 @@ class TrainerPool:
                         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                         runtime_env={"env_vars": environment},
                     )
-                    .remote(*self._settings, threads // sharing, sharing)
+                    .remote(*self._settings, threads // sharing, sharing, self._on_the_way)
                 )
                 self._trainers[place], self._threads[place] = handle, threads // sharing
             self._share_cores(place[:2], more=False)

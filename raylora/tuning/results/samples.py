@@ -14,7 +14,9 @@ from raylora.config.schema import TrainConfig
 from raylora.console import say
 from raylora.errors import UserError
 from raylora.families.family import Prompt
+from raylora.families.prompts import wanted
 from raylora.families.resolve import resolve
+from raylora.formatting import things
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.devices.trainer_pool import ON_CPU
 from raylora.tuning.plan import Plan
@@ -27,13 +29,12 @@ def report_samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[
     """Samples for the report; none, and a word why, where they cannot be made: a report is worth more than they are."""
     if ranking.best is None or outcome.adapter is None:
         return []
-    wanted = prompts(plan)
-    if not wanted:
+    asked = prompts(plan)
+    if not asked:
         return []
-    asked = f"{len(wanted)} prompt{'s'[: len(wanted) != 1]}"
-    say(f"making samples: {asked}, by the base model and with the exported adapter")
+    say(f"making samples: {things(len(asked), 'prompt')}, by the base model and with the exported adapter")
     try:
-        return make_samples(trial_config(ranking.best.trial), outcome.adapter, wanted)
+        return make_samples(trial_config(ranking.best.trial), outcome.adapter, asked)
     except Exception as error:  # no memory left on the card, a prompt that the model cannot take, Ray itself, ...
         again = f"raylora report {shlex.quote(str(outcome.adapter.parent))}"
         say(f"the report has no samples: {reason(error)} ({again} tries again)")
@@ -48,29 +49,23 @@ def reason(error: Exception) -> str:
 
 
 def prompts(plan: Plan) -> list[Prompt]:
-    """The prompts of the report: those of the configuration, or else the first held-out examples.
-
-    A prompt that is a held-out example's comes with what a person made of it, and a chat's with all that goes before
-    its answer.
-    """
-    own = plan.family.prompts(plan.dataset.held_out)
-    if plan.config.sample_prompts is None:
-        return own[: plan.family.sample_count]
-    known: dict[str, Path | str | None] = {}
-    for prompt in own:
-        known.setdefault(prompt.messages[-1][1] if prompt.messages else prompt.text, prompt.reference)
-    return [Prompt(text, known.get(text)) for text in plan.config.sample_prompts]
+    """The prompts of the report; none where the file that has them is gone since the run began."""
+    try:
+        return wanted(plan.family, plan.config, plan.dataset.held_out)
+    except UserError as error:
+        say(f"the report has no samples: {error}")
+        return []
 
 
-def make_samples(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> list[Sample]:
+def make_samples(config: TrainConfig, adapter: Path, asked: Sequence[Prompt]) -> list[Sample]:
     """Ask base model and exported adapter, where the devices are: in a Ray task that takes a share as a trial does."""
     from raylora.data.images.decoding import open_rgb
 
     with ray_cluster.running(dashboard=False):
         task = ray.remote(_generate).options(**task_options(config))
-        base, best = ray.get(task.remote(config, adapter, wanted))
+        base, best = ray.get(task.remote(config, adapter, asked))
     samples = []
-    for prompt, before, after in zip(wanted, base, best, strict=True):
+    for prompt, before, after in zip(asked, base, best, strict=True):
         reference: Image.Image | str | None = None
         if isinstance(prompt.reference, Path):
             reference = open_rgb(prompt.reference)
@@ -87,7 +82,7 @@ def task_options(config: TrainConfig) -> dict[str, Any]:
     return options if options["num_gpus"] else {**options, "runtime_env": {"env_vars": ON_CPU}}
 
 
-def _generate(config: TrainConfig, adapter: Path, wanted: Sequence[Prompt]) -> tuple[list[Any], list[Any]]:
+def _generate(config: TrainConfig, adapter: Path, asked: Sequence[Prompt]) -> tuple[list[Any], list[Any]]:
     """Pictures or answers of the base model, and of the adapter; one process, since its imports cost seconds."""
     family = resolve(config)
-    return family.generate(config, None, wanted), family.generate(config, adapter, wanted)
+    return family.generate(config, None, asked), family.generate(config, adapter, asked)

@@ -68,7 +68,7 @@ def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
     pool = ray.remote(TrainerPool).options(
         name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000, scheduling_strategy=here
     )
-    handle = pool.remote(*arguments)
+    handle = pool.remote(*arguments, on_the_way=None if plan.sweep else folder.on_the_way)
     os.environ[TRAINER_POOL] = name
     try:
         yield name

@@ -89,7 +89,7 @@ def test_texts_that_are_joined_or_not_used_are_counted(tmp_path: Path) -> None:
     examples, notes = read(tmp_path, None)
     assert [example.caption for example in examples] == ["a cat sitting", "one line", "new"]
     assert notes == [
-        "1 text files of several lines are joined to one caption each: a.txt",
-        "2 text files are not read, since another caption goes before them: b.caption, c.txt",
-        "1 text files belong to no image: notes.txt",
+        "1 text file is of several lines, joined to one caption each: a.txt",
+        "2 text files are not read, since another caption goes before: b.caption, c.txt",
+        "1 text file belongs to no image: notes.txt",
     ]

@@ -57,7 +57,7 @@ def test_everything_at_once(two: Path) -> None:
         f"{csv_path}:7: /etc/a.png is not inside",
         f"{csv_path}:8: notes.pdf is not an image",
         f"{csv_path}:12: 3 fields, but the header has 2",
-        "1 of 6 images have no caption: alone.png",
+        "1 of 6 images has no caption: alone.png",
         f"{two / 'tiny.png'}: is 7x400 pixels",
         f"{two / 'broken.png'}: cannot be decoded",
         f"{two / 'cut.png'}: cannot be decoded",

@@ -32,13 +32,21 @@ def test_a_picture_of_another_name_is_known_by_its_first_bytes(tmp_path: Path, n
     assert not is_picture(tmp_path / name)
 
 
+def test_a_file_that_the_system_says_nothing_of_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)  # as /proc does with links into processes of others
+    assert not is_picture(tmp_path / "cwd")
+
+
 def test_files_that_are_not_read_are_counted(two: Path) -> None:
     write(two / "metadata.csv", "filename,prompt\na.png,a\nb.png,b\n")
     for name in ("c.heic", "d.HEIC", "e.mp4"):
         write(two / name, "")
     _, notes = read(two, None)
     assert any("2 .heic files are not read" in note for note in notes)
-    assert any("1 .mp4 files are not read" in note for note in notes)
+    assert any("1 .mp4 file is not read" in note for note in notes)
 
 
 def test_heic_under_the_name_of_a_jpeg_is_named(tmp_path: Path) -> None:
@@ -82,5 +90,5 @@ def test_transparent_and_animated_pictures_are_counted(tmp_path: Path) -> None:
     for name in ("a", "b", "opaque"):
         write(tmp_path / f"{name}.txt", name)
     _, notes = read(tmp_path, None)
-    assert "1 images are transparent in parts, which become white: a.png" in notes
-    assert "1 images have several frames, of which the first is taken: b.gif" in notes
+    assert "1 image is transparent in parts, which become white: a.png" in notes
+    assert "1 image has several frames, of which the first is taken: b.gif" in notes

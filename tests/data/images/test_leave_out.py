@@ -16,7 +16,7 @@ def test_regularisation_pictures(tmp_path: Path, reg: str) -> None:
     write(picture(tmp_path / reg / "b.png").with_suffix(".txt"), "a cat")
     assert captions(tmp_path) == {"img/10_sks cat/a.png": "sks cat"}
     _, notes = read(tmp_path, None)
-    assert any(note.startswith("1 regularisation pictures are left out") and reg in note for note in notes)
+    assert any(note.startswith("1 regularisation picture is left out") and reg in note for note in notes)
 
 
 def test_a_folder_of_that_name_is_read_if_it_is_all_there_is(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_masks(tmp_path: Path, mask: str) -> None:
     picture(tmp_path / mask)
     assert captions(tmp_path) == {"a.jpg": "a"}
     _, notes = read(tmp_path, None)
-    assert any(note.startswith("1 masks are left out") and mask in note for note in notes)
+    assert any(note.startswith("1 mask is left out") and mask in note for note in notes)
 
 
 def test_pictures_of_masks_are_pictures(tmp_path: Path) -> None:

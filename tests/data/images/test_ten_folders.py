@@ -99,26 +99,26 @@ def variants(root: Path) -> None:
 
 
 CASES: list[tuple[Callable[[Path], None], list[str], list[str]]] = [
-    (phone, ["holiday 1", "holiday 2"], ["1 .heic files are not read: convert"]),
+    (phone, ["holiday 1", "holiday 2"], ["1 .heic file is not read: convert"]),
     (
         kohya,
         ["sks dog, sitting", "sks dog"],
         [
-            "1 regularisation pictures are left out",
-            '1 images without a text file have the caption "sks dog"',
+            "1 regularisation picture is left out",
+            '1 image without a text file has the caption "sks dog"',
             "repeats",
         ],
     ),
     (hub, ["pokemon 1", "pokemon 2"], ["hidden, and left out: .cache/"]),
     (one_trainer, ["a", "b"], ["2 masks are left out"]),
     (browser, ["two", "a, one", "3"], []),
-    (booru, ["1girl solo long hair"] * 2, ["2 text files of several lines are joined"]),
+    (booru, ["1girl solo long hair"] * 2, ["2 text files are of several lines, joined"]),
     (mac, ["coffee"], []),
-    (spreadsheet, ["red; round", "blue"], ["1 metadata rows stand there more than once"]),
+    (spreadsheet, ["red; round", "blue"], ["1 metadata row stands there more than once"]),
     (
         artist,
         ["a dance", "a logo"],
-        ["1 text files are not read", "1 .psd files", "1 images are transparent", "1 images have several frames"],
+        ["1 text file is not read", "1 .psd file", "1 image is transparent", "1 image has several frames"],
     ),
     (variants, ["one", "two", "two", "other"], []),
 ]

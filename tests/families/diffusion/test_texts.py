@@ -50,9 +50,11 @@ def test_a_long_text_is_read_in_chunks_between_two_marks(name: str, root: Path) 
 def test_what_stands_behind_the_first_chunk_counts(name: str, root: Path) -> None:
     model, short = load(root, name), load(root, name, caption_tokens=75)
     long = "tag, " * 10
-    alpha, omega = (model._caption(long + end)["prompt"] for end in ("ALPHA", "omega"))
+    alpha, omega = (model._encoders.caption(long + end)["prompt"] for end in ("ALPHA", "omega"))
     assert alpha.shape == omega.shape and not torch.equal(alpha, omega)
-    assert torch.equal(short._caption(long + "ALPHA")["prompt"], short._caption(long + "omega")["prompt"])
+    assert torch.equal(
+        short._encoders.caption(long + "ALPHA")["prompt"], short._encoders.caption(long + "omega")["prompt"]
+    )
     assert model.fingerprint != short.fingerprint
 
 
@@ -66,18 +68,18 @@ def test_texts_are_counted_and_cut_off_at_the_limit(root: Path) -> None:
 def test_a_dropped_caption_is_as_long_as_the_one_it_replaces(root: Path) -> None:
     model = load(root, "sdxl")
     example = examples(root)[0]
-    encoded = model.encode([example])[0] | model._caption("word " * 8)
+    encoded = model.encode([example])[0] | model._encoders.caption("word " * 8)
     row = model.training_row(encoded, config(root, "sdxl", caption_dropout=1.0), seeded(0))
     assert row["prompt"].shape == encoded["prompt"].shape
-    torch.testing.assert_close(row["prompt"], model._caption("", 2)["prompt"])
-    torch.testing.assert_close(row["pooled"], model._caption("")["pooled"])
+    torch.testing.assert_close(row["prompt"], model._encoders.caption("", 2)["prompt"])
+    torch.testing.assert_close(row["pooled"], model._encoders.caption("")["pooled"])
 
 
 def test_captions_of_other_lengths_share_no_pass_and_the_longest_is_expected(root: Path) -> None:
     model = load(root, "sd15")
     example = examples(root)[0]
     encoded = model.encode([example])[0]
-    longer = encoded | model._caption("word " * 8)
+    longer = encoded | model._encoders.caption("word " * 8)
     assert model.shape_key(encoded) != model.shape_key(longer)
     long = type(example)("x", example.path, "word " * 8)
     assert model.largest_row([example, long])["prompt"].shape == longer["prompt"].shape

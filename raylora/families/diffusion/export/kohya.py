@@ -15,18 +15,19 @@ from torch import Tensor
 
 from raylora import __version__
 from raylora.config.schema import TrainConfig
+from raylora.families.diffusion.base_files.model_files import Kind
 from raylora.files import write_atomically
 
-_ARCHITECTURES = {
-    # kohya's name of the base, Stability's modelspec architecture and implementation, pixels of a side
-    "sd15": ("sd_v1", "stable-diffusion-v1/lora", "diffusers", 512),
+#: kohya's name of the base, Stability's modelspec architecture and implementation.
+_NAMES: dict[Kind, tuple[str, str, str]] = {
+    "sd15": ("sd_v1", "stable-diffusion-v1/lora", "diffusers"),
     "sdxl": (
         "sdxl_base_v1-0",
         "stable-diffusion-xl-v1-base/lora",
         "https://github.com/Stability-AI/generative-models",
-        1024,
     ),
 }
+_SIDES: dict[Kind, int] = {"sd15": 512, "sdxl": 1024}  #: pixels of an image that they were made for
 
 
 def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]) -> Path:
@@ -87,10 +88,8 @@ def saved(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tenso
 def _metadata(
     path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]
 ) -> dict[str, str]:
-    # Transformers on the first level are what SD 1.5 has and XL has not.
-    kind = "sd15" if any(name.startswith("down_blocks.0.attentions.") for name in tensors) else "sdxl"
-    base, architecture, implementation, side = _ARCHITECTURES[kind]
-    side = config.resolution or side
+    kind = _kind(tensors)
+    side = config.resolution or _SIDES[kind]
     alpha = _number(config.alpha * math.sqrt(config.lora_rank) if config.use_rslora else config.alpha)
     convolved = any(
         name.endswith(".lora_A.weight") and tensor.shape[2:].numel() > 1 for name, tensor in tensors.items()
@@ -101,7 +100,6 @@ def _metadata(
     known: dict[str, object] = {
         "ss_output_name": title,
         "ss_sd_model_name": PurePath(config.base_model).name,
-        "ss_base_model_version": base,
         "ss_v2": False,
         "ss_network_module": "networks.lora",
         "ss_network_dim": config.lora_rank,
@@ -129,6 +127,12 @@ def _metadata(
         "ss_min_snr_gamma": config.min_snr_gamma,
         "ss_noise_offset": config.noise_offset or None,
         "ss_caption_dropout_rate": config.caption_dropout,
+        "ss_caption_tag_dropout_rate": config.tag_dropout,
+        "ss_shuffle_caption": config.caption_shuffle,
+        "ss_keep_tokens": config.keep_tokens,
+        "ss_flip_aug": config.flip_augment,
+        "ss_random_crop": config.crop_jitter > 0,
+        "ss_masked_loss": config.masked_loss,
         "ss_loss_type": config.loss,
         "ss_huber_c": config.huber_delta,
         "ss_debiased_estimation": config.debiased_estimation,
@@ -145,7 +149,7 @@ def _metadata(
         "ss_lowram": False,
         "ss_clip_skip": None,
         "ss_max_token_length": config.caption_tokens,
-        "ss_prior_loss_weight": None,
+        "ss_prior_loss_weight": config.prior_loss_weight if config.reg_data_dir else None,
         "ss_num_reg_images": 0,
         "ss_num_batches_per_epoch": None,
         "ss_epoch": None,
@@ -154,14 +158,28 @@ def _metadata(
         "ss_training_comment": f"raylora {__version__}",
         "ss_sd_model_hash": _base_model_hash(Path(config.base_model)),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": architecture,
-        "modelspec.implementation": implementation,
         "modelspec.title": title,
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)),
     }
     # kohya writes what is unknown as "None".
-    return {"format": "pt"} | {name: str(value) for name, value in known.items()} | dict(info)
+    told = {name: str(value) for name, value in known.items()}
+    return {"format": "pt"} | told | architecture(kind) | dict(info)
+
+
+def architecture(kind: Kind) -> dict[str, str]:
+    """Metadata that say for which base model an adapter is."""
+    return dict(
+        zip(("ss_base_model_version", "modelspec.architecture", "modelspec.implementation"), _NAMES[kind], strict=True)
+    )
+
+
+def _kind(tensors: Mapping[str, Tensor]) -> Kind:
+    """The kind of UNet, as far as the names of adapted layers tell; `info` of an export goes before it.
+
+    Only XL has a second transformer block one behind the other, and none on its first level.
+    """
+    return "sdxl" if any(".transformer_blocks.1." in name for name in tensors) else "sd15"
 
 
 def _base_model_hash(path: Path) -> str | None:

@@ -20,7 +20,7 @@ def captioned(*captions: str) -> list[ImageExample]:
 
 def test_metadata_of_the_training_images() -> None:
     examples = captioned("sks dog, Red, sitting", "sks dog, red", "sks dog, grün,, red")
-    info = training_data_info(Path("/data/my dog"), examples, Sizes(512, buckets.buckets(512, 64)))
+    info = training_data_info([Path("/data/my dog")], examples, Sizes(512, buckets.buckets(512, 64)))
     frequency = json.loads(info["ss_tag_frequency"])["my dog"]
     assert frequency == {"sks dog": 3, "red": 3, "sitting": 1, "grün": 1}
     assert json.loads(info["ss_dataset_dirs"]) == {"my dog": {"n_repeats": 1, "img_count": 3}}
