@@ -6,6 +6,7 @@ Importing it stays cheap: torch comes with the trainer, in the actor's own proce
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,11 @@ class TrainerActor:
         from raylora.training.trainer import Trainer
 
         self._trainer = Trainer(config, cache_root, validate_every, events, threads, sharing)
+
+    def __repr__(self) -> str:
+        """The name in Ray's dashboard and logs, beside its node."""
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return f"trainer of GPU {gpu}" if gpu else "trainer on CPU"
 
     async def ping(self) -> None:
         """Return at once, if the process lives and can train; see `Trainer.check`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
     with ray_cluster.running(dashboard=False) if loads else contextlib.nullcontext():  # one for all that loads it
         outcome, wrong = _loaded_back(plan, outcome, ranking)
         store.save(folder, outcome)
-        write_text_atomically(folder.table, as_csv(ranking.frame()))
+        write_text_atomically(folder.table, as_csv(_table(ranking, folder.path)))
         write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
     if wrong is not None:
         raise wrong
@@ -77,6 +78,12 @@ def _loaded_back(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> tuple[S
         say(f"note: {note}")
         outcome = dataclasses.replace(outcome, notes=(*outcome.notes, note))
     return outcome, None
+
+
+def _table(ranking: Ranking, folder: Path) -> pd.DataFrame:
+    """The trials, with folders as they are seen from the run's own, which may be moved."""
+    places = [row.trial.folder for row in ranking.rows]
+    return ranking.frame().assign(folder=[os.path.relpath(place, folder) if place else "" for place in places])
 
 
 def as_csv(table: pd.DataFrame) -> str:

@@ -84,6 +84,8 @@ def _convert(script: Path, path: Path, arguments: Sequence[str]) -> None:
             said = [line for line in done.stderr.splitlines() if line.strip()]
             reason = said[-1].strip()[:300] if said else f"it ended with {done.returncode}"
             hint = "see llama.cpp for what it converts; the PEFT folder loads in vLLM and transformers as it is"
+            if "No module named" in reason:
+                hint = f"{sys.executable} -m pip install sentencepiece gguf: the converters ask for them"
             raise UserError.one(f"{script.name} refuses it: {reason}", where=str(path), hint=hint)
 
     write_atomically(path, write)

@@ -1,7 +1,7 @@
 """llama.cpp's converters: found or named, and what they write gives the loss that raylora reports.
 
-The second half needs llama.cpp: `git clone https://github.com/ggml-org/llama.cpp`, `pip install llama-cpp-python`, and
-`export LLAMA_CPP=the clone` before the tests. It is left out where these are missing.
+The second half needs llama.cpp: `git clone https://github.com/ggml-org/llama.cpp`, `pip install llama-cpp-python
+sentencepiece`, and `export LLAMA_CPP=the clone` before the tests. It is left out where these are missing.
 """
 
 from __future__ import annotations
@@ -42,9 +42,16 @@ def test_a_converter_that_is_not_there_is_named_with_the_way_to_get_it(
     assert converter("convert_lora_to_gguf.py") == tmp_path / "convert_lora_to_gguf.py"
 
 
-@pytest.mark.parametrize("script", ["raise SystemExit('Model FooForCausalLM is not supported')", "print('nothing')"])
+@pytest.mark.parametrize(
+    ("script", "words", "hint"),
+    [
+        ("raise SystemExit('Model FooForCausalLM is not supported')", "FooForCausalLM is not supported", "vLLM"),
+        ("print('nothing')", "it ended with 0", "vLLM"),
+        ("import no_such_module", "No module named", "pip install sentencepiece gguf"),
+    ],
+)
 def test_what_a_converter_refuses_is_told_in_its_words_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str, hint: str
 ) -> None:
     monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
     (tmp_path / "convert_lora_to_gguf.py").write_text(script)
@@ -53,7 +60,7 @@ def test_what_a_converter_refuses_is_told_in_its_words_and_leaves_nothing(
     out = tmp_path / "out" / "adapter.gguf"
     with pytest.raises(UserError, match=r"convert_lora_to_gguf\.py refuses it: ") as caught:
         export_adapter(out, random_adapter(base, config, torch.float32), config, str(base))
-    assert ("FooForCausalLM" in str(caught.value)) == ("Foo" in script)
+    assert words in str(caught.value) and hint in caught.value.problems[0].hint
     assert list(out.parent.iterdir()) == []
 
 
