@@ -391,7 +391,7 @@ def test_a_drained_host_costs_no_step(story: Story) -> None:
     """Its trial is saved where it stands, between two reports, before its machine goes; Tune counts no failure."""
     trial = next(trial for trial, name in story.before.items() if story.lost[name] == "drained")
     (left,) = [event for event in story.events if event.get("why") == "its machine goes"]
-    (joined,) = [event for event in story.events if event["event"] == "join" and event["trial"] == trial]
+    joined = next(event for event in story.events if event["event"] == "join" and event["trial"] == trial)
     assert (left["trial"], left["step"]) == (trial, joined["step"])
     assert f"{DRAINED}: no worker is left" in story.drained
     assert story.failures[trial] == 0 and sum(story.failures.values()) == TRIALS - 1
