@@ -14,6 +14,9 @@ CLUSTER_ALIASES = {
     **dict.fromkeys(("data_policy", "data_storage_policy"), "shared_storage_policy"),
     **dict.fromkeys(("shared", "nfs", "data"), "shared_folder"),
     **dict.fromkeys(("static_addresses", "static_ips", "ip_pool", "ips", "ip_addresses"), "addresses"),
+    **dict.fromkeys(("extra_networks", "storage_network", "storage_networks"), "further_networks"),
+    **dict.fromkeys(("ntp_servers", "time_servers", "timeservers"), "ntp"),
+    **dict.fromkeys(("http_proxy", "https_proxy"), "proxy"),
     "pool": "resource_pool",
     "head_node": "head",
 }
@@ -33,6 +36,7 @@ NODE_TYPE_ALIASES = {
     **dict.fromkeys(("disk", "disk_gb"), "disk_gib"),
     **dict.fromkeys(("min_workers", "minimum"), "min"),
     **dict.fromkeys(("max_workers", "maximum", "count"), "max"),
+    **dict.fromkeys(("anti_affinity", "antiaffinity"), "spread"),
 }
 POLICY_ALIASES = {
     **dict.fromkeys(("replicas", "copies", "ftt", "failures_to_tolerate", "host_failures_to_tolerate"), "replica"),

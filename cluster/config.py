@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from raylora.cluster.aliases import CLUSTER_ALIASES, NODE_TYPE_ALIASES, POLICY_ALIASES, VCENTER_ALIASES
-from raylora.cluster.sections import HeadConfig, NodeType, StaticAddresses, VCenterSettings
+from raylora.cluster.sections import HeadConfig, NodeType, StaticAddresses, VCenterSettings, proxy_value
 from raylora.cluster.vsan.policy import StoragePolicy
 from raylora.config import loader
 from raylora.config.fields import Number, Positive, Section, Text, Whole, path_value, shown
@@ -50,6 +50,13 @@ class ClusterConfig(Section):
         "`raylora cluster up` makes one and keeps it, so it is given only where `status` or `down` asks for it.",
         examples=["3f9c0a417b2e"],
     )
+    owner: Text | None = Field(
+        default=None,
+        max_length=64,
+        description="Whose the cluster is: stands at its machines and in `raylora cluster hours`. Null: the user who "
+        "starts it.",
+        examples=["alice"],
+    )
     vcenter: VCenterSettings = Field(description="The vCenter.")
     template: Text = Field(
         min_length=1,
@@ -73,10 +80,27 @@ class ClusterConfig(Section):
     )
     datastore: Text = Field(min_length=1, description="Where disks lie.", examples=["vsanDatastore"])
     network: Text = Field(min_length=1, description="Network or port group of all nodes.", examples=["lora"])
+    further_networks: list[Text] | None = Field(
+        default=None,
+        description="Further networks of all nodes, such as one for storage: each gives them one more network card, "
+        "and an address by DHCP, without a gateway. Null: none but what the template has.",
+        examples=["[storage]"],
+    )
     addresses: StaticAddresses | None = Field(
         default=None,
         description="Addresses of the nodes. Null: from DHCP.",
         examples=["{pool: [10.0.0.50-10.0.0.90], prefix: 24}"],
+    )
+    ntp: list[Text] | None = Field(
+        default=None,
+        description="Time servers of the nodes. Null: as in the template.",
+        examples=["[ntp.example.com]"],
+    )
+    proxy: Text | None = Field(
+        default=None,
+        description="HTTP proxy through which nodes fetch from outside, such as base models by name; not for the "
+        "vCenter (`vcenter.proxy`). Null: none.",
+        examples=["http://proxy.example.com:3128"],
     )
     folder: Text | None = Field(
         default=None,
@@ -132,6 +156,13 @@ class ClusterConfig(Section):
         le=1440,
         description="A machine that was not powered on within this time is half-made, and removed.",
     )
+    drain_seconds: Number = Field(
+        default=60.0,
+        ge=0.1,
+        le=3600,
+        description="Seconds for which a worker whose host is drained stays, so that its trials can save. A step of "
+        "the slowest pack must fit in.",
+    )
     concurrent: Whole = Field(
         default=32, ge=1, le=256, description="Most machines that are made at the same moment; vCenter queues the rest."
     )
@@ -142,6 +173,19 @@ class ClusterConfig(Section):
         description="Kinds of workers, by name.",
         examples=["{rtx4090: {gpu: RTX 4090}}"],
     )
+
+    @model_validator(mode="after")
+    def _networks_go_together(self) -> ClusterConfig:
+        def refuse(message: str, hint: str) -> None:
+            details = {"message": message, "key": "further_networks", "hint": hint}
+            raise PydanticCustomError("together", "{message}", details)
+
+        instant = [name for name, kind in self.workers.items() if kind.clone == "instant"]
+        if self.further_networks and self.addresses is not None:
+            refuse("a static address is for a node's only network card", "let DHCP give addresses, or leave these out")
+        if self.further_networks and instant:
+            refuse(f"{instant[0]} is an instant clone, which has its parent's network cards", "give it clone: linked")
+        return self
 
     @field_validator("name")
     @classmethod
@@ -158,6 +202,11 @@ class ClusterConfig(Section):
                 {"shown": shown(value), "hint": "leave it out, and raylora cluster up makes one"},
             )
         return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _a_proxy(cls, value: str | None) -> str | None:
+        return value if value is None else proxy_value(value)
 
     @field_validator("shared_folder")
     @classmethod

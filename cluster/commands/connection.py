@@ -78,7 +78,18 @@ class Connection:
         Raises:
             NoAnswer: none came, or a refusal.
         """
-        return self._ask(path, json.load)
+        try:
+            return json.loads(self.text(path))
+        except json.JSONDecodeError as error:
+            raise NoAnswer(str(error)) from error
+
+    def text(self, path: str) -> str:
+        """The text at a path of the dashboard.
+
+        Raises:
+            NoAnswer: none came, or a refusal.
+        """
+        return str(self._ask(path, lambda answer: answer.read().decode(errors="replace")))
 
     def _ask(self, path: str, read: Callable[[Any], Any]) -> Any:
         request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
@@ -89,7 +100,7 @@ class Connection:
             if error.code in (401, 403):
                 raise NoAnswer("it does not take this token") from error
             raise NoAnswer(f"it answers {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise NoAnswer(str(getattr(reason, "strerror", None) or reason)) from error
 

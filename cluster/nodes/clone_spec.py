@@ -68,7 +68,7 @@ def clone_spec(
             "pciPassthru.64bitMMIOSizeGB": str(section.mmio_size_gib),
         }
     devices = [_remove(device) for device in unwanted(base.devices)]
-    devices += [network_change(site, base), *disk_change(base, section, profiles)]
+    devices += [*network_changes(site, base), *disk_change(base, section, profiles)]
     devices += [add_device(device, index, system_id) for index, device in enumerate(devices_of(section, cards))]
     config = vim.vm.ConfigSpec(
         extraConfig=options(extra | dict(guest or {})),
@@ -190,24 +190,28 @@ def _remove(device: Any) -> Any:
     return change(operation=change.Operation.remove, device=device)
 
 
-def network_change(site: Site, base: Base) -> Any:
-    """The change that connects the clone's first network card, or gives it one."""
+def network_changes(site: Site, base: Base) -> list[Any]:
+    """The changes that connect the clone's network cards, the first ones that it has, or give it such."""
     change = vim.vm.device.VirtualDeviceSpec
     cards = [device for device in base.devices if isinstance(device, vim.vm.device.VirtualEthernetCard)]
-    connect = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, connected=True, allowGuestControl=True)
-    if not cards:
-        card = vim.vm.device.VirtualVmxnet3(key=-1, backing=site.network_backing, connectable=connect)
-        return change(operation=change.Operation.add, device=card)
-    card = type(cards[0])(
-        key=cards[0].key,
-        controllerKey=cards[0].controllerKey,
-        unitNumber=cards[0].unitNumber,
-        deviceInfo=cards[0].deviceInfo,  # govmomi's own simulator takes no edit without it
-        backing=site.network_backing,
-        connectable=connect,
-        addressType="generated",  # the template's own address must not be taken along
-    )
-    return change(operation=change.Operation.edit, device=card)
+    changes = []
+    for number, backing in enumerate(site.network_backings):
+        connect = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, connected=True, allowGuestControl=True)
+        if number >= len(cards):
+            card = vim.vm.device.VirtualVmxnet3(key=-1 - number, backing=backing, connectable=connect)
+            changes.append(change(operation=change.Operation.add, device=card))
+            continue
+        card = type(cards[number])(
+            key=cards[number].key,
+            controllerKey=cards[number].controllerKey,
+            unitNumber=cards[number].unitNumber,
+            deviceInfo=cards[number].deviceInfo,  # govmomi's own simulator takes no edit without it
+            backing=backing,
+            connectable=connect,
+            addressType="generated",  # the template's own address must not be taken along
+        )
+        changes.append(change(operation=change.Operation.edit, device=card))
+    return changes
 
 
 def disk_places(base: Base, datastore: Any, move: str, profiles: list[Any]) -> list[Any]:

@@ -44,7 +44,7 @@ def examine(vcenter: VCenter, view: View, site: Site, config: ClusterConfig, nod
         found += _vsan(vcenter, site, config, store.name)
         hosts = {key: view.hosts[key].name for key in site.reach.hosts if site.datastore in view.hosts[key].datastores}
         managed = [vcenter.object(vim.HostSystem, key) for key in hosts]
-        found += network.of_vsan(read_each(vcenter, managed, network.PROPERTIES), hosts, site.network_backing)
+        found += network.of_vsan(read_each(vcenter, managed, network.PROPERTIES), hosts, site.network_backings[0])
     else:
         found.append(
             Finding("good", "vSAN", store.name, f"it is {store.store or 'no vSAN'}: nothing of vSAN to look at")

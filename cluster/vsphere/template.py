@@ -157,12 +157,12 @@ def notes(template: Template, config: ClusterConfig) -> list[str]:
     return found
 
 
-def networks(template: Template) -> frozenset[str]:
-    """Ids of what the template's network cards but the first, which clones connect anew, are connected to."""
+def networks(template: Template, anew: int = 1) -> frozenset[str]:
+    """Ids of what the template's network cards are connected to, but those of the first, which clones connect anew."""
     ids = set()
     for base in (template.own, template.frozen):
         cards = [each for each in base.devices if isinstance(each, vim.vm.device.VirtualEthernetCard)]
-        for card in cards[1:]:
+        for card in cards[anew:]:
             port = getattr(card.backing, "port", None)
             ids.add(port.portgroupKey if port is not None else moid(getattr(card.backing, "network", None)))
     return frozenset(ids - {"", None})

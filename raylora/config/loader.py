@@ -297,6 +297,9 @@ def resolve_paths(
             text = path_value(given)
         except ValueError:
             continue  # null, or the schema tells of it
+        if hint := suggest.windows_hint(text):
+            yield Issue(key, f"{shown(given)} is a path of Windows, and this is another system", hint)
+            continue
         try:
             path = suggest.expand(text)
         except ValueError as error:

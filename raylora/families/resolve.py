@@ -49,12 +49,13 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
         raise _other_kind(family, config) or error from None
     learn_all = config.validation_examples == 0  # those too that were given to judge by
     unique, notes = split.without_duplicates((*found.examples, *found.held_out) if learn_all else found.examples)
-    if not learn_all and (found.held_out or config.validation_path):
+    given = not learn_all and bool(found.held_out or config.validation_path)
+    if given:
         train, held_out, more = split.judged_by(unique, found.held_out, config.validation_examples)
         notes = [*notes, *more]
     else:
         train, held_out = split.split(unique, config.validation_examples)
-    return Dataset(tuple(train), tuple(held_out), (*found.notes, *notes))
+    return Dataset(tuple(train), tuple(held_out), (*found.notes, *notes), given)
 
 
 def _what(path: Path) -> str:

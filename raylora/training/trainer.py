@@ -28,6 +28,7 @@ from raylora.families.base import own_device
 from raylora.families.resolve import read_dataset, resolve
 from raylora.files import user_errors_for
 from raylora.training.base_losses import prepare
+from raylora.training.member import Member
 from raylora.training.memory.budget import NoRoomError
 from raylora.training.pack import Pack
 from raylora.training.scratch_folder import ScratchFolder
@@ -75,7 +76,7 @@ class Trainer:
         #: Trials for which there is no room yet, and what lets them in.
         self._waiting: dict[str, tuple[Future[int], Callable[[], None]]] = {}
         self._scratch = ScratchFolder()
-        self._closed = False
+        self._closed = self._vacated = False
         self._pack: Pack | None = None
         self._threads, self._sharing = threads, sharing
         self._load_error: BaseException | None = None
@@ -133,6 +134,8 @@ class Trainer:
             self._going[trial] = future
             if member.status != "running":  # its checkpoint was made at its end
                 self._guard([trial], self._report)
+            elif self._vacated:
+                self._guard([trial], self._hand_over)
 
         self._commands.put(go)
         return future
@@ -149,6 +152,19 @@ class Trainer:
     def leave(self, trial: str) -> Future[None]:
         """Take a trial out, wherever it is; unknown trials are no error, they have left already."""
         return self._command(lambda: self._leave(trial, "stopped"))
+
+    def vacate(self) -> Future[None]:
+        """Save all trials where they stand and let them go on elsewhere, since this machine goes.
+
+        Each is told so by the report that it waits for, or by the next that it asks for.
+        """
+
+        def hand_all_over() -> None:
+            self._vacated = True
+            for trial in list(self._going):
+                self._guard([trial], self._hand_over)
+
+        return self._command(hand_all_over)
 
     def use_threads(self, threads: int) -> Future[None]:
         """From the next step on compute with so many CPU threads."""
@@ -326,15 +342,27 @@ class Trainer:
             if member.status != "diverged":
                 pack.validate(trial)
             member.note_report()
-        folder = Path(tempfile.mkdtemp(dir=self._scratch.path)) / f"step-{member.step:07d}"
-        pack.save(trial, folder)
-        rows, seconds = self._rows, self._step_seconds
-        device = pack.base.device.type
-        report = Report(dict(member.history[-1]), member.status, member.reason, folder, device, rows, seconds)
-        self._event("report", trial, step=member.step, status=member.status, rows=rows, step_seconds=seconds)
+        report = self._saved(member, dict(member.history[-1]))
+        facts = {"rows": report.rows, "step_seconds": report.step_seconds}
+        self._event("report", trial, step=member.step, status=member.status, **facts)
         if member.status != "running":
             self._leave_pack(trial, member.status)
         self._going.pop(trial).set_result(report)
+
+    def _hand_over(self, trials: list[str]) -> None:
+        """Save a trial between two report points; its value, and what it reports next, are as if it had stayed."""
+        (trial,) = trials
+        member = self._need_pack().members[trial]
+        report = self._saved(member, {"step": float(member.step)}, leaving=True)
+        self._leave_pack(trial, "its machine goes")
+        self._going.pop(trial).set_result(report)
+
+    def _saved(self, member: Member, metrics: dict[str, float], leaving: bool = False) -> Report:
+        pack = self._need_pack()
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.path)) / f"step-{member.step:07d}"
+        pack.save(member.trial, folder)
+        device, rows, seconds = pack.base.device.type, self._rows, self._step_seconds
+        return Report(metrics, member.status, member.reason, folder, device, rows, seconds, leaving)
 
     def _event(self, event: str, trial: str, **facts: Any) -> None:
         if self._events is None:

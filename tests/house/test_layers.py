@@ -36,7 +36,7 @@ LIGHT = [
     for pattern in (
         *(f"raylora/{name}.py" for name in ("__init__", "__main__", "cli", "errors", "suggest", "files", "console")),
         *("raylora/paths.py", "raylora/gpus.py", "raylora/config/*.py", "raylora/config/keys/*.py"),
-        "raylora/tuning/plan.py",
+        *(f"raylora/tuning/{name}.py" for name in ("plan", "doubts", "resumption", "run_folder")),
         *("raylora/data/chats/*.py", "raylora/data/examples.py", "raylora/data/reading.py", "raylora/data/split.py"),
         *("raylora/data/images/*.py", "raylora/families/__init__.py", "raylora/families/safetensors_header.py"),
         *("raylora/families/causal_lm/files.py", "raylora/families/diffusion/base_files/describe.py"),

@@ -30,7 +30,8 @@ def report_samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[
     wanted = prompts(plan)
     if not wanted:
         return []
-    say("making samples with the exported adapter")
+    asked = f"{len(wanted)} prompt{'s'[: len(wanted) != 1]}"
+    say(f"making samples: {asked}, by the base model and with the exported adapter")
     try:
         return make_samples(trial_config(ranking.best.trial), outcome.adapter, wanted)
     except Exception as error:  # no memory left on the card, a prompt that the model cannot take, Ray itself, ...
