@@ -41,7 +41,7 @@ func (w *world) event(e event) {
 
 type deviceView struct {
 	Kind     string `json:"kind"`
-	Key      int32  `json:"key"`
+	Key      int32  `json:"key,omitempty"` // of a disk
 	Label    string `json:"label"`
 	Assigned string `json:"assigned,omitempty"`
 	ID       string `json:"id,omitempty"`
@@ -107,7 +107,7 @@ func (w *world) describe(machine *simulator.VirtualMachine) machineView {
 	}
 	for _, device := range config.Hardware.Device {
 		base := device.GetVirtualDevice()
-		v := deviceView{Key: base.Key}
+		v := deviceView{}
 		if base.DeviceInfo != nil {
 			v.Label = base.DeviceInfo.GetDescription().Label
 			out.Labels = append(out.Labels, v.Label)
@@ -131,7 +131,8 @@ func (w *world) describe(machine *simulator.VirtualMachine) machineView {
 				v.Network = w.nameOf(*network)
 			}
 		case *types.VirtualDisk:
-			v.Kind, v.Bytes, v.Profile = "disk", d.CapacityInBytes, w.diskProfiles[machine.Self][d.Key]
+			v.Kind, v.Key, v.Bytes = "disk", d.Key, d.CapacityInBytes
+			v.Profile = w.diskProfiles[machine.Self][d.Key]
 			if backing, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
 				v.Linked = backing.Parent != nil
 			}
