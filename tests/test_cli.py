@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import raylora
 from raylora.api import SweepResult
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.config.marks import shared_keys
 from raylora.config.schema import TrainConfig
 from raylora.families.diffusion.family import DiffusionFamily
@@ -49,14 +49,14 @@ def loaded_by(code: str) -> list[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sweep", "--help"], ["--version"]])
 def test_help_waits_for_nothing_heavy(arguments: list[str]) -> None:
-    assert loaded_by(f"from raylora.cli import _exit_code; assert _exit_code({arguments!r}) == 0") == []
+    assert loaded_by(f"from raylora.cli import exit_code; assert exit_code({arguments!r}) == 0") == []
 
 
 def test_a_plan_needs_no_ray(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "llm")
     write_chats(tmp_path / "chats.jsonl")
     (tmp_path / "c.yaml").write_text(f"train_data_dir: {tmp_path}/chats.jsonl\nbase_model: {tmp_path}/llm\n")
-    code = f"from raylora.cli import _exit_code; assert _exit_code(['plan', {str(tmp_path / 'c.yaml')!r}]) == 0"
+    code = f"from raylora.cli import exit_code; assert exit_code(['plan', {str(tmp_path / 'c.yaml')!r}]) == 0"
     assert "ray" not in loaded_by(code)
 
 
@@ -65,7 +65,7 @@ def test_a_plan_tells_where_the_search_begins(tmp_path: Path, capsys: pytest.Cap
     write_chats(tmp_path / "chats.jsonl")
     text = f"train_data_dir: {tmp_path}/chats.jsonl\nbase_model: {tmp_path}/llm\nsweep: {{trials: 4}}\n"
     (tmp_path / "c.yaml").write_text(text)
-    assert _exit_code(["plan", str(tmp_path / "c.yaml")]) == 0
+    assert exit_code(["plan", str(tmp_path / "c.yaml")]) == 0
     # A width this small wants more than the default range has.
     assert "first trial        learning_rate 0.002, lora_rank 32" in capsys.readouterr().out
 
@@ -75,21 +75,21 @@ def test_a_plan_as_json_says_what_the_text_says(tmp_path: Path, capsys: pytest.C
     write_chats(tmp_path / "chats.jsonl")
     text = f"train_data_dir: {tmp_path}/chats.jsonl\nbase_model: {tmp_path}/llm\nlearning_rate: 0.2\n"
     (tmp_path / "c.yaml").write_text(f"{text}sweep: {{trials: 4, space: {{lora_rank: [2, 4]}}}}\n")
-    assert _exit_code(["plan", str(tmp_path / "c.yaml"), "--json"]) == 0
+    assert exit_code(["plan", str(tmp_path / "c.yaml"), "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
     assert (told["trials"], told["searcher"], told["space"]) == (2, "grid", {"lora_rank": {"choice": [2, 4]}})
     assert told["examples_seen"] == told["steps"] * 4
     assert {"RTX 3090", "RTX 4090"} <= {fit["device"] for fit in told["memory"]}
     assert any(warning.startswith("learning_rate 0.2") for warning in told["warnings"])
-    assert _exit_code(["plan", str(tmp_path / "c.yaml")]) == 0
+    assert exit_code(["plan", str(tmp_path / "c.yaml")]) == 0
     plain = capsys.readouterr().out
     assert "2: every combination once (there are no more, so not 4), weak ones stopped early by asha" in plain
     assert all(f"warning: {warning}" in plain for warning in told["warnings"])
 
 
 def test_the_reference_tells_of_every_key(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _exit_code(["config"]) == 0
+    assert exit_code(["config"]) == 0
     out = capsys.readouterr().out
     assert all(f"`{key}`" in out for key in raylora.TrainConfig.model_fields)
 
@@ -106,7 +106,7 @@ def test_errors_of_other_processes_come_without_their_traceback(
         raise carried
 
     monkeypatch.setattr("raylora.api.report", fail)
-    assert _exit_code(["report", str(tmp_path)]) == 2
+    assert exit_code(["report", str(tmp_path)]) == 2
     assert capsys.readouterr() == ("", "cat.png: is gone\n    put it back\n")
 
 
@@ -118,7 +118,7 @@ def test_our_own_mistakes_are_short_and_keep_the_details(
 
     monkeypatch.setattr("raylora.api.report", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert _exit_code(["report", str(tmp_path)]) == 1
+    assert exit_code(["report", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "raylora failed: KeyError: 'oops'" in err
@@ -152,7 +152,7 @@ def test_only_what_can_be_resumed_says_so(
 
     for name in ("config.load.load_config", "api.load_config", "api.report", "cluster.config.load_cluster_config"):
         monkeypatch.setattr(f"raylora.{name}", interrupt)
-    assert _exit_code(arguments) == 130
+    assert exit_code(arguments) == 130
     out, err = capsys.readouterr()
     assert out == ""
     assert err.strip() == f"interrupted{said}"
@@ -234,7 +234,7 @@ def with_paths(root: Path, base_model: str) -> str:
 def test_the_seeds_configuration_trains(seed: Path, base_model: str, capfd: pytest.CaptureFixture[str]) -> None:
     config = seed / f"{base_model}.yaml"
     config.write_text(with_paths(seed, base_model))
-    code = _exit_code(["train", str(config), "--json", "--no-dashboard"])
+    code = exit_code(["train", str(config), "--json", "--no-dashboard"])
     out, err = capfd.readouterr()
     assert code == 0, err
     assert "Traceback" not in err
@@ -267,7 +267,7 @@ def test_the_seeds_configuration_trains(seed: Path, base_model: str, capfd: pyte
 
     for weights in (seed / "output" / base_model / "tune").glob("*/checkpoint_*/best.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-100])
-    assert _exit_code(["export", str(seed / "output" / base_model)]) == 2
+    assert exit_code(["export", str(seed / "output" / base_model)]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert "half-written checkpoint: best.safetensors is not whole" in err
@@ -337,11 +337,11 @@ def test_a_run_that_leaves_no_adapter_has_failed(seed: Path, capfd: pytest.Captu
     config = seed / "diverging.yaml"
     config.write_text(with_paths(seed, "folder").replace("output/folder", "output/diverging"))
     changes = ["learning_rate=1e30", "max_steps=3"]
-    assert _exit_code(["train", str(config), *changes, "--json", "--no-dashboard"]) == 1
+    assert exit_code(["train", str(config), *changes, "--json", "--no-dashboard"]) == 1
     out, err = capfd.readouterr()
     assert [trial["status"] for trial in json.loads(out)["trials"]] == ["diverged"]
     assert "no trial reached a valid report" in err
-    assert _exit_code(["export", str(seed / "output/diverging")]) == 2
+    assert exit_code(["export", str(seed / "output/diverging")]) == 2
     assert "no trial of this run has an adapter" in capfd.readouterr().err
 
 
@@ -373,7 +373,7 @@ def test_what_goes_wrong_after_the_plan_reaches_the_person(
         return run(*arguments)
 
     monkeypatch.setattr(sweep_run, "run", spoil_then_run)
-    code = _exit_code(["train", str(config), "--no-dashboard"])
+    code = exit_code(["train", str(config), "--no-dashboard"])
     out, err = capfd.readouterr()
     assert (code, out) == (2, "")
     assert f"{tmp_path}/{said}" in err

@@ -16,7 +16,7 @@ from tests.training.fixtures import config, write_images
 #: Counts who opens what below a folder while `raylora plan` runs; an audit hook cannot be taken away again.
 _COUNTING = """
 import collections, json, os, sys
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 root, seen = os.path.realpath(sys.argv[2]), collections.Counter()
 
 def note(event, arguments):
@@ -26,7 +26,7 @@ def note(event, arguments):
             seen[os.path.relpath(path, root)] += 1
 
 sys.addaudithook(note)
-assert _exit_code(["plan", sys.argv[1]]) == 0
+assert exit_code(["plan", sys.argv[1]]) == 0
 print(json.dumps(seen), file=sys.stderr)
 """
 #: AutoTokenizer of transformers 5 opens these itself: the first for the class, for the template, and for the settings.

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import raylora
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.sealed_json import sealed
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.original_layout import convert
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command, run in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = _exit_code(arguments)
+        code = exit_code(arguments)
     return code, out.getvalue(), err.getvalue()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from raylora.cli import _exit_code, cli
+from raylora.cli import cli, exit_code
 from raylora.cluster.cli import cluster as cluster_commands
 from raylora.cluster.config import load_cluster_config
 from raylora.config.load import load_config
@@ -32,7 +32,7 @@ def test_configurations_run_as_they_are(
     assert named == name_of(path)
     config = load_config(path)
     assert action == ("sweep" if config.sweep else "train")
-    assert _exit_code(["plan", named, *(["--train"] if action == "train" else [])]) == 0, capsys.readouterr().err
+    assert exit_code(["plan", named, *(["--train"] if action == "train" else [])]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=name_of)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from raylora import api
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.errors import UserError
 from raylora.labelling.journal import NAME
 from raylora.labelling.tagger import Tagger
@@ -143,14 +143,14 @@ def test_refusals(
     monkeypatch.chdir(three.parent)
     Path("nothing").mkdir()
     Path("tagger").symlink_to(tagger)
-    assert _exit_code(arguments) == 2
+    assert exit_code(arguments) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error and "train_data_dir" not in error
     assert not (three / "metadata.csv").exists()
 
 
 def test_the_command(three: Path, tagger: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert _exit_code(["label", str(three), "--model", str(tagger), "--exclude", "red,BLUE", "--review"]) == 0
+    assert exit_code(["label", str(three), "--model", str(tagger), "--exclude", "red,BLUE", "--review"]) == 0
     out, err = capfd.readouterr()
     assert out.splitlines() == [str(three / "metadata.csv"), str(three / "review.html")]
     assert "1 pictures are labelled" in err and "no model has a word for 2 pictures: blue.png, red.png" in err

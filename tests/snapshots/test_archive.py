@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.errors import UserError
 from raylora.snapshots.archive import verify_archive, write_archive
 from tests.snapshots.folders import content, data_set
@@ -91,14 +91,14 @@ def test_a_sweep_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, file = str(sweep(tmp_path / "sweep")), str(tmp_path / "b.tar")
-    assert _exit_code(["archive", folder, "--to", file]) == 0
+    assert exit_code(["archive", folder, "--to", file]) == 0
     assert "b.tar: 11 files" in capsys.readouterr().out
-    assert _exit_code(["archive", folder, "--to", file]) == 2
+    assert exit_code(["archive", folder, "--to", file]) == 2
     assert "there is something at this place already" in capsys.readouterr().err
-    assert _exit_code(["archive", folder, "--to", f"{folder}/b.tar"]) == 2
-    assert _exit_code(["archive", str(tmp_path / "nothing")]) == 2
-    assert _exit_code(["archive", "verify", file]) == 0
+    assert exit_code(["archive", folder, "--to", f"{folder}/b.tar"]) == 2
+    assert exit_code(["archive", str(tmp_path / "nothing")]) == 2
+    assert exit_code(["archive", "verify", file]) == 0
     assert "11 files of sweep" in capsys.readouterr().out
     for wrong in (f"{folder}/config.yaml", folder, str(tmp_path / "nothing.tar")):
-        assert _exit_code(["archive", "verify", wrong]) == 2
+        assert exit_code(["archive", "verify", wrong]) == 2
         assert "our mistake" not in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.errors import UserError
 from raylora.sealed_json import sealed
 from raylora.snapshots import manifest, placing, store
@@ -231,20 +231,20 @@ def test_files_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "SETTLE", 0.0)
     folder = str(data_set(tmp_path / "cats"))
-    assert _exit_code(["snapshot", "list", folder]) == 0
+    assert exit_code(["snapshot", "list", folder]) == 0
     assert "there are no snapshots of this folder" in capsys.readouterr().out
-    assert _exit_code(["snapshot", "create", folder, "first", "--note", "as it came"]) == 0
+    assert exit_code(["snapshot", "create", folder, "first", "--note", "as it came"]) == 0
     assert "first: 8 files, 6.9 KiB; " in capsys.readouterr().out
-    assert _exit_code(["snapshot", "create", folder, "first"]) == 2
+    assert exit_code(["snapshot", "create", folder, "first"]) == 2
     assert "there is a snapshot first already" in capsys.readouterr().err
     change(tmp_path / "cats")
-    assert _exit_code(["snapshot", "restore", folder, "frist", "--yes"]) == 2
+    assert exit_code(["snapshot", "restore", folder, "frist", "--yes"]) == 2
     assert "there is no snapshot frist\n    there are first" in capsys.readouterr().err
-    assert _exit_code(["snapshot", "restore", folder, "first", "--yes", "--discard"]) == 0
-    assert _exit_code(["snapshot", "clone", folder, "first", str(tmp_path / "b")]) == 0
-    assert _exit_code(["snapshot", "verify", folder, "first"]) == 0
+    assert exit_code(["snapshot", "restore", folder, "first", "--yes", "--discard"]) == 0
+    assert exit_code(["snapshot", "clone", folder, "first", str(tmp_path / "b")]) == 0
+    assert exit_code(["snapshot", "verify", folder, "first"]) == 0
     assert content(tmp_path / "cats") == content(tmp_path / "b")
-    assert _exit_code(["snapshot", "list", folder]) == 0
+    assert exit_code(["snapshot", "list", folder]) == 0
     assert "first  data, 8 files, 6.9 KiB  as it came" in capsys.readouterr().out
-    assert _exit_code(["snapshot", "rm", folder, "first", "--yes"]) == 0
+    assert exit_code(["snapshot", "rm", folder, "first", "--yes"]) == 0
     assert not (tmp_path / ".snapshots").exists()

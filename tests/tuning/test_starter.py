@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raylora import api
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.config.load import load_config
 from raylora.errors import UserError
 from tests.training.fixtures import config, write_chats, write_images
@@ -30,7 +30,7 @@ def test_a_folder_of_pictures_becomes_a_configuration_that_runs(home: Path, caps
     write_images(home / "my: pictures", 20)
     model("diffusion", home / "models/sd/tiny")
     model("causal_lm", home / "models/llm")
-    assert _exit_code(["init", "my: pictures"]) == 0
+    assert exit_code(["init", "my: pictures"]) == 0
     out, err = capsys.readouterr()
     assert out == "my__pictures.yaml\n"
     assert "my: pictures: 20 examples\nbase model: models/sd/tiny (an image model)\n" in err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection
 from raylora.cluster.commands.addresses import usable
 from tests.cluster.commands.head import TOKEN, serving
@@ -55,10 +55,10 @@ def test_up_tries_the_other_addresses_too(
         monkeypatch.setattr("raylora.cluster.commands.up_down.addresses_of", addresses)
         connection.remember("cats", connection.Connection("", TOKEN))
         path = in_simulator(sim, tmp_path)
-        assert _exit_code(["cluster", "up", str(path)]) == 0
+        assert exit_code(["cluster", "up", str(path)]) == 0
     said = capsys.readouterr()
     assert "it has the address 127.0.0.9 (and 127.0.0.1); Ray starts" in said.err
     assert f"http://127.0.0.1:{ray.port}" in said.out and len(asked) == 1
     kept = connection.recall("cats")
     assert kept is not None and (kept.address, kept.id) == ("127.0.0.1", "f00dcafe")
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.nodes import reconciler
 from tests.cluster.fleet import fleet, settled
 from tests.cluster.sites import in_simulator
@@ -39,7 +39,7 @@ def test_workers_leave_a_host_and_come_back(
 
         nodes.start(lambda: [node for node in ids if node not in strangers], "", warn)
         after = max(event["seq"] for event in sim.events())
-        assert _exit_code(["cluster", "drain", str(path), "esx-01.lab"]) == 0
+        assert exit_code(["cluster", "drain", str(path), "esx-01.lab"]) == 0
         said = capsys.readouterr()
         off = sim.wait_event("power_off", after, vm=ids[0])["time"] - time.time() + time.monotonic()
         assert list(told) == [ids[0]] and off >= told[ids[0]], "first its trials had their time"
@@ -50,16 +50,16 @@ def test_workers_leave_a_host_and_come_back(
         assert nodes.inventory.wait(lambda _: nodes.limits() == {"rtx4090": 0, "rtx3090": 1}, 10)
         assert "esx-01.lab is drained (2 RTX 4090)" in nodes.reasons()["rtx4090"]
         assert sorted(nodes.by_id()) == ["cats-head", ids[2]]
-        assert _exit_code(["cluster", "status", str(path)]) == 0
+        assert exit_code(["cluster", "status", str(path)]) == 0
         assert "esx-01.lab is drained; raylora cluster drain --back uses it again" in capsys.readouterr().out
-        assert _exit_code(["cluster", "drain", str(path), "esx-01.lab", "--back"]) == 0
+        assert exit_code(["cluster", "drain", str(path), "esx-01.lab", "--back"]) == 0
         assert nodes.inventory.wait(lambda _: nodes.limits() == {"rtx4090": 2, "rtx3090": 1}, 10)
         assert nodes.remove_all(20) == []
 
 
 def test_what_cannot_be_drained_is_told(sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = in_simulator(sim, tmp_path)
-    assert _exit_code(["cluster", "drain", str(path), "esx-1.lab"]) == 2
+    assert exit_code(["cluster", "drain", str(path), "esx-1.lab"]) == 2
     assert "hosts: no host 'esx-1.lab'" in (said := capsys.readouterr().err) and "did you mean esx-01.lab?" in said
-    assert _exit_code(["cluster", "drain", str(path), "esx-01.lab"]) == 2
+    assert exit_code(["cluster", "drain", str(path), "esx-01.lab"]) == 2
     assert "the cluster cats has no head that runs" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection
 from tests.cluster import vcsim
 from tests.cluster.commands.conftest import HOSTS
@@ -28,7 +28,7 @@ def vcenter_of(sim: Simulator, folder: Path, **values: Any) -> dict[str, Any]:
 
 
 def test_plan_says_what_would_be_made_where(sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path))]) == 0
+    assert exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path))]) == 0
     said = capsys.readouterr()
     assert said.err == ""
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
@@ -99,7 +99,7 @@ def test_what_is_in_the_way_is_one_line_before_anything_is_changed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = in_simulator(sim, tmp_path, **obstacle(sim, tmp_path))
-    assert _exit_code(["cluster", command, str(path)]) == 2
+    assert exit_code(["cluster", command, str(path)]) == 2
     said = capsys.readouterr().err.splitlines()
     found = [number for number, text in enumerate(said) if line in text]
     assert len(found) == 1, said
@@ -112,19 +112,19 @@ def test_what_is_in_the_way_is_one_line_before_anything_is_changed(
 def test_a_template_without_a_snapshot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with vcsim.start(hosts=HOSTS, snapshot="") as bare:
         for command in ("plan", "up"):
-            assert _exit_code(["cluster", command, str(in_simulator(bare, tmp_path))]) == 2
+            assert exit_code(["cluster", command, str(in_simulator(bare, tmp_path))]) == 2
             assert "template: the template raylora-template has no snapshot" in capsys.readouterr().err
             assert not changes(bare)
         clone_full = {"rtx4090": {"gpu": "RTX 4090", "clone": "full"}}
         path = in_simulator(bare, tmp_path, workers=clone_full, head={"disk_gib": 60})
-        assert _exit_code(["cluster", "plan", str(path)]) == 0
+        assert exit_code(["cluster", "plan", str(path)]) == 0
 
 
 def test_everything_that_is_wrong_is_told_at_once(
     sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = {"template": "nothing", "network": "nowhere", "datastore": "none", "storage_policy": "no such"}
-    assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **wrong))]) == 2
+    assert exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **wrong))]) == 2
     said = capsys.readouterr().err
     assert all(f"{key}: no " in said for key in wrong), said
 
@@ -134,7 +134,7 @@ def test_what_the_vcenter_refuses_is_not_our_mistake(
     command: str, sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sim.fault("CreateContainerView", kind="soap_fault", fault="NoPermission", times=9)
-    assert _exit_code(["cluster", command, str(in_simulator(sim, tmp_path))]) == 1
+    assert exit_code(["cluster", command, str(in_simulator(sim, tmp_path))]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"{sim.host}: NoPermission") and "our mistake" not in said
 
@@ -143,7 +143,7 @@ def test_one_type_without_a_free_card_is_worth_a_note(
     sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sim.host_state("esx-02.lab", "maintenance")
-    assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path))]) == 0
+    assert exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path))]) == 0
     said = capsys.readouterr().out
     assert "esx-02.lab is in maintenance mode" in said
     assert "note: there can be no rtx3090 now" in said

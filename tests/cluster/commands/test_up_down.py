@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection
 from raylora.cluster.commands.plan import open_inventory
 from raylora.cluster.config import load_cluster_config
@@ -40,14 +40,14 @@ def test_down_says_what_keeps_it_and_removes_the_rest(
     head, worker = make_head_and_worker(path)
     sim.host_state(head.host, "fail")
     monkeypatch.setattr("raylora.cluster.commands.up_down._REMOVAL", 6.0)
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 1
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 1
     said = capsys.readouterr().err
     assert "\n    cats-head: the cluster is taken down; not yet: its host cannot be reached\n" in said
     names = {machine["name"] for machine in sim.vms()}
     assert head.id in names and worker not in names
     sim.host_state(head.host, "reconnect")
     monkeypatch.setattr("raylora.cluster.commands.up_down._REMOVAL", 20.0)
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
 
 
 def test_down_removes_what_is_ours_and_nothing_else(
@@ -58,7 +58,7 @@ def test_down_removes_what_is_ours_and_nothing_else(
     head, worker = make_head_and_worker(path)
     connection.remember("cats", connection.Connection("", "f00d"))
 
-    assert _exit_code(["cluster", "status", str(path)]) == 0
+    assert exit_code(["cluster", "status", str(path)]) == 0
     said = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in said.splitlines() if line.startswith("cats-")}
     assert rows[worker][2:4] == ["esx-01.lab", "1"]
@@ -66,16 +66,16 @@ def test_down_removes_what_is_ours_and_nothing_else(
     assert "Ray was not asked" in said
 
     monkeypatch.setattr("click.confirm", lambda *_, **__: False)
-    assert _exit_code(["cluster", "down", str(path)]) == 0
+    assert exit_code(["cluster", "down", str(path)]) == 0
     assert "nothing was changed" in capsys.readouterr().err
     assert {head.id, worker} < {machine["name"] for machine in sim.vms()}
     assert connection.recall("cats")
 
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
     assert "2 removed" in capsys.readouterr().err
     assert {machine["name"]: machine for machine in sim.vms()} == foreign
     assert connection.recall("cats") is None
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
     assert "no machine of the cluster cats" in capsys.readouterr().err
 
 
@@ -83,7 +83,7 @@ def test_up_gives_up_with_the_words_of_the_head(
     sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = in_simulator(sim, tmp_path, join_minutes=0.05)
-    assert _exit_code(["cluster", "up", str(path)]) == 1
+    assert exit_code(["cluster", "up", str(path)]) == 1
     said = capsys.readouterr().err
     assert "the head cats-head does not answer after 0.05 minutes: it has no address yet" in said
     kept = connection.recall("cats")
@@ -91,9 +91,9 @@ def test_up_gives_up_with_the_words_of_the_head(
     token = json.dumps(sim.vm("cats-head")["extraConfig"])
     assert kept.token not in token, "packed"
     connection.forget("cats")
-    assert _exit_code(["cluster", "up", str(path)]) == 2
+    assert exit_code(["cluster", "up", str(path)]) == 2
     assert "its token is not on this machine" in capsys.readouterr().err
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
 
 
 @pytest.fixture
@@ -101,9 +101,9 @@ def started(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A cluster whose head no Ray runs on."""
     monkeypatch.setattr("raylora.cluster.commands.up_down._answering", lambda *_: "10.0.0.5")
     path = in_simulator(sim, tmp_path)
-    assert _exit_code(["cluster", "up", str(path)]) == 0
+    assert exit_code(["cluster", "up", str(path)]) == 0
     yield path
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
 
 
 def test_a_head_that_runs_is_handed_a_changed_configuration(
@@ -116,11 +116,11 @@ def test_a_head_that_runs_is_handed_a_changed_configuration(
     before = follows()
     capsys.readouterr()
     sim.reset_calls()
-    assert _exit_code(["cluster", "up", str(started)]) == 0
+    assert exit_code(["cluster", "up", str(started)]) == 0
     said = capsys.readouterr()
     assert "http://10.0.0.5:8265" in said.out
     assert "configuration" not in said.err and "ReconfigVM_Task" not in sim.calls()
-    assert _exit_code(["cluster", "up", str(started), "idle_minutes=7", "head.cpus=2"]) == 0
+    assert exit_code(["cluster", "up", str(started), "idle_minutes=7", "head.cpus=2"]) == 0
     said = capsys.readouterr()
     assert "note: head: a change applies when the cluster is taken down and up again" in said.err
     assert "note: the head follows the changed configuration now (idle_minutes); sweeps go on" in said.err
@@ -141,5 +141,5 @@ def test_a_kind_of_worker_that_there_is_stays_in_the_file(
     del values["workers"]["rtx4090"]
     started.write_text(json.dumps(values))
     capsys.readouterr()
-    assert _exit_code(["cluster", "up", str(started)]) == 2
+    assert exit_code(["cluster", "up", str(started)]) == 2
     assert "workers: there are 1 nodes of the kind rtx4090, which is not in the file" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection, up_down
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.vsphere.properties import read_properties
@@ -29,7 +29,7 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 def run(person: Path, sim: Simulator, monkeypatch: pytest.MonkeyPatch, *command: str, **changes: str | None) -> int:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(person / "home"))
     verb, *rest = command
-    return _exit_code(["cluster", verb, str(in_simulator(sim, person, **{"id": None, **changes})), *rest])
+    return exit_code(["cluster", verb, str(in_simulator(sim, person, **{"id": None, **changes})), *rest])
 
 
 def test_a_cluster_that_another_person_started_is_told_and_left_alone(

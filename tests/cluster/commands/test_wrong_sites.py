@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
@@ -168,7 +168,7 @@ def test_each_wrong_site_is_told_in_one_line(
     if "DVUplinks" in str(given.get("network")):
         given = {"network": uplinks(sim, tmp_path)}
     path = in_simulator(sim, tmp_path, **CLEAR | given)
-    assert _exit_code(["cluster", "plan", str(path)]) == 2
+    assert exit_code(["cluster", "plan", str(path)]) == 2
     said = capsys.readouterr().err.splitlines()
     assert sum(line in text for text in said) == 1, said
     assert not changes(sim) and sim.vms() == before
@@ -185,18 +185,16 @@ def uplinks(sim: Simulator, folder: Path) -> str:
 
 def test_paths_make_it_clear(sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = {"folder": "cats/dogs/lab", "resource_pool": "team/workers", "hosts": ["/lab/host/gpu/esx-01.lab"]}
-    assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR | folders))]) == 0, (
-        capsys.readouterr()
-    )
+    assert exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR | folders))]) == 0, capsys.readouterr()
     folders = {"folder": "/lab/vm/cats%2Fdogs/lab", "template": "cats/dogs/raylora-template", "snapshot": None}
     full = {"rtx4090": {"gpu": "RTX 4090", "clone": "full"}}
     path = in_simulator(sim, tmp_path, **CLEAR | folders | {"workers": full, "head": {"disk_gib": 50}})
-    assert _exit_code(["cluster", "plan", str(path)]) == 0, capsys.readouterr()
+    assert exit_code(["cluster", "plan", str(path)]) == 0, capsys.readouterr()
 
 
 def test_what_clones_go_without_is_a_note(sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sim.dress_template("card", "usb", "cd", "cd of the client", "serial", "serial over the network", secure_boot=True)
-    assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR))]) == 0
+    assert exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR))]) == 0
     said = capsys.readouterr().out
     assert "note: the template raylora-template carries 1 card: clones are made without" in said
     assert "has a CD image and a USB device and a serial port: clones are made without" in said
@@ -207,7 +205,7 @@ def test_what_fits_is_counted_by_cards_and_memory(
     sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workers = {"half": BIG | {"memory_gib": 40}}
-    assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR, workers=workers))]) == 0
+    assert exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR, workers=workers))]) == 0
     assert "0 there, 1 more can be made" in " ".join(capsys.readouterr().out.split())
 
 
@@ -215,6 +213,6 @@ def test_a_host_that_does_not_reach_the_network_is_a_note(
     sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hosts(sim, "lose_network", "reach_all")
-    assert _exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR))]) == 0
+    assert exit_code(["cluster", "plan", str(in_simulator(sim, tmp_path, **CLEAR))]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "esx-01.lab does not reach the network" in said and "note: there can be no rtx4090 now" in said

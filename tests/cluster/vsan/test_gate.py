@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection, job
 from raylora.cluster.commands.connection import Connection
 from raylora.cluster.commands.plan import look_at_gate
@@ -181,18 +181,18 @@ def test_plan_and_sweep_show_the_same_lines(sim: Simulator, tmp_path: Path, caps
     path = sites.in_simulator(sim, tmp_path, shared_export=EXPORT)
     order = job.Order("key", "my.yaml", "", (), "/srv/raylora", "/srv/raylora", False, False)
     config = load_cluster_config(path)
-    assert _exit_code(["cluster", "plan", str(path)]) == 0
+    assert exit_code(["cluster", "plan", str(path)]) == 0
     planned = capsys.readouterr().out
     sent = asked(config, order, force=False)
     assert sent.gate and not sent.forced
     shown = capsys.readouterr().err
     assert [line for line in sent.gate if line not in planned or line not in shown] == []
     checks("network", "red")(sim)
-    assert _exit_code(["cluster", "plan", str(path)]) == 2
+    assert exit_code(["cluster", "plan", str(path)]) == 2
     said = capsys.readouterr()
     assert "refusal  health: vsanDatastore: Network is red: MTU check" in said.out
     assert "--force goes on all the same" in said.err
-    assert _exit_code(["cluster", "plan", str(path), "--force"]) == 0
+    assert exit_code(["cluster", "plan", str(path), "--force"]) == 0
     with pytest.raises(UserError, match="this is not fit for a sweep"):
         asked(config, order, force=False)
     forced = asked(config, order, force=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyVmomi import pbm
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.config import ClusterConfig, load_cluster_config
 from raylora.cluster.vsan import spbm
 from raylora.cluster.vsan.policy import StoragePolicy
@@ -88,7 +88,7 @@ def test_a_changed_policy_is_reported_and_never_overwritten(vcenter: VCenter, si
         "lora: VSAN.iopsLimit is 100, and the file asks for 5000",
     ]
     assert spbm.create_missing(vcenter, config) == []
-    assert _exit_code(["cluster", "up", str(tmp_path / "cluster.yaml")]) == 2
+    assert exit_code(["cluster", "up", str(tmp_path / "cluster.yaml")]) == 2
     assert not {"PbmCreate", "PbmUpdate", "PbmDelete", "CloneVM_Task"} & set(sim.calls())
     (after,) = [policy for policy in spbm.policies(vcenter) if policy.name == "lora"]
     assert (after.id, after.failures, after.capabilities["VSAN.iopsLimit"]) == (policy.id, 2, 100)
@@ -122,17 +122,17 @@ def test_without_the_right_to_make_policies_somebody_else_must(
 ) -> None:
     sim.deny("StorageProfile.Update")
     path = sites.in_simulator(sim, tmp_path, storage_policies={"lora": SEED}, storage_policy="lora")
-    assert _exit_code(["cluster", "plan", str(path)]) == 2
+    assert exit_code(["cluster", "plan", str(path)]) == 2
     assert "the right StorageProfile.Update on the vCenter is missing" in capsys.readouterr().err
     path = sites.in_simulator(sim, tmp_path, storage_policies={DEFAULT: {}}, storage_policy=DEFAULT)
-    assert _exit_code(["cluster", "plan", str(path)]) == 0, "the policy is there, so nobody has to make it"
+    assert exit_code(["cluster", "plan", str(path)]) == 0, "the policy is there, so nobody has to make it"
 
 
 def test_encryption_needs_a_key_provider_and_an_encrypted_template(
     vcenter: VCenter, sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = sites.in_simulator(sim, tmp_path, storage_policies={"secret": {"encryption": True}}, storage_policy="secret")
-    assert _exit_code(["cluster", "plan", str(path)]) == 2
+    assert exit_code(["cluster", "plan", str(path)]) == 2
     said = capsys.readouterr().err
     assert "secret encrypts, and this vCenter has no key provider" in said
     assert "the disks of head are linked to a template that is not encrypted" in said

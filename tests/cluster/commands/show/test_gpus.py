@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from tests.cluster import vcsim
 from tests.cluster.fleet import fleet, settled
 from tests.cluster.sites import in_simulator
@@ -30,7 +30,7 @@ def test_each_card_is_told_with_who_has_it(
         (worker,) = nodes.create("rtx4090", 1)
         settled(nodes, 1)
         sim.host_state("esx-02.lab", "maintenance")
-        assert _exit_code(["cluster", "show-gpus", str(path)]) == 0
+        assert exit_code(["cluster", "show-gpus", str(path)]) == 0
         said = capsys.readouterr().out
         found = rows(said)
         assert sorted(host for host, _ in found) == ["esx-01.lab", "esx-01.lab", "esx-02.lab"]
@@ -49,9 +49,9 @@ def test_shared_cards_and_hosts_without_any(tmp_path: Path, capsys: pytest.Captu
     with vcsim.start(hosts=[(shared,)]) as sim, fleet(sim, tmp_path, workers=kinds) as nodes:
         (worker,) = nodes.create("l40s", 1)
         settled(nodes, 1)
-        assert _exit_code(["cluster", "show-gpus", str(tmp_path / "cluster.yaml")]) == 0
+        assert exit_code(["cluster", "show-gpus", str(tmp_path / "cluster.yaml")]) == 0
         (row,) = rows(capsys.readouterr().out).values()
         assert row == f"L40S  vGPUs of this host: grid_l40s-24q {worker}"
     with vcsim.start(hosts=[()]) as sim:
-        assert _exit_code(["cluster", "show-gpus", str(in_simulator(sim, tmp_path))]) == 0
+        assert exit_code(["cluster", "show-gpus", str(in_simulator(sim, tmp_path))]) == 0
         assert "no host has a card that machines may get" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyVmomi import vim
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection
 from raylora.cluster.nodes.clone_spec import options
 from raylora.cluster.nodes.identity import HOURS_KEY
@@ -26,7 +26,7 @@ def test_hours_outlive_their_cluster(sim: Simulator, tmp_path: Path, capsys: pyt
     path = in_simulator(sim, tmp_path)
 
     def hours() -> list[dict[str, str]]:
-        assert _exit_code(["cluster", "hours", str(path)]) == 0
+        assert exit_code(["cluster", "hours", str(path)]) == 0
         return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
 
     assert hours() == []
@@ -44,7 +44,7 @@ def test_hours_outlive_their_cluster(sim: Simulator, tmp_path: Path, capsys: pyt
         ("2026-10", "'=alice", "RTX 4090", "12.50"),
     ]
     assert {(row["cluster"], row["id"]) for row in told} == {("cats", "f00dcafe")}
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
     capsys.readouterr()
     assert hours()[:2] == told[:2]
     connection.path_of("cats").with_suffix(".hours").write_text("{")

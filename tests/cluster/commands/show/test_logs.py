@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyVmomi import vim
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection
 from raylora.cluster.nodes.clone_spec import options
 from raylora.cluster.nodes.identity import BOOT_KEY, STATE_KEY
@@ -24,7 +24,7 @@ def test_a_node_is_heard(
     path = in_simulator(sim, tmp_path)
 
     def logs(*words: str, code: int = 0) -> str:
-        assert _exit_code(["cluster", "logs", str(path), *words]) == code
+        assert exit_code(["cluster", "logs", str(path), *words]) == code
         said = capsys.readouterr()
         return said.err if code else said.out
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raylora.cli import _exit_code
+from raylora.cli import exit_code
 from raylora.cluster.commands import connection
 from raylora.cluster.commands.show.status import card_hours
 from raylora.cluster.nodes.states import Node
@@ -36,16 +36,16 @@ def test_vcenter_and_ray_are_seen_side_by_side(
         connection.remember("cats", connection.Connection("127.0.0.1", TOKEN))
         states = {head.id: "ALIVE", worker: "DEAD", "cats-rtx4090-elsewhere": "ALIVE"}
         ray.nodes = [{"labels": {NODE_LABEL: name}, "state": state} for name, state in states.items()]
-        assert _exit_code(["cluster", "status", str(path)]) == 0
+        assert exit_code(["cluster", "status", str(path)]) == 0
     said = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in said.splitlines() if line.startswith("cats-")}
     assert rows[head.id][-2:] == ["running", "joined"]
     assert rows[worker][-3:-1] == ["running", "lost"]
     assert "Ray has a node cats-rtx4090-elsewhere that vCenter has not" in said
     sim.host_state("esx-01.lab", "fail")
-    assert _exit_code(["cluster", "status", str(path)]) == 0
+    assert exit_code(["cluster", "status", str(path)]) == 0
     said = capsys.readouterr().out
     assert f"{worker} is lost: its host esx-01.lab does not respond" in said
     assert next(line.split() for line in said.splitlines() if line.startswith(worker))[-4:-2] == ["lost", "not"]
     sim.host_state("esx-01.lab", "reconnect")
-    assert _exit_code(["cluster", "down", str(path), "--yes"]) == 0
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0

@@ -1,0 +1,92 @@
+"""The commands for what a run has left: export, chat, inspect, report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from raylora.cli.group import JSON, cli
+from raylora.console import say
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), help="File (images) or folder (language models) to write.")
+@click.option("--trial", help="A trial of the sweep instead of its winner, such as trial_00003.")
+@click.option(
+    "--layout",
+    help="Layout to write: of images kohya (their own), diffusers, peft or merged (the whole model); of language "
+    "models peft (their own), merged, gguf or merged-gguf (by llama.cpp's converters).",
+)
+def export(run: Path, to: Path | None, trial: str | None, layout: str | None) -> None:
+    """Export the best adapter of the finished run in folder RUN (its output_dir), and print its path."""
+    from raylora import api
+
+    click.echo(api.export(run, to=to, trial=trial, layout=layout))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--trial", help="A trial whose adapter was exported into RUN, instead of the winner.")
+def chat(run: Path, trial: str | None) -> None:
+    """Talk to the language model of the finished run in folder RUN, with and without its adapter, side by side.
+
+    Each line that you write is said to both. An empty line starts anew; end with Ctrl-D.
+    """
+    from raylora import api
+
+    talk = api.chat(run, trial=trial)
+    say("write what a user says; an empty line starts anew, Ctrl-D ends")
+    for line in _lines():
+        if not line.strip():
+            talk.start_anew()
+            say("starting anew")
+            continue
+        base, adapted = talk.say(line.strip())
+        click.echo(f"base     {_indented(base)}\nadapter  {_indented(adapted)}\n")
+
+
+def _indented(answer: str) -> str:
+    from raylora.suggest import printable
+
+    return "\n         ".join(printable(line, len(answer) * 10) for line in answer.splitlines())
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input; on a terminal with a prompt and a history."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - input() uses it
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("> ")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@JSON
+def inspect(file: Path, as_json: bool) -> None:
+    """Say what the LoRA in FILE holds: kind, rank, alpha, base model, metadata, and what would not load where.
+
+    FILE is a .safetensors of any program, or a PEFT folder.
+    """
+    from raylora import api
+
+    found = api.inspect(file)
+    click.echo(json.dumps(found.summary()) if as_json else found.text())
+
+
+@cli.command()
+@click.argument("sweep_folder", metavar="SWEEP", type=click.Path(path_type=Path))
+def report(sweep_folder: Path) -> None:
+    """Write the HTML report of the finished sweep in folder SWEEP (its output_dir) again, and print its path."""
+    from raylora import api
+
+    click.echo(api.report(sweep_folder))

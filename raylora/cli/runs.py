@@ -1,0 +1,175 @@
+"""The commands that plan and run: init, plan, train, sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from raylora.cli.group import CONFIG, JSON, OVERRIDES, cli
+from raylora.console import reserved_stdout
+
+if TYPE_CHECKING:
+    from raylora.api import SweepResult
+
+_RESUME = click.option(
+    "--resume/--fresh",
+    default=None,
+    help="Go on with the run in output_dir, or start anew: what is there is moved aside. By default an interrupted run "
+    "of the same configuration is gone on with.",
+)
+_DASHBOARD = click.option(
+    "--dashboard/--no-dashboard", default=True, help="Start Ray's dashboard if Ray is started here (default: on)."
+)
+
+
+@cli.command()
+@CONFIG
+@OVERRIDES
+@_RESUME
+@JSON
+@_DASHBOARD
+def train(config: Path, overrides: tuple[str, ...], resume: bool | None, as_json: bool, dashboard: bool) -> None:
+    """Train one LoRA as CONFIG says, and export it.
+
+    KEY=VALUE overrides what CONFIG says: raylora train my.yaml lora_rank=16 learning_rate=1e-4
+    """
+    from raylora import api
+
+    _run(api.train, config, overrides, resume, as_json, dashboard)
+
+
+@cli.command()
+@CONFIG
+@OVERRIDES
+@_RESUME
+@JSON
+@_DASHBOARD
+@click.option(
+    "--cluster",
+    metavar="CLUSTER",
+    type=click.Path(path_type=Path),
+    help="Run it on the cluster of this YAML file, and follow it from here. It goes on when this machine is closed; "
+    "the same command follows it again.",
+)
+@click.option("--stop", is_flag=True, help="Stop a sweep that runs on the cluster.")
+@click.option(
+    "--force", is_flag=True, help="Send it although vSAN or the machines are not fit for it; that is recorded."
+)
+def sweep(
+    config: Path,
+    overrides: tuple[str, ...],
+    resume: bool | None,
+    as_json: bool,
+    dashboard: bool,
+    cluster: Path | None,
+    stop: bool,
+    force: bool,
+) -> int | None:
+    """Try many configurations, rank them, and export the best adapter.
+
+    The search space stands under `sweep:` in CONFIG; without it, learning rates and ranks are tried.
+    """
+    if stop and cluster is None:
+        raise click.UsageError("--stop goes with --cluster; a sweep on this machine is stopped with Ctrl-C")
+    if force and cluster is None:
+        raise click.UsageError("--force goes with --cluster")
+    if cluster is not None and resume is False:
+        hint = "the same command follows a sweep of the same configuration; name another output_dir"
+        raise click.UsageError(f"--fresh does not go with --cluster: {hint}")
+    if cluster is not None:
+        return _on_cluster(cluster, config, overrides, bool(resume), as_json, stop, force)
+    from raylora import api
+
+    _run(api.sweep, config, overrides, resume, as_json, dashboard)
+    return None
+
+
+@cli.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--base-model", type=click.Path(path_type=Path), help="The model to adapt. By default one in ./models.")
+@click.option("--to", type=click.Path(path_type=Path), help="The YAML file to write. By default named for DATA.")
+def init(data: Path, base_model: Path | None, to: Path | None) -> None:
+    """Look at a folder of images or chats, write a commented configuration for it, and print its path."""
+    from raylora import api
+
+    click.echo(api.init(data, base_model=base_model, to=to))
+
+
+@cli.command()
+@CONFIG
+@OVERRIDES
+@click.option("--train", "single", is_flag=True, help="Plan `raylora train` instead of `raylora sweep`.")
+@click.option(
+    "--show-tokens",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Also print N training examples as a language model reads them: what is learnt, and after which prompt.",
+)
+@JSON
+def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: int | None, as_json: bool) -> None:
+    """Check CONFIG, base model and data, and say what would run. Writes nothing."""
+    if show_tokens and as_json:
+        raise click.UsageError("--show-tokens prints text: it does not go with --json")
+    from raylora import api
+
+    planned = api.plan(api.load_config(config, overrides), sweep=not single)
+    click.echo(json.dumps(planned.summary(), allow_nan=False) if as_json else planned.text())
+    if show_tokens:
+        click.echo(f"\n{planned.encoded_text(show_tokens)}")
+
+
+def _run(
+    action: Callable[..., SweepResult],
+    path: Path,
+    overrides: Sequence[str],
+    resume: bool | None,
+    as_json: bool,
+    dashboard: bool,
+) -> None:
+    from raylora.config.load import load_config
+    from raylora.errors import RayloraError
+
+    with reserved_stdout() as stdout:
+        result = action(load_config(path, overrides), resume=resume, dashboard=dashboard)
+        if as_json:
+            print(json.dumps(result.summary(), allow_nan=False), file=stdout)
+        else:
+            print(_summary(result), file=stdout)
+    if result.adapter_path is None:
+        raise RayloraError("no trial reached a valid report, so there is no adapter: try lower learning rates")
+
+
+def _on_cluster(
+    cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool, force: bool
+) -> int | None:
+    from raylora.cluster.commands import submit
+    from raylora.cluster.config import load_cluster_config
+    from raylora.cluster.vsan.asked import asked
+    from raylora.config.load import load_config
+    from raylora.config.loader import path_fields
+    from raylora.config.schema import TrainConfig
+
+    site = load_cluster_config(cluster, check_files=False)
+    load_config(config, overrides, check_paths=False)  # its paths are looked for where the sweep runs
+    paths = [".".join(key) for key, *_ in path_fields(TrainConfig)]
+    order = submit.order(site, config, overrides, paths, resume, as_json)
+    if not stop:
+        return submit.sweep(site, order, gate=lambda order: asked(site, order, force))
+    submit.stop(site, order)
+    return None
+
+
+def _summary(result: SweepResult) -> str:
+    from raylora.tuning.results.ranking import console_table
+    from raylora.tuning.results.report.explanation import headline
+
+    lines = [console_table(result.ranking), "", headline(result.outcome, result.ranking)]
+    if result.adapter_path:
+        lines += [f"adapter  {result.adapter_path}", f"config   {result.outcome.best_config}"]
+    if result.retrained and result.retrained.adapter_path:
+        lines.append(f"adapter  {result.retrained.adapter_path} (of all examples)")
+    return "\n".join([*lines, f"report   {result.report_path}"])
