@@ -10,6 +10,9 @@ Update: a machine is put on or off behind the API's back; the clock stops when t
 time of this process (that of ordering the change included) and API calls of each change, at 50, 500 and 2,000
 machines.
 
+Workers: two are made among so many machines, and the provider comes to rest, on govmomi's simulator as Debian ships it,
+which collects a whole filter anew at each change (`worker_seconds`). What it takes for that alone is its own.
+
     python benchmarks/inventory.py [--quick]
 """
 
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from common import measuring
-from common.simulated import Simulator, inventory, vcsim
+from common.simulated import Simulator, inventory, running, stock, vcsim
 from pyVmomi import vim, vmodl
 
 from raylora.cluster.vsphere.inventory import Inventory
@@ -49,11 +52,13 @@ def main() -> None:
     share = 10 if arguments.smoke else 200 if arguments.quick else sizes[-1]
     changes = 6 if arguments.smoke else 40
     updates: list[list[Any]] = []
+    made: list[list[Any]] = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder, vcsim.start(hosts=HOSTS, vms=size, task_ms=20) as sim:
             updates.append([size, *update(sim, Path(folder), changes)])
             if size == sizes[-1]:
                 times = first_read(sim, Path(folder), rounds, share)
+        made.append([size, *workers(size)])
     medians = {name: statistics.median(each) for name, each in times.items()}
     beside = statistics.median(a - b for a, b in zip(times["ours"], times["simulator"], strict=True))
     print(f"First read of {sizes[-1]} machines, {len(PATHS)} properties each:")
@@ -71,6 +76,8 @@ def main() -> None:
     print(f"beside the simulator's own time: {beside:.3g} s\n")
     print(f"An update, {changes} changes one by one:")
     measuring.table(["machines", "median ms", "processor ms", "API calls a change"], updates)
+    print("\nTwo workers made among them, on govmomi's own simulator:")
+    measuring.table(["machines", "s until both run", "our processor s"], made)
     measuring.last_line(
         "inventory",
         ratio=measuring.median_ratio(times["by_machine"], times["ours"]),
@@ -80,6 +87,7 @@ def main() -> None:
         seconds_simulator=medians["simulator"],
         seconds_beside=beside,
         update_ms={str(row[0]): row[1] for row in updates},
+        worker_seconds={str(row[0]): row[1] for row in made},
     )
 
 
@@ -96,6 +104,25 @@ def update(sim: Simulator, folder: Path, changes: int) -> tuple[float, float, fl
         times = [change(followed, sim, machine.id, on) for on in turns[2:]]
         processor = (time.process_time() - processor) / changes
         return statistics.median(times) * 1000, processor * 1000, sum(sim.calls().values()) / changes
+
+
+def workers(size: int) -> tuple[float, float]:
+    """Make two workers among so many machines; gives the seconds until both run, and this process's own of them.
+
+    Raises:
+        TimeoutError: they do not come within a minute.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stock.started(Path(folder), size) as port,
+        stock.manager(port, Path(folder)) as nodes,
+    ):
+        nodes.site()
+        start, processor = time.perf_counter(), time.process_time()
+        nodes.create("plain", 2)
+        if not nodes.inventory.wait(lambda _: running(2)(nodes.by_id()) and not nodes.busy, 60.0):
+            raise TimeoutError(f"there are not two workers after a minute: {nodes.by_id()}")
+        return time.perf_counter() - start, time.process_time() - processor
 
 
 def change(followed: Inventory, sim: Simulator, machine: str, on: bool) -> float:

@@ -10,8 +10,13 @@ CLUSTER_ALIASES = {
     **dict.fromkeys(("available_node_types", "node_types", "worker_types", "nodes"), "workers"),
     **dict.fromkeys(("idle_timeout_minutes", "idle_timeout"), "idle_minutes"),
     **dict.fromkeys(("policy", "vsan_policy", "profile"), "storage_policy"),
+    **dict.fromkeys(("policies", "vsan_policies", "storage_profiles"), "storage_policies"),
+    **dict.fromkeys(("data_policy", "data_storage_policy"), "shared_storage_policy"),
     **dict.fromkeys(("shared", "nfs", "data"), "shared_folder"),
     **dict.fromkeys(("static_addresses", "static_ips", "ip_pool", "ips", "ip_addresses"), "addresses"),
+    **dict.fromkeys(("extra_networks", "storage_network", "storage_networks"), "further_networks"),
+    **dict.fromkeys(("ntp_servers", "time_servers", "timeservers"), "ntp"),
+    **dict.fromkeys(("http_proxy", "https_proxy"), "proxy"),
     "pool": "resource_pool",
     "head_node": "head",
 }
@@ -31,4 +36,14 @@ NODE_TYPE_ALIASES = {
     **dict.fromkeys(("disk", "disk_gb"), "disk_gib"),
     **dict.fromkeys(("min_workers", "minimum"), "min"),
     **dict.fromkeys(("max_workers", "maximum", "count"), "max"),
+    **dict.fromkeys(("anti_affinity", "antiaffinity"), "spread"),
+}
+POLICY_ALIASES = {
+    **dict.fromkeys(("replicas", "copies", "ftt", "failures_to_tolerate", "host_failures_to_tolerate"), "replica"),
+    **dict.fromkeys(("tolerance", "fault_tolerance", "failure_domain"), "failure_tolerance"),
+    **dict.fromkeys(("raid_level", "replica_preference", "failure_tolerance_method"), "raid"),
+    **dict.fromkeys(("iops", "max_iops", "iops_limit_for_object"), "iops_limit"),
+    **dict.fromkeys(("object_space_reservation", "space_reservation", "proportional_capacity"), "provisioning"),
+    **dict.fromkeys(("stripes", "stripe", "disk_stripes"), "stripe_width"),
+    **dict.fromkeys(("encrypt", "encrypted"), "encryption"),
 }

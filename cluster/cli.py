@@ -25,18 +25,22 @@ def cluster() -> None:
 @cluster.command()
 @_CLUSTER
 @_OVERRIDES
-def plan(cluster: Path, overrides: tuple[str, ...]) -> None:
-    """Say what would be made where, and everything that is in the way. Changes nothing."""
+@click.option("--force", is_flag=True, help="Do not end with 2 for what a sweep alone would be refused for.")
+def plan(cluster: Path, overrides: tuple[str, ...], force: bool) -> None:
+    """Say what would be made where, what is in the way, and whether all is fit for a sweep. Changes nothing."""
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
     from raylora.cluster.commands.plan import make_plan, open_inventory
+    from raylora.cluster.vsan import finding
 
     config = load_cluster_config(cluster, overrides)
     with open_inventory(config) as inventory:
-        made = make_plan(inventory, config)
+        made = make_plan(inventory, config, with_gate=True)
     click.echo(made.text())
     made.check()
+    if not force:
+        finding.check(made.gate)
 
 
 @cluster.command()
@@ -60,9 +64,50 @@ def status(cluster: Path, overrides: tuple[str, ...]) -> None:
     from raylora.cluster.config import load_cluster_config
 
     _check_installed()
-    from raylora.cluster.commands.status import status
+    from raylora.cluster.commands.show.status import status
 
     click.echo(status(load_cluster_config(cluster, overrides)))
+
+
+@cluster.command("show-gpus")
+@_CLUSTER
+@_OVERRIDES
+def show_gpus(cluster: Path, overrides: tuple[str, ...]) -> None:
+    """Show every card that machines may get, on all hosts, and which machine has it."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.commands.show.gpus import show_gpus
+
+    click.echo(show_gpus(load_cluster_config(cluster, overrides)))
+
+
+@cluster.command()
+@_CLUSTER
+@click.argument("node")
+@click.option("--lines", default=50, show_default=True, type=click.IntRange(1, 100_000), help="From the log's end.")
+@click.option("--file", default="raylet.out", show_default=True, help="Name of a log of Ray's on the node.")
+def logs(cluster: Path, node: str, lines: int, file: str) -> None:
+    """Show what a node says: to the vCenter, of its first boot, and in Ray's log."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.commands.show.logs import logs
+
+    click.echo(logs(load_cluster_config(cluster), node, lines, file))
+
+
+@cluster.command()
+@_CLUSTER
+@_OVERRIDES
+def hours(cluster: Path, overrides: tuple[str, ...]) -> None:
+    """Print the card-hours of each month, by owner and card, as CSV; those of clusters taken down from here too."""
+    from raylora.cluster.config import load_cluster_config
+
+    _check_installed()
+    from raylora.cluster.commands.show.hours import hours
+
+    click.echo(hours(load_cluster_config(cluster, overrides)))
 
 
 @cluster.command()

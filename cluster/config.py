@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from raylora.cluster.aliases import CLUSTER_ALIASES, NODE_TYPE_ALIASES, VCENTER_ALIASES
-from raylora.cluster.sections import HeadConfig, NodeType, StaticAddresses, VCenterSettings
+from raylora.cluster.aliases import CLUSTER_ALIASES, NODE_TYPE_ALIASES, POLICY_ALIASES, VCENTER_ALIASES
+from raylora.cluster.sections import HeadConfig, NodeType, StaticAddresses, VCenterSettings, proxy_value
+from raylora.cluster.vsan.policy import StoragePolicy
 from raylora.config import loader
 from raylora.config.fields import Number, Positive, Section, Text, Whole, path_value, shown
 from raylora.config.loader import FileFormat
@@ -22,6 +23,7 @@ __all__ = ["ClusterConfig", "HeadConfig", "NodeType", "StaticAddresses", "VCente
 
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,38}[a-z0-9])?\Z")
 _ID = re.compile(r"[a-z0-9]{4,40}\Z")
+_LONGEST_POLICY = 80  # characters of a storage policy's name in vSphere
 HEAD_TYPE = "head"  #: the node type of the head in Ray's configuration; no worker may have this name
 
 
@@ -48,6 +50,13 @@ class ClusterConfig(Section):
         "`raylora cluster up` makes one and keeps it, so it is given only where `status` or `down` asks for it.",
         examples=["3f9c0a417b2e"],
     )
+    owner: Text | None = Field(
+        default=None,
+        max_length=64,
+        description="Whose the cluster is: stands at its machines and in `raylora cluster hours`. Null: the user who "
+        "starts it.",
+        examples=["alice"],
+    )
     vcenter: VCenterSettings = Field(description="The vCenter.")
     template: Text = Field(
         min_length=1,
@@ -71,10 +80,27 @@ class ClusterConfig(Section):
     )
     datastore: Text = Field(min_length=1, description="Where disks lie.", examples=["vsanDatastore"])
     network: Text = Field(min_length=1, description="Network or port group of all nodes.", examples=["lora"])
+    further_networks: list[Text] | None = Field(
+        default=None,
+        description="Further networks of all nodes, such as one for storage: each gives them one more network card, "
+        "and an address by DHCP, without a gateway. Null: none but what the template has.",
+        examples=["[storage]"],
+    )
     addresses: StaticAddresses | None = Field(
         default=None,
         description="Addresses of the nodes. Null: from DHCP.",
         examples=["{pool: [10.0.0.50-10.0.0.90], prefix: 24}"],
+    )
+    ntp: list[Text] | None = Field(
+        default=None,
+        description="Time servers of the nodes. Null: as in the template.",
+        examples=["[ntp.example.com]"],
+    )
+    proxy: Text | None = Field(
+        default=None,
+        description="HTTP proxy through which nodes fetch from outside, such as base models by name; not for the "
+        "vCenter (`vcenter.proxy`). Null: none.",
+        examples=["http://proxy.example.com:3128"],
     )
     folder: Text | None = Field(
         default=None,
@@ -86,8 +112,21 @@ class ClusterConfig(Section):
     )
     storage_policy: Text | None = Field(
         default=None,
-        description="Storage policy of nodes. Null: the datastore's own.",
+        description="Storage policy of nodes, their disks and their other files: one of `storage_policies` or one "
+        "that the vCenter has. Null: the datastore's own.",
         examples=["vSAN FTT=1 thin"],
+    )
+    storage_policies: dict[str, StoragePolicy] = Field(
+        default_factory=dict,
+        title="a section of storage policies",
+        description="Storage policies by name, each a section or the path of a JSON or YAML file that holds it. "
+        "`raylora cluster up` makes those that the vCenter does not have; one that differs is told, never changed.",
+        examples=["{lora: {replica: 2, failure_tolerance: host, iops_limit: 5000, provisioning: thin}}"],
+    )
+    shared_storage_policy: Text | None = Field(
+        default=None,
+        description="Storage policy of the file share behind `shared_export`, for whoever makes the share.",
+        examples=["lora"],
     )
     shared_folder: Text = Field(
         min_length=2,
@@ -117,6 +156,13 @@ class ClusterConfig(Section):
         le=1440,
         description="A machine that was not powered on within this time is half-made, and removed.",
     )
+    drain_seconds: Number = Field(
+        default=60.0,
+        ge=0.1,
+        le=3600,
+        description="Seconds for which a worker whose host is drained stays, so that its trials can save. A step of "
+        "the slowest pack must fit in.",
+    )
     concurrent: Whole = Field(
         default=32, ge=1, le=256, description="Most machines that are made at the same moment; vCenter queues the rest."
     )
@@ -127,6 +173,19 @@ class ClusterConfig(Section):
         description="Kinds of workers, by name.",
         examples=["{rtx4090: {gpu: RTX 4090}}"],
     )
+
+    @model_validator(mode="after")
+    def _networks_go_together(self) -> ClusterConfig:
+        def refuse(message: str, hint: str) -> None:
+            details = {"message": message, "key": "further_networks", "hint": hint}
+            raise PydanticCustomError("together", "{message}", details)
+
+        instant = [name for name, kind in self.workers.items() if kind.clone == "instant"]
+        if self.further_networks and self.addresses is not None:
+            refuse("a static address is for a node's only network card", "let DHCP give addresses, or leave these out")
+        if self.further_networks and instant:
+            refuse(f"{instant[0]} is an instant clone, which has its parent's network cards", "give it clone: linked")
+        return self
 
     @field_validator("name")
     @classmethod
@@ -144,6 +203,11 @@ class ClusterConfig(Section):
             )
         return value
 
+    @field_validator("proxy")
+    @classmethod
+    def _a_proxy(cls, value: str | None) -> str | None:
+        return value if value is None else proxy_value(value)
+
     @field_validator("shared_folder")
     @classmethod
     def _an_absolute_folder(cls, value: str) -> str:
@@ -155,6 +219,17 @@ class ClusterConfig(Section):
                 {"shown": shown(value), "hint": "for example /srv/raylora"},
             )
         return path.rstrip("/")
+
+    @field_validator("storage_policies")
+    @classmethod
+    def _names_of_policies(cls, value: dict[str, StoragePolicy]) -> dict[str, StoragePolicy]:
+        for name in value:
+            if not 0 < len(name.strip()) <= _LONGEST_POLICY:
+                hint = "people see it in the vSphere client"
+                context = {"shown": shown(name), "hint": hint, "key": name}
+                message = "{shown} is not valid: a name has 1 to 80 characters"
+                raise PydanticCustomError("name", message, context)
+        return value
 
     @field_validator("workers")
     @classmethod
@@ -197,7 +272,13 @@ _CLUSTER_FILE = FileFormat(
     shared_folder: /srv/raylora
     workers: {rtx4090: {gpu: RTX 4090}}""",
     example_override="idle_minutes=10 or workers.rtx4090.max=2",
-    known={ClusterConfig: CLUSTER_ALIASES, VCenterSettings: VCENTER_ALIASES, NodeType: NODE_TYPE_ALIASES},
+    known={
+        ClusterConfig: CLUSTER_ALIASES,
+        VCenterSettings: VCENTER_ALIASES,
+        NodeType: NODE_TYPE_ALIASES,
+        StoragePolicy: POLICY_ALIASES,
+    },
+    included=("storage_policies",),
 )
 
 

@@ -17,6 +17,24 @@ from raylora.gpus import CardModel, find_card
 from raylora.suggest import printable
 
 
+def proxy_value(value: str) -> str:
+    """The address of an HTTP proxy.
+
+    Raises:
+        PydanticCustomError: it is none.
+    """
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/")
+    except ValueError:
+        good = False
+    if not good:
+        hint = "for example http://proxy.example.com:3128"
+        message = "{shown} is not the address of an HTTP proxy"
+        raise PydanticCustomError("proxy", message, {"shown": shown(value), "hint": hint})
+    return value
+
+
 class VCenterSettings(Section):
     """The section `vcenter:`: where it is, and how to log in."""
 
@@ -58,17 +76,7 @@ class VCenterSettings(Section):
     @field_validator("proxy")
     @classmethod
     def _a_proxy(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                parts = urlsplit(value)
-                good = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/")
-            except ValueError:
-                good = False
-            if not good:
-                hint = "for example http://proxy.example.com:3128"
-                message = "{shown} is not the address of an HTTP proxy"
-                raise PydanticCustomError("proxy", message, {"shown": shown(value), "hint": hint})
-        return value
+        return value if value is None else proxy_value(value)
 
     @model_validator(mode="after")
     def _one_password(self) -> VCenterSettings:
@@ -128,7 +136,7 @@ class StaticAddresses(Section):
     def _addresses(self) -> StaticAddresses:
         try:
             found = self.all()
-            network = ipaddress.ip_interface(f"{found[0]}/{self.prefix}").network
+            network = self.network
             outside = [address for address in found if ipaddress.ip_address(address) not in network]
             given = [("gateway", self.gateway)] if self.gateway else []
             for key, address in [*given, *(("dns", server) for server in self.dns or ())]:
@@ -141,6 +149,11 @@ class StaticAddresses(Section):
             hint = "for example {pool: [10.0.0.50-10.0.0.90], prefix: 24, gateway: 10.0.0.1}"
             raise PydanticCustomError("addresses", "{message}", {"message": str(error), "hint": hint}) from error
         return self
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        """The network that the addresses lie in."""
+        return ipaddress.IPv4Network(f"{self.all()[0]}/{self.prefix}", strict=False)
 
     def all(self) -> list[str]:
         """All addresses of the pool, in order.
@@ -223,6 +236,11 @@ class NodeType(Section):
         default=False,
         description="Whether these workers' disks may be lost with a host: allows a storage policy without any "
         "redundancy (FTT=0). Trials then go on from their checkpoints on another worker.",
+    )
+    spread: Flag = Field(
+        default=False,
+        description="Whether workers go to the host with most room, so that a lost host ends few of them. Otherwise "
+        "hosts are filled one after the other, which leaves room for workers of several cards.",
     )
     idle_timeout_s: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = Field(
         default=None, description="Seconds after which an idle worker goes. Null: `idle_minutes`.", examples=[120]

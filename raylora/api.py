@@ -6,89 +6,35 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from raylora.config.load import load_config, with_checked_paths
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.config.sweep_defaults import default_sweep
 from raylora.console import say
 from raylora.errors import UserError
+from raylora.tuning.results.sweep_result import SweepResult
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from raylora.families.adapter_file import AdapterFile
     from raylora.families.family import Talk
     from raylora.labelling.label import Labelled
     from raylora.tuning.plan import Plan
-    from raylora.tuning.results.ranking import RankedTrial, Ranking
-    from raylora.tuning.results.types import SweepOutcome
+    from raylora.tuning.run import Callback
 
-__all__ = ["SweepResult", "chat", "export", "inspect", "label", "load_config", "plan", "report", "sweep", "train"]
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep, or training run.
-
-    Attributes:
-        outcome: every trial with its reports.
-        ranking: the trials in order.
-        folder: the run's `output_dir`.
-        retrained: the winner, trained once more on all examples, where the sweep asked for it.
-    """
-
-    outcome: SweepOutcome
-    ranking: Ranking
-    folder: Path
-    retrained: SweepResult | None = None
-
-    @property
-    def best(self) -> RankedTrial | None:
-        """The winner; None if no trial reached a valid report."""
-        return self.ranking.best
-
-    @property
-    def ties(self) -> tuple[RankedTrial, ...]:
-        """The other trials that are as good, within one standard error."""
-        return self.ranking.ties
-
-    @property
-    def trials(self) -> pd.DataFrame:
-        """One row a trial, in ranking order."""
-        return self.ranking.frame()
-
-    @property
-    def report_path(self) -> Path:
-        """The HTML report."""
-        from raylora.tuning.run_folder import RunFolder
-
-        return RunFolder(self.folder).report
-
-    @property
-    def adapter_path(self) -> Path | None:
-        """The exported adapter of the winner: a `.safetensors` file, or a PEFT folder for language models."""
-        return self.outcome.adapter
-
-    def summary(self) -> dict[str, Any]:
-        """The outcome as JSON values: what `--json` prints."""
-        best = self.best
-        return {
-            "name": self.outcome.name,
-            "family": self.outcome.family,
-            "objective": self.outcome.objective_name,
-            "base_value": _finite(self.ranking.base_value),
-            "gain": _finite(self.ranking.gain),
-            "gain_error": _finite(self.ranking.gain_error),
-            "best": best and _row(best),
-            "ties": [row.trial.id for row in self.ties],
-            "trials": [_row(row) for row in self.ranking.rows],
-            "adapter": str(self.adapter_path) if self.adapter_path else None,
-            "best_config": str(self.outcome.best_config) if self.outcome.best_config else None,
-            "report": str(self.report_path),
-            "retrained": str(self.retrained.adapter_path) if self.retrained else None,
-            "seconds": self.outcome.seconds,
-        }
+__all__ = [
+    "SweepResult",
+    "chat",
+    "export",
+    "init",
+    "inspect",
+    "label",
+    "load_config",
+    "plan",
+    "report",
+    "sweep",
+    "train",
+]
 
 
 def plan(config: TrainConfig, sweep: bool = True) -> Plan:
@@ -97,18 +43,25 @@ def plan(config: TrainConfig, sweep: bool = True) -> Plan:
     Raises:
         UserError: whatever stands in the way, all of it at once where it can be told at once.
     """
-    from raylora.tuning.plan import make_plan
-
-    return make_plan(with_checked_paths(config), _sweep_config(config) if sweep else None, fresh=True)
+    return _plan(config, _sweep_config(config) if sweep else None, None)
 
 
-def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool | None = None,
+    dashboard: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> SweepResult:
     """Train one LoRA and export it: a sweep of one trial.
 
     Args:
         config: from `load_config`, or made in Python; relative paths then count from the current folder.
-        resume: go on with an interrupted run in the same `output_dir`.
+        resume: whether to go on with an earlier run in the same `output_dir` (True: it must be there) or to start anew,
+            which moves that one aside (False). By default an interrupted run of the same configuration is gone on with.
         dashboard: start Ray's dashboard, if Ray is started here.
+        callbacks: Ray Tune's own (`ray.tune.Callback`): told of every trial and report, as the metrics `value`,
+            `examples`, `train_loss` and more; those of W&B and MLflow among them.
 
     Raises:
         UserError: the input cannot be used.
@@ -119,37 +72,64 @@ def train(config: TrainConfig, *, resume: bool = False, dashboard: bool = False)
         config = load_config("configs/quickstart/style.yaml")
         print(train(config).adapter_path)
     """
-    return _run(config, None, resume, dashboard)
+    return _run(config, None, resume, dashboard, callbacks)
 
 
-def sweep(config: TrainConfig, *, resume: bool = False, dashboard: bool = False) -> SweepResult:
+def sweep(
+    config: TrainConfig,
+    *,
+    resume: bool | None = None,
+    dashboard: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> SweepResult:
     """Sweep the search space of `config.sweep` (or a good default one), rank, export the winner, write the report.
 
     With `sweep.retrain` the winner is trained once more, on all examples. Arguments and errors are those of `train`.
     """
-    result = _run(config, _sweep_config(config), resume, dashboard)
     if not (config.sweep and config.sweep.retrain):
-        return result
-    from raylora.tuning.results.retrain import retrain_config
+        return _run(config, _sweep_config(config), resume, dashboard, callbacks)
+    from raylora.tuning.results.retrain import awaits_retraining, retrain_config
     from raylora.tuning.run_folder import RunFolder
 
-    again = retrain_config(with_checked_paths(config), result.outcome, result.ranking)
+    config = with_checked_paths(config)
+    if resume is None and awaits_retraining(config):
+        say(f"the sweep in {config.output_dir} has finished, and its winner is still to be trained once more")
+        resume = True
+    result = _run(config, _sweep_config(config), resume, dashboard, callbacks)
+    again = retrain_config(config, result.outcome, result.ranking)
     if again is None:
         return result
     say("training the winner once more, on all examples")
-    begun = resume and RunFolder(again.output_dir).journal.exists()
-    return dataclasses.replace(result, retrained=_run(again, None, begun, dashboard))
+    if resume:  # the sweep's; of this one there may be nothing yet, or another winner's
+        resume = True if RunFolder(again.output_dir).state == "finished" else None
+    return dataclasses.replace(result, retrained=_run(again, None, resume, dashboard, callbacks))
 
 
-def _run(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool, dashboard: bool) -> SweepResult:
+def _plan(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool | None) -> Plan:
     from raylora.tuning.plan import make_plan
+    from raylora.tuning.resumption import check_replaces_no_sweep, was_interrupted
+
+    config = with_checked_paths(config)
+    going_on = was_interrupted(config, sweep_config is not None) if resume is None else resume
+    if resume is None and sweep_config is None and not going_on:
+        check_replaces_no_sweep(config)
+    return make_plan(config, sweep_config, fresh=not going_on)
+
+
+def _run(
+    config: TrainConfig,
+    sweep_config: SweepConfig | None,
+    resume: bool | None,
+    dashboard: bool,
+    callbacks: Sequence[Callback],
+) -> SweepResult:
     from raylora.tuning.results.finish import finish
     from raylora.tuning.run import run_to_end
 
-    planned = make_plan(with_checked_paths(config), sweep_config, fresh=not resume)
+    planned = _plan(config, sweep_config, resume)
     for line in planned.about_data():
         say(line)
-    outcome, ranking = run_to_end(planned, resume, dashboard, finish)
+    outcome, ranking = run_to_end(planned, resume, dashboard, finish, callbacks)
     return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 
 
@@ -213,6 +193,22 @@ def export(
     if other is None:
         check_again(folder, family.loader_name, chosen, exported)
     return exported
+
+
+def init(data: str | Path, *, base_model: str | Path | None = None, to: str | Path | None = None) -> Path:
+    """Look at training data and write a commented configuration for them, to begin with; returns its path.
+
+    Args:
+        data: a folder of captioned images, or a file or folder of chats.
+        base_model: what is to be adapted; by default what is found in a folder `models`, here or beside the data.
+        to: the YAML file; by default one in the current folder that is named for the data. It must not exist.
+
+    Raises:
+        UserError: the data are none that can be learned from, the base model is none for them, or the file is there.
+    """
+    from raylora.tuning.starter import write_starter
+
+    return write_starter(Path(data), Path(base_model) if base_model else None, Path(to) if to else None)
 
 
 def label(
@@ -333,24 +329,3 @@ def _sweep_config(config: TrainConfig) -> SweepConfig:
     if given is None:
         return default_sweep(config)
     return given if given.space else given.model_copy(update={"space": default_sweep(config).space})
-
-
-def _row(row: RankedTrial) -> dict[str, Any]:
-    trial = row.trial
-    return {
-        "trial": trial.id,
-        "place": row.place,
-        "status": trial.status,
-        "value": _finite(row.value),
-        "standard_error": _finite(row.error),
-        "tie": row.tie,
-        "lora_rank": trial.rank,
-        "params": dict(trial.params),
-        "examples": trial.best.examples if trial.best else None,
-        "reason": row.reason,
-        "seconds": trial.seconds,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None

@@ -16,13 +16,20 @@ import click
 from raylora import __version__
 from raylora.cluster.cli import cluster as cluster_commands
 from raylora.console import open_closed_streams, reserved_stdout, say
+from raylora.snapshots.cli import archive as archive_commands
+from raylora.snapshots.cli import snapshot as snapshot_commands
 
 if TYPE_CHECKING:
     from raylora.api import SweepResult
 
 _CONFIG = click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
 _OVERRIDES = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-_RESUME = click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same output_dir.")
+_RESUME = click.option(
+    "--resume/--fresh",
+    default=None,
+    help="Go on with the run in output_dir, or start anew: what is there is moved aside. By default an interrupted run "
+    "of the same configuration is gone on with.",
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else.")
 _DASHBOARD = click.option(
     "--dashboard/--no-dashboard", default=True, help="Start Ray's dashboard if Ray is started here (default: on)."
@@ -48,7 +55,7 @@ def cli() -> None:
 @_RESUME
 @_JSON
 @_DASHBOARD
-def train(config: Path, overrides: tuple[str, ...], resume: bool, as_json: bool, dashboard: bool) -> None:
+def train(config: Path, overrides: tuple[str, ...], resume: bool | None, as_json: bool, dashboard: bool) -> None:
     """Train one LoRA as CONFIG says, and export it.
 
     KEY=VALUE overrides what CONFIG says: raylora train my.yaml lora_rank=16 learning_rate=1e-4
@@ -72,14 +79,18 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool, as_json: bool,
     "the same command follows it again.",
 )
 @click.option("--stop", is_flag=True, help="Stop a sweep that runs on the cluster.")
+@click.option(
+    "--force", is_flag=True, help="Send it although vSAN or the machines are not fit for it; that is recorded."
+)
 def sweep(
     config: Path,
     overrides: tuple[str, ...],
-    resume: bool,
+    resume: bool | None,
     as_json: bool,
     dashboard: bool,
     cluster: Path | None,
     stop: bool,
+    force: bool,
 ) -> int | None:
     """Try many configurations, rank them, and export the best adapter.
 
@@ -87,12 +98,28 @@ def sweep(
     """
     if stop and cluster is None:
         raise click.UsageError("--stop goes with --cluster; a sweep on this machine is stopped with Ctrl-C")
+    if force and cluster is None:
+        raise click.UsageError("--force goes with --cluster")
+    if cluster is not None and resume is False:
+        hint = "the same command follows a sweep of the same configuration; name another output_dir"
+        raise click.UsageError(f"--fresh does not go with --cluster: {hint}")
     if cluster is not None:
-        return _on_cluster(cluster, config, overrides, resume, as_json, stop)
+        return _on_cluster(cluster, config, overrides, bool(resume), as_json, stop, force)
     from raylora import api
 
     _run(api.sweep, config, overrides, resume, as_json, dashboard)
     return None
+
+
+@cli.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--base-model", type=click.Path(path_type=Path), help="The model to adapt. By default one in ./models.")
+@click.option("--to", type=click.Path(path_type=Path), help="The YAML file to write. By default named for DATA.")
+def init(data: Path, base_model: Path | None, to: Path | None) -> None:
+    """Look at a folder of images or chats, write a commented configuration for it, and print its path."""
+    from raylora import api
+
+    click.echo(api.init(data, base_model=base_model, to=to))
 
 
 @cli.command()
@@ -105,12 +132,15 @@ def sweep(
     type=click.IntRange(min=1),
     help="Also print N training examples as a language model reads them: what is learnt, and after which prompt.",
 )
-def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: int | None) -> None:
+@_JSON
+def plan(config: Path, overrides: tuple[str, ...], single: bool, show_tokens: int | None, as_json: bool) -> None:
     """Check CONFIG, base model and data, and say what would run. Writes nothing."""
+    if show_tokens and as_json:
+        raise click.UsageError("--show-tokens prints text: it does not go with --json")
     from raylora import api
 
     planned = api.plan(api.load_config(config, overrides), sweep=not single)
-    click.echo(planned.text())
+    click.echo(json.dumps(planned.summary(), allow_nan=False) if as_json else planned.text())
     if show_tokens:
         click.echo(f"\n{planned.encoded_text(show_tokens)}")
 
@@ -264,7 +294,7 @@ def _run(
     action: Callable[..., SweepResult],
     path: Path,
     overrides: Sequence[str],
-    resume: bool,
+    resume: bool | None,
     as_json: bool,
     dashboard: bool,
 ) -> None:
@@ -282,10 +312,11 @@ def _run(
 
 
 def _on_cluster(
-    cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool
+    cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool, force: bool
 ) -> int | None:
     from raylora.cluster.commands import submit
     from raylora.cluster.config import load_cluster_config
+    from raylora.cluster.vsan.asked import asked
     from raylora.config.load import load_config
     from raylora.config.loader import path_fields
     from raylora.config.schema import TrainConfig
@@ -295,7 +326,7 @@ def _on_cluster(
     paths = [".".join(key) for key, *_ in path_fields(TrainConfig)]
     order = submit.order(site, config, overrides, paths, resume, as_json)
     if not stop:
-        return submit.sweep(site, order)
+        return submit.sweep(site, order, gate=lambda order: asked(site, order, force))
     submit.stop(site, order)
     return None
 
@@ -313,6 +344,8 @@ def _summary(result: SweepResult) -> str:
 
 
 cli.add_command(cluster_commands)
+cli.add_command(snapshot_commands)
+cli.add_command(archive_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -336,7 +369,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         say(f"{count} problems:\n{text}" if count > 1 else text)
         return 3 if isinstance(error, NothingToResumeError) else 2
     except Interrupted as error:
-        say(f"{error}\nrun the same command with --resume to go on")
+        say(f"{error}\nrun the same command again to go on")
         return 130
     except (KeyboardInterrupt, click.Abort):
         say(f"interrupted{_how_to_go_on(sys.argv[1:] if arguments is None else arguments)}")
@@ -362,7 +395,7 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
         return "; run the same command again to go on"
     if words[:1] not in (["train"], ["sweep"]) or any(word.startswith("--cluster") for word in words):
         return ""
-    return "; run the same command with --resume to go on, or without it if no trial had been started"
+    return "; run the same command again: it goes on with what was begun"
 
 
 def _details() -> str:

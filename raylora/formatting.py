@@ -41,6 +41,15 @@ def things(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
+def no_formula(text: str) -> str:
+    """A text for a cell of CSV, quoted where a spreadsheet would run it as a formula.
+
+    >>> no_formula("=1+1"), no_formula("alice")
+    ("'=1+1", 'alice')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
 def measured(value: float, error: float = math.nan) -> str:
     """A value with the digits its standard error leaves meaningful; four decimals if the error is not known."""
     if not math.isfinite(value):

@@ -33,12 +33,8 @@ def expand(text: str) -> Path:
     """`~` becomes the home folder, and `$NAME` or `${NAME}` what a variable of the environment holds.
 
     Raises:
-        ValueError: it names the home of a user that is not known here, or a variable that is not set, or is a path of
-            Windows on another system.
+        ValueError: it names the home of a user that is not known here, or a variable that is not set.
     """
-    if os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", text):
-        below = text[2:].replace("\\", "/")
-        raise ValueError(f"it is a path of Windows, and this is none (in WSL it is /mnt/{text[0].lower()}{below})")
     unset = [name for name in re.findall(r"\$\{?([A-Za-z_]\w*)", text) if name not in os.environ]
     if unset and not exists(Path(text)):
         raise ValueError(f"the variable {unset[0]} is not set")
@@ -46,6 +42,30 @@ def expand(text: str) -> Path:
         return Path(text if exists(Path(text)) else os.path.expandvars(text)).expanduser()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+
+
+#: What YAML makes of a backslash and a letter in double quotes: "C:\\new" holds a line's end.
+_ESCAPED = {"\0": "0", "\a": "a", "\b": "b", "\t": "t", "\n": "n", "\v": "v", "\f": "f", "\r": "r", "\x1b": "e"}
+
+
+def windows_hint(text: str) -> str:
+    """The advice for a path of Windows on a system that is none; empty for any other path.
+
+    >>> windows_hint("D:\\\\pictures").partition("/")[2].partition(";")[0], windows_hint("models/sd15")
+    ('mnt/d/pictures', '')
+    """
+    plain = "".join(f"\\{_ESCAPED[char]}" if char in _ESCAPED else char for char in text)
+    plain = re.sub(r"\\{2,}", r"\\", plain) if plain[1:2] == ":" else plain
+    below = plain.replace("\\", "/")
+    if os.name == "nt":
+        return ""
+    if re.match(r"[A-Za-z]:/", below):
+        return f"in WSL write /mnt/{plain[0].lower()}{below[2:]}; elsewhere, where the folder lies on this machine"
+    if inside := re.match(r"/{2,4}wsl(?:\$|\.localhost)/+[^/]+(/.*)", below, re.IGNORECASE):
+        return f"write {inside[1]}: that is the same place, seen from inside of WSL"
+    if plain.startswith("\\\\"):
+        return "it is a share of Windows: mount it here, and write the folder that it is mounted at"
+    return ""
 
 
 def current_folder() -> Path:

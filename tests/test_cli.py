@@ -70,6 +70,24 @@ def test_a_plan_tells_where_the_search_begins(tmp_path: Path, capsys: pytest.Cap
     assert "first trial        learning_rate 0.002, lora_rank 32" in capsys.readouterr().out
 
 
+def test_a_plan_as_json_says_what_the_text_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_llama(tmp_path / "llm")
+    write_chats(tmp_path / "chats.jsonl")
+    text = f"train_data_dir: {tmp_path}/chats.jsonl\nbase_model: {tmp_path}/llm\nlearning_rate: 0.2\n"
+    (tmp_path / "c.yaml").write_text(f"{text}sweep: {{trials: 4, space: {{lora_rank: [2, 4]}}}}\n")
+    assert _exit_code(["plan", str(tmp_path / "c.yaml"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert (told["trials"], told["searcher"], told["space"]) == (2, "grid", {"lora_rank": {"choice": [2, 4]}})
+    assert told["examples_seen"] == told["steps"] * 4
+    assert {"RTX 3090", "RTX 4090"} <= {fit["device"] for fit in told["memory"]}
+    assert any(warning.startswith("learning_rate 0.2") for warning in told["warnings"])
+    assert _exit_code(["plan", str(tmp_path / "c.yaml")]) == 0
+    plain = capsys.readouterr().out
+    assert "2: every combination once (there are no more, so not 4), weak ones stopped early by asha" in plain
+    assert all(f"warning: {warning}" in plain for warning in told["warnings"])
+
+
 def test_the_reference_tells_of_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert _exit_code(["config"]) == 0
     out = capsys.readouterr().out
@@ -115,11 +133,11 @@ def test_our_own_mistakes_are_short_and_keep_the_details(
     [
         (
             ["train", "c.yaml"],
-            "; run the same command with --resume to go on, or without it if no trial had been started",
+            "; run the same command again: it goes on with what was begun",
         ),
         (
             ["sweep", "c.yaml"],
-            "; run the same command with --resume to go on, or without it if no trial had been started",
+            "; run the same command again: it goes on with what was begun",
         ),
         (["sweep", "c.yaml", "--cluster", "site.yaml"], ""),
         (["plan", "c.yaml"], ""),

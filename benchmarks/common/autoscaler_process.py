@@ -24,12 +24,20 @@ from raylora.cluster.nodes import backoff, reconciler
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import autoscaler_config
 from raylora.cluster.ray.provider import VSphereNodeProvider
+from raylora.cluster.ray.ray_nodes import RayNodes
 
 log = logging.getLogger("raylora.autoscaler_process")
 
 NODE_TYPE = "rtx4090"
 STRIKE_SECONDS = 0.5  #: a host that refused a node is left out for so long; 10 s outside of this benchmark
 ROUND_SECONDS = 0.5  #: between two rounds of reaping; 2 s outside of this benchmark
+
+
+class _NoRay(RayNodes):
+    """Nobody can say which workers have joined."""
+
+    def _state(self) -> None:
+        return None
 
 
 class Autoscaler(VSphereNodeProvider):
@@ -41,8 +49,8 @@ class Autoscaler(VSphereNodeProvider):
         config = yaml.safe_load((folder / "ray.yaml").read_text())
         super().__init__(config["provider"], config["cluster_name"])
 
-    def _joined(self) -> None:
-        """Nobody can say which workers have joined."""
+    def _ray_nodes(self) -> RayNodes:
+        return _NoRay("")
 
     def alive(self) -> list[Node]:
         """The workers that run or are being made."""

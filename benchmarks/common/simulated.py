@@ -14,11 +14,11 @@ from raylora.cluster.vsphere.session import VCenter
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.cluster import sites, vcsim  # noqa: E402 - they lie beside the package, not in it
+from tests.cluster import sites, stock, vcsim  # noqa: E402 - they lie beside the package, not in it
 from tests.cluster.fleet import fleet, running  # noqa: E402
 from tests.cluster.vcsim import Simulator  # noqa: E402
 
-__all__ = ["Simulator", "fleet", "inventory", "running", "sites", "vcsim"]
+__all__ = ["Simulator", "fleet", "inventory", "running", "sites", "stock", "vcsim"]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +64,43 @@ class Connection:
         except (KeyError, TypeError) as error:
             raise NoAnswer(f"it does not list its nodes: {answer}"[:200]) from error
 
+    def date(self) -> str:
+        """The head's time, as it writes it into its answers.
+
+        Raises:
+            NoAnswer: none came, or a refusal.
+        """
+        return str(self._ask("/api/version", lambda answer: answer.headers["Date"]))
+
     def get(self, path: str) -> Any:
         """The JSON at a path of the dashboard.
 
         Raises:
             NoAnswer: none came, or a refusal.
         """
+        try:
+            return json.loads(self.text(path))
+        except json.JSONDecodeError as error:
+            raise NoAnswer(str(error)) from error
+
+    def text(self, path: str) -> str:
+        """The text at a path of the dashboard.
+
+        Raises:
+            NoAnswer: none came, or a refusal.
+        """
+        return str(self._ask(path, lambda answer: answer.read().decode(errors="replace")))
+
+    def _ask(self, path: str, read: Callable[[Any], Any]) -> Any:
         request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
         try:
             with _DIRECT.open(request, timeout=_TIMEOUT) as answer:
-                return json.load(answer)
+                return read(answer)
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
                 raise NoAnswer("it does not take this token") from error
             raise NoAnswer(f"it answers {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise NoAnswer(str(getattr(reason, "strerror", None) or reason)) from error
 

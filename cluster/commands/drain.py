@@ -24,13 +24,13 @@ from raylora.cluster.vsphere.types import Machine
 from raylora.console import say
 from raylora.errors import RayloraError, UserError
 
-_LONGEST: Final = 600.0  # seconds that workers may take to go
+_LONGEST: Final = 600.0  # seconds that workers may take to go, beside those that their trials have
 
 
 def drain(config: ClusterConfig, hosts: Sequence[str], back: bool) -> str:
     """Leave hosts out and let the workers on them go; or, with `back`, use them again. Gives what to do next.
 
-    Trials of a worker that goes start again elsewhere from their last checkpoint, as after a lost machine.
+    A worker stays for `drain_seconds` more, in which its trials save themselves where they stand; they go on elsewhere.
 
     Raises:
         UserError: there is no such host, or no head to tell.
@@ -50,7 +50,7 @@ def drain(config: ClusterConfig, hosts: Sequence[str], back: bool) -> str:
         _tell(inventory, head, sorted(wanted))
         if back:
             return f"{', '.join(names)} may be used again"
-        _wait(inventory, nodes, names)
+        _wait(inventory, nodes, names, config.drain_seconds)
         stays = [node.id for node in nodes.by_id().values() if node.kind == "head" and node.host in names]
         moves = f"\nthe head, {stays[0]}, is there still: it has no card, so vMotion moves it" if stays else ""
         return f"{', '.join(names)}: no worker is left, and none comes until `raylora cluster drain --back`{moves}"
@@ -82,8 +82,9 @@ def _tell(inventory: Inventory, head: Machine, hosts: list[str]) -> None:
         raise RayloraError(f"the head is not told: {reason}")
 
 
-def _wait(inventory: Inventory, nodes: NodeManager, hosts: list[str]) -> None:
-    deadline, told = time.monotonic() + _LONGEST, ""
+def _wait(inventory: Inventory, nodes: NodeManager, hosts: list[str], notice: float) -> None:
+    longest = _LONGEST + notice
+    deadline, told = time.monotonic() + longest, ""
 
     def there() -> list[Node]:
         return [node for node in nodes.by_id().values() if node.kind == "worker" and node.host in hosts]
@@ -92,7 +93,7 @@ def _wait(inventory: Inventory, nodes: NodeManager, hosts: list[str]) -> None:
         text = ", ".join(sorted(node.id for node in found))
         if text != told:
             told = text
-            say(f"leaving: {text}")
+            say(f"leaving: {text}; trials there have {notice:g} s to save")
         if time.monotonic() > deadline:
-            raise RayloraError(f"still there after {_LONGEST / 60:.0f} minutes: {text}; does the autoscaler run?")
+            raise RayloraError(f"still there after {longest / 60:.0f} minutes: {text}; does the autoscaler run?")
         inventory.wait(lambda _, before=found: there() != before, 5.0)  # type: ignore[misc]

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from raylora import __version__
@@ -39,6 +40,8 @@ class Order:
         shared: the shared folder.
         resume: go on with what is in the output folder.
         as_json: print one JSON object in place of the table.
+        gate: what was found before it was sent, a line a finding.
+        forced: whether it was sent although the gate refused.
     """
 
     key: str
@@ -49,6 +52,8 @@ class Order:
     shared: str
     resume: bool
     as_json: bool
+    gate: tuple[str, ...] = ()
+    forced: bool = False
 
     def pack(self) -> str:
         """One word that a shell passes on as it is."""
@@ -70,7 +75,7 @@ class Order:
                 f"{__version__}",
                 hint="install the cluster's version where the sweep is sent from, or make the cluster's template anew",
             )
-        return cls(**values | {"overrides": tuple(values["overrides"])})
+        return cls(**values | {"overrides": tuple(values["overrides"]), "gate": tuple(values["gate"])})
 
 
 def run(order: Order) -> int:
@@ -82,6 +87,8 @@ def run(order: Order) -> int:
     folder = Path(order.shared) / FOLDER / order.key
     config, state = folder / order.file, folder / "state.json"
     write_text_atomically(config, order.text)
+    record = {"sent": time.strftime("%Y-%m-%d %H:%M:%S"), "forced": order.forced, "gate": order.gate}
+    write_text_atomically(folder / "gate.json", json.dumps(record, indent=1) + "\n")
     before = json.loads(state.read_text())["code"] if state.exists() else _REFUSED
     write_text_atomically(state, json.dumps({"code": None}))
     os.chdir(order.folder)

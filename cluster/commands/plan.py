@@ -15,6 +15,8 @@ from raylora.cluster.nodes import placement
 from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.ray import user_data
+from raylora.cluster.vsan import finding, gate, spbm
+from raylora.cluster.vsan.finding import Finding
 from raylora.cluster.vsphere import privileges, storage
 from raylora.cluster.vsphere import template as templates
 from raylora.cluster.vsphere.inventory import Inventory
@@ -25,7 +27,7 @@ from raylora.errors import Problem, RayloraError, UserError
 from raylora.gpus import card_name
 
 _PATIENCE = 20.0  # seconds for which a vCenter that does not answer is asked again: a person waits
-_POLICIES = "StorageProfile.View"  # the right without which no storage policy can be seen
+_SEE_POLICIES, _MAKE_POLICIES = "StorageProfile.View", "StorageProfile.Update"  # rights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +39,22 @@ class Plan:
         sections: headings, each with its lines.
         notes: what is worth knowing and stops nothing.
         problems: what must be mended first.
+        gate: what a sweep depends on, if that was looked at.
     """
 
     title: str
     sections: Mapping[str, list[str]]
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
+    gate: tuple[Finding, ...] = ()
 
     def text(self) -> str:
         """The plan for a terminal."""
         lines = [self.title]
         for heading, entries in self.sections.items():
             lines += ["", heading, *(f"  {entry}" for entry in entries)]
+        if self.gate:
+            lines += ["", "before a sweep", *(f"  {line}" for line in finding.lines(self.gate))]
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)
@@ -81,8 +87,27 @@ def open_inventory(config: ClusterConfig) -> Iterator[Inventory]:
             inventory.stop()
 
 
-def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
-    """Look at everything that the cluster needs; changes nothing.
+def look_at_gate(config: ClusterConfig) -> list[Finding]:
+    """Look whether everything that a sweep depends on is fit for it; changes nothing.
+
+    Raises: as `open_inventory` and `make_plan`.
+    """
+    with open_inventory(config) as inventory:
+        config = which.existing(config, inventory.view())
+        return _gate(inventory, find_site(inventory.vcenter, inventory.view(), config), config)
+
+
+def _gate(inventory: Inventory, site: Site, config: ClusterConfig) -> list[Finding]:
+    nodes = NodeManager(inventory.vcenter, inventory, config)
+    try:
+        there = list(nodes.by_id().values())
+    finally:
+        nodes.close()
+    return gate.examine(inventory.vcenter, inventory.view(), site, config, there)
+
+
+def make_plan(inventory: Inventory, config: ClusterConfig, *, with_gate: bool = False) -> Plan:
+    """Look at everything that the cluster needs, and with its gate what a sweep needs; changes nothing.
 
     Raises:
         UserError: what the YAML file names is not there; with everything else that is wrong.
@@ -95,8 +120,9 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
     try:
         site = find_site(vcenter, view, config)
     except UserError as error:
-        raise UserError([*problems, *error.problems, *_rights_and_policies(vcenter, None, config)]) from error
-    problems += _rights_and_policies(vcenter, site, config)
+        raise UserError([*problems, *error.problems, *_rights_and_policies(vcenter, None, config)[0]]) from error
+    found, policy_notes = _rights_and_policies(vcenter, site, config)
+    problems += found
     problems += _user_data_problems(config)
     nodes = NodeManager(vcenter, inventory, config)
     own = nodes.by_id().values()
@@ -115,7 +141,7 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
     # One worker of every type that can grow must fit beside the head; more is a matter of what else is on the disk.
     few = {name: min(1, count) for name, count in more.items()} | {HEAD_TYPE: 0 if there[HEAD_TYPE] else 1}
     problems += storage.space_problems(view, site, config, few)
-    notes = templates.notes(site.template, config)
+    notes = [*policy_notes, *templates.notes(site.template, config)]
     notes += [f"there can be no {name} now: {reasons[name]}" for name in stuck]
     if not any(problem.key == "datastore" for problem in problems):
         notes += [problem.message for problem in storage.space_problems(view, site, config, more)]
@@ -132,6 +158,7 @@ def make_plan(inventory: Inventory, config: ClusterConfig) -> Plan:
         },
         tuple(notes),
         tuple(problems),
+        tuple(_gate(inventory, site, config)) if with_gate else (),
     )
 
 
@@ -168,9 +195,10 @@ def _no_card(config: ClusterConfig, name: str, reasons: str) -> Problem:
     return Problem(what, config.vcenter.host, f"workers.{name}", reasons or "there is no host")
 
 
-def _rights_and_policies(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> list[Problem]:
-    """Rights that are missing, and what is wrong with storage policies, if the account may see them."""
-    lacking = [(right, place) for right, place in privileges.missing(vcenter, site, config) if not right.optional]
+def _rights_and_policies(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> tuple[list[Problem], list[str]]:
+    """Rights that are missing, and what there is to say of storage policies, if the account may see them."""
+    missing = privileges.missing(vcenter, site, config)
+    lacking = [(right, place) for right, place in missing if not right.optional]
     problems = [
         Problem(
             f"the right {right.privilege} on {place} is missing",
@@ -180,9 +208,11 @@ def _rights_and_policies(vcenter: VCenter, site: Site | None, config: ClusterCon
         )
         for right, place in lacking
     ]
-    if not any(right.privilege == _POLICIES for right, _ in lacking):
-        problems += storage.policy_problems(vcenter, config)
-    return problems
+    if any(right.privilege == _SEE_POLICIES for right, _ in lacking):
+        return problems, []
+    may_create = not any(right.privilege == _MAKE_POLICIES for right, _ in missing)
+    more, notes = spbm.plan_policies(vcenter, site, config, may_create=may_create)
+    return problems + more, notes
 
 
 def _hosts(view: View, site: Site) -> list[str]:

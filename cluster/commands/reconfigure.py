@@ -41,6 +41,8 @@ def reconfigure(inventory: Inventory, config: ClusterConfig, head: Identity, nod
     wants = json.loads(user_data.cluster_text(config))
     if not has:
         return ["the head is an older version's: cluster down and up apply a changed configuration"]
+    if "owner" in has:
+        wants.setdefault("owner", has["owner"])  # of a file that does not say it, whoever started the cluster
     fixed = [key for key in FIXED if has.get(key) != wants.get(key)]
     wants = {key: value for key, value in wants.items() if key not in FIXED}
     wants |= {key: has[key] for key in FIXED if key in has}

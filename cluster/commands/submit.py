@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +78,16 @@ def order(
     return Order(f"{stem}-{digest}", config.name, text, tuple(overrides), str(folder), str(shared), resume, as_json)
 
 
-def sweep(cluster: ClusterConfig, what: Order) -> int:
+def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | None = None) -> int:
     """Submit a sweep, or find the job that runs it already, and follow it to its end; returns its exit code.
 
     With Ctrl-C (130) the sweep goes on without us.
+
+    Args:
+        cluster: where it is to run.
+        what: the sweep.
+        gate: called before it is submitted; gives the order with what was found, or refuses. One that runs is followed
+            without asking.
 
     Raises:
         UserError: this machine does not know the cluster.
@@ -96,7 +102,7 @@ def sweep(cluster: ClusterConfig, what: Order) -> int:
     if last is None or last.status in ("FAILED", "STOPPED"):
         if last is not None:
             say(f"{last.submission_id} {_format_end(last)}; it is started again and goes on from its checkpoints")
-        name, is_ours = _submit(client, what, last)
+        name, is_ours = _submit(client, gate(what) if gate else what, last)
         if is_ours:
             say(f"submitted as {name} to {to.url}; it goes on when this machine is closed")
         else:
@@ -172,7 +178,8 @@ def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -
         client.submit_job(
             entrypoint=f"python -m raylora.cluster.commands.job {what.pack()}",
             submission_id=name,
-            metadata={"raylora": shlex.join(["sweep", what.file, *what.overrides])},
+            metadata={"raylora": shlex.join(["sweep", what.file, *what.overrides])}
+            | ({"forced": "the gate refused, and was passed over"} if what.forced else {}),
         )
     except RuntimeError as error:
         if "already exists" not in str(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import secrets
 import time
 from collections.abc import Callable
@@ -12,15 +13,18 @@ from raylora.cluster.commands.addresses import addresses_of
 from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.cluster.commands.plan import make_plan, open_inventory
 from raylora.cluster.commands.reconfigure import reconfigure
+from raylora.cluster.commands.show import hours
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig
 from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import user_data
+from raylora.cluster.vsan import spbm
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.console import say
 from raylora.errors import RayloraError, UserError
+from raylora.suggest import printable
 
 _REMOVAL: Final = 900.0  # seconds
 _ASK: Final = 1.0  # seconds between two looks whether the head answers
@@ -42,6 +46,8 @@ def up(config: ClusterConfig) -> str:
 
 
 def _up(inventory: Inventory, config: ClusterConfig) -> str:
+    for name in spbm.create_missing(inventory.vcenter, config):
+        say(f"made the storage policy {printable(name, 80)}: {config.storage_policies[name].words()}")
     nodes = NodeManager(inventory.vcenter, inventory, config)
     identity = new_identity(config.name, config.id or "", HEAD_TYPE, "head")
     there = nodes.by_id().get(identity.node_id)
@@ -52,6 +58,8 @@ def _up(inventory: Inventory, config: ClusterConfig) -> str:
             where=str(connection.path_of(config.name)),
             hint="copy this file from whoever started the cluster; or take it down and up again",
         )
+    if there is None and config.owner is None:
+        config = config.model_copy(update={"owner": _user()})
     token = known.token if known else secrets.token_hex(32)
     # Kept before there is a head that has them: whenever this process dies, token and id are not lost.
     connection.remember(config.name, Connection(known.address if known else "", token, config.id or ""))
@@ -68,6 +76,14 @@ def _up(inventory: Inventory, config: ClusterConfig) -> str:
         f"the cluster {config.name} is up; Ray's dashboard is at {Connection(address, token).url}\n"
         f"its token is in {connection.path_of(config.name)}"
     )
+
+
+def _user() -> str:
+    """The name of whoever runs this command; empty where the system has none for him."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: str) -> str:
@@ -139,6 +155,7 @@ def down(config: ClusterConfig, ask: Callable[[str], bool] | None) -> None:
         if ask is not None and not ask(f"{whose}Remove {many}? Sweeps that run are stopped; the shared folder stays."):
             say("nothing was changed")
             return
+        hours.keep(inventory, config)
         nodes.start()
         try:
             left = nodes.remove_all(_REMOVAL, lambda what: say(f"waiting for {what}"))

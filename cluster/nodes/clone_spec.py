@@ -51,12 +51,15 @@ def clone_spec(
     """
     linked = not is_full(section)
     profiles = [vim.vm.DefinedProfileSpec(profileId=profile)] if profile else []
+    base = site.template.base(linked)
+    datastore = vcenter.object(vim.Datastore, site.datastore)
     location = vim.vm.RelocateSpec(
         host=vcenter.object(vim.HostSystem, host),
         pool=vcenter.object(vim.ResourcePool, site.pool),
-        datastore=vcenter.object(vim.Datastore, site.datastore),
+        datastore=datastore,
         diskMoveType=_LINKED if linked else _FULL,
-        profile=profiles,
+        profile=profiles,  # of the home alone: each disk has its own
+        disk=disk_places(base, datastore, _LINKED if linked else _FULL, profiles) if profiles else [],
     )
     extra = marks(identity, made or vcenter.now())
     if isinstance(section, NodeType) and section.cards:
@@ -64,9 +67,8 @@ def clone_spec(
             "pciPassthru.use64bitMMIO": "TRUE",
             "pciPassthru.64bitMMIOSizeGB": str(section.mmio_size_gib),
         }
-    base = site.template.base(linked)
     devices = [_remove(device) for device in unwanted(base.devices)]
-    devices += [network_change(site, base), *disk_change(base, section)]
+    devices += [*network_changes(site, base), *disk_change(base, section, profiles)]
     devices += [add_device(device, index, system_id) for index, device in enumerate(devices_of(section, cards))]
     config = vim.vm.ConfigSpec(
         extraConfig=options(extra | dict(guest or {})),
@@ -188,27 +190,41 @@ def _remove(device: Any) -> Any:
     return change(operation=change.Operation.remove, device=device)
 
 
-def network_change(site: Site, base: Base) -> Any:
-    """The change that connects the clone's first network card, or gives it one."""
+def network_changes(site: Site, base: Base) -> list[Any]:
+    """The changes that connect the clone's network cards, the first ones that it has, or give it such."""
     change = vim.vm.device.VirtualDeviceSpec
     cards = [device for device in base.devices if isinstance(device, vim.vm.device.VirtualEthernetCard)]
-    connect = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, connected=True, allowGuestControl=True)
-    if not cards:
-        card = vim.vm.device.VirtualVmxnet3(key=-1, backing=site.network_backing, connectable=connect)
-        return change(operation=change.Operation.add, device=card)
-    card = type(cards[0])(
-        key=cards[0].key,
-        controllerKey=cards[0].controllerKey,
-        unitNumber=cards[0].unitNumber,
-        deviceInfo=cards[0].deviceInfo,  # govmomi's own simulator takes no edit without it
-        backing=site.network_backing,
-        connectable=connect,
-        addressType="generated",  # the template's own address must not be taken along
-    )
-    return change(operation=change.Operation.edit, device=card)
+    changes = []
+    for number, backing in enumerate(site.network_backings):
+        connect = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, connected=True, allowGuestControl=True)
+        if number >= len(cards):
+            card = vim.vm.device.VirtualVmxnet3(key=-1 - number, backing=backing, connectable=connect)
+            changes.append(change(operation=change.Operation.add, device=card))
+            continue
+        card = type(cards[number])(
+            key=cards[number].key,
+            controllerKey=cards[number].controllerKey,
+            unitNumber=cards[number].unitNumber,
+            deviceInfo=cards[number].deviceInfo,  # govmomi's own simulator takes no edit without it
+            backing=backing,
+            connectable=connect,
+            addressType="generated",  # the template's own address must not be taken along
+        )
+        changes.append(change(operation=change.Operation.edit, device=card))
+    return changes
 
 
-def disk_change(base: Base, section: NodeType | HeadConfig) -> list[Any]:
+def disk_places(base: Base, datastore: Any, move: str, profiles: list[Any]) -> list[Any]:
+    """Where each disk of a clone goes, and by which storage policy it is kept (`RelocateSpec.DiskLocator`).
+
+    The policy of `RelocateSpec.profile` is that of the machine's home, its other files.
+    """
+    disks = [device for device in base.devices if isinstance(device, vim.vm.device.VirtualDisk)]
+    place = vim.vm.RelocateSpec.DiskLocator
+    return [place(diskId=disk.key, datastore=datastore, diskMoveType=move, profile=profiles) for disk in disks]
+
+
+def disk_change(base: Base, section: NodeType | HeadConfig, profiles: Sequence[Any] = ()) -> list[Any]:
     """The change that makes the clone's first disk larger; nothing when it is as large already."""
     disks = [device for device in base.devices if isinstance(device, vim.vm.device.VirtualDisk)]
     if section.disk_gib is None or not disks or disks[0].capacityInKB >= section.disk_gib * 2**20:
@@ -221,4 +237,4 @@ def disk_change(base: Base, section: NodeType | HeadConfig) -> list[Any]:
         capacityInKB=section.disk_gib * 2**20,
     )
     change = vim.vm.device.VirtualDeviceSpec
-    return [change(operation=change.Operation.edit, device=disk)]
+    return [change(operation=change.Operation.edit, device=disk, profile=list(profiles))]

@@ -18,11 +18,13 @@ Kind = Literal["head", "worker"]
 
 MARKER: Final = "raylora"  #: stands in the annotation of every machine of ours, so that copies are looked into too
 STATE_KEY: Final = "guestinfo.raylora.state"  #: what a node says of itself
+BOOT_KEY: Final = "guestinfo.raylora.boot"  #: how its first boot has ended, in cloud-init's words
 HEAD_KEY: Final = "guestinfo.raylora.head"  #: where a worker finds Ray on the head; told anew when that has moved
 ADDRESS_KEY: Final = "raylora.address"  #: the address that the node was given, where DHCP gives none
 CONFIG_KEY: Final = "raylora.config"  #: on the head: the cluster's configuration, packed; a running head follows it
 DRAINED_KEY: Final = "raylora.drained"  #: on the head: names of the hosts that are left out, as JSON
 NOTES_KEY: Final = "raylora.notes"  #: on the head: why nodes could not be made, by node type, as JSON
+HOURS_KEY: Final = "raylora.hours"  #: on the head: card-hours by month, owner and card
 _PREFIX: Final = "raylora."
 _NAMESPACE: Final = uuid.UUID("6f2f0d0b-7f0c-5b0e-9c55-1f1f0a3d6c11")  # of raylora, for version 5 UUIDs
 

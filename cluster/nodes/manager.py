@@ -23,9 +23,9 @@ from raylora.cluster.nodes import placement
 from raylora.cluster.nodes.clones import running_clones
 from raylora.cluster.nodes.identity import Identity
 from raylora.cluster.nodes.inflight import InFlight, Termination
-from raylora.cluster.nodes.notes import HeadNotes
+from raylora.cluster.nodes.on_head.notes import HeadNotes
 from raylora.cluster.nodes.provisioner import Provisioner
-from raylora.cluster.nodes.reconciler import Joined, Reconciler
+from raylora.cluster.nodes.reconciler import Joined, Reconciler, Warn
 from raylora.cluster.nodes.states import Node, node_of, planned
 from raylora.cluster.nodes.terminator import Terminator, always
 from raylora.cluster.vsphere.inventory import Inventory
@@ -83,14 +83,17 @@ class NodeManager:
         self.reconciler = Reconciler(self._inflight, self._terminator, self._notes)
         self._threads = concurrent.futures.ThreadPoolExecutor(config.concurrent, "raylora-make")
 
-    def start(self, joined: Joined = lambda: None, head_address: str = "") -> NodeManager:
+    def start(
+        self, joined: Joined = lambda: None, head_address: str = "", warn: Warn = lambda nodes: nodes.keys()
+    ) -> NodeManager:
         """Reconcile the nodes from now on, on a thread.
 
         Args:
             joined: gives the ids of the nodes that Ray knows, None if that cannot be said.
             head_address: `ip:port` of Ray on the head, which workers are told when it has changed; empty: unknown.
+            warn: tells Ray in how many seconds nodes go.
         """
-        self.reconciler.start(joined, head_address)
+        self.reconciler.start(joined, head_address, warn)
         return self
 
     def close(self) -> None:
@@ -150,7 +153,8 @@ class NodeManager:
         except UserError:
             site = None
         with self._inflight.lock:
-            alive = [node.type for node in self.by_id().values() if node.counts]
+            let_go = self.reconciler.let_go  # else Ray would wait for another of their type, which there cannot be
+            alive = [node.type for node in self.by_id().values() if node.counts and node.id not in let_go]
             limits = {}
             for name, section in self.config.workers.items():
                 limit = alive.count(name) + (self._free(site, name, section) if site is not None else 0)

@@ -54,32 +54,50 @@ def devices_of(section: NodeType | HeadConfig, cards: Sequence[Card] = ()) -> tu
     return (PciDevice(frozenset((model.vendor, device) for device in model.devices)),) * section.cards
 
 
-def free_cards(host: Host, machines: Iterable[Machine], reservations: Iterable[Reservation] = ()) -> tuple[Card, ...]:
-    """Cards of a host that no running machine holds and no node was promised; shared cards are left out.
+def held_cards(
+    host: Host, machines: Iterable[Machine], reservations: Iterable[Reservation] = ()
+) -> tuple[dict[str, str], list[tuple[str, PciDevice]]]:
+    """Who holds which card of a host, and who holds one that nothing names.
 
-    A card counts as taken when the host says that it is bound, when a running machine names it, and once for each card
-    that a running machine or a promise asks for without naming it: any one of the allowed models. What names no card of
-    the host in a form that is known (see `named_card`) takes none by name: then the devices of running machines alone
-    count, and at worst a power-on is refused, after which the host backs off.
+    A card is held when the host says that it is bound, or when a running machine names it. What names no card of the
+    host in a form that is known (see `named_card`) holds none by name: then it counts as one that is not named, and at
+    worst a power-on is refused, after which the host backs off.
+
+    Returns:
+        By PCI id of a card the id of the machine that holds it, and for each other card that is asked for the machine
+        and what it asks for. The id is empty for a node that was promised it.
     """
     on = [machine for machine in machines if machine.on]
     running = {machine.instance_uuid for machine in on if machine.instance_uuid}
     promised = [r.devices for r in reservations if r.host == host.id and r.instance_uuid not in running]
-    taken = {*host.bound}
-    unnamed: list[PciDevice] = []
+    held = dict(host.bound)
+    unnamed: list[tuple[str, PciDevice]] = []
     for devices, holder in [*((machine.devices, machine.id) for machine in on), *((d, "") for d in promised)]:
         cards = [named_card(host.cards, device.pci_id) if device.pci_id else None for device in devices]
         named = {card.pci_id for card in cards if card is not None}
-        taken |= named
+        held = dict.fromkeys(named, holder) | held
         waiting = [device for device, card in zip(devices, cards, strict=True) if device.allowed and card is None]
         known = sum(1 for card, machine in host.bound.items() if holder and machine == holder and card not in named)
-        unnamed += waiting[known:]
-    free = [card for card in host.cards if not card.shared and card.pci_id not in taken]
-    for device in sorted(unnamed, key=lambda device: len(device.allowed)):
-        fitting = next((card for card in free if (card.vendor, card.device) in device.allowed), None)
-        if fitting is not None:
+        unnamed += [(holder, device) for device in waiting[known:]]
+    return held, sorted(unnamed, key=lambda each: len(each[1].allowed))
+
+
+def free_cards(host: Host, machines: Iterable[Machine], reservations: Iterable[Reservation] = ()) -> tuple[Card, ...]:
+    """Cards of a host that no running machine holds and no node was promised; shared cards are left out.
+
+    Each card that is held without being named takes any one of the allowed models.
+    """
+    held, unnamed = held_cards(host, machines, reservations)
+    free = [card for card in host.cards if not card.shared and card.pci_id not in held]
+    for _, device in unnamed:
+        if (fitting := first_fitting(free, device)) is not None:
             free.remove(fitting)
     return tuple(free)
+
+
+def first_fitting(cards: Iterable[Card], device: PciDevice) -> Card | None:
+    """The first card that a device may be."""
+    return next((card for card in cards if (card.vendor, card.device) in device.allowed), None)
 
 
 def room(
@@ -188,7 +206,7 @@ def obstacle(host: Host, reach: Reach, backed_off: Mapping[str, str] | None = No
     if reach.disks - host.datastores:
         return "does not reach the datastore of the template, on which linked clones hang"
     if reach.networks - host.networks:
-        return "does not reach a network of the template's further network cards"
+        return "does not reach a network of the further network cards"
     return (backed_off or {}).get(host.id, "")
 
 
@@ -208,8 +226,9 @@ def choose(
 ) -> list[Choice]:
     """Hosts that a node of this kind can go to, the best first.
 
-    The best is the one that it fills most, so that nodes of several cards find them together on others; a node without
-    cards goes where no cards are, and then where the fewest machines are.
+    The best is the one that it fills most, so that nodes of several cards find them together on others, or with
+    `spread` the one with most room. A node without cards goes where no cards are, and then where the fewest machines
+    are.
     """
     model = section.card if isinstance(section, NodeType) else None
     waiting = collections.Counter(reservation.host for reservation in reservations)
@@ -225,7 +244,8 @@ def choose(
         if model is not None and isinstance(section, NodeType) and section.passthrough != "vgpu":
             cards = fitting_cards(host, machines, model, reservations)[: section.cards]
         busy = sum(machine.on for machine in machines) + waiting[host.id]
-        order = (fits, 0, busy) if model is not None else (0, len(host.cards), busy)
+        spread = isinstance(section, NodeType) and section.spread
+        order = (-fits if spread else fits, 0, busy) if model is not None else (0, len(host.cards), busy)
         ranked.append((*order, host.name, host.id, Choice(host, cards)))
     return [choice for *_, choice in sorted(ranked, key=lambda entry: entry[:-1])]
 

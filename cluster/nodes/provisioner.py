@@ -24,7 +24,7 @@ from raylora.cluster.nodes.identity import Identity
 from raylora.cluster.nodes.inflight import TROUBLE, InFlight, Launch, NotYet, Termination
 from raylora.cluster.nodes.placement import Choice
 from raylora.cluster.nodes.terminator import Terminator, always
-from raylora.cluster.vsphere import storage
+from raylora.cluster.vsan import spbm
 from raylora.cluster.vsphere.faults import Meaning, format_error, is_already, meaning
 from raylora.cluster.vsphere.properties import read_properties
 from raylora.cluster.vsphere.types import Machine, View
@@ -350,7 +350,7 @@ class Provisioner:
         if name is None:
             return ""
         if name not in self._profiles:
-            self._profiles[name] = storage.find_policy(self._inflight.vcenter, name).id
+            self._profiles[name] = spbm.find_policy(self._inflight.vcenter, name).id
         return self._profiles[name]
 
 

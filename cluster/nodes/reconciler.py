@@ -10,14 +10,17 @@ import datetime
 import logging
 import random
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from pyVmomi import vim
 
+from raylora.cluster.nodes.attributes import Attributes
 from raylora.cluster.nodes.identity import HEAD_KEY
 from raylora.cluster.nodes.inflight import TROUBLE, InFlight, Termination
-from raylora.cluster.nodes.notes import HeadNotes
+from raylora.cluster.nodes.on_head.hours import HeadHours
+from raylora.cluster.nodes.on_head.notes import HeadNotes
 from raylora.cluster.nodes.terminator import Terminator, always, when_off
 from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.types import Entity, Machine
@@ -27,28 +30,37 @@ log = logging.getLogger(__name__)
 
 #: Gives the ids of the nodes that Ray knows, whether they live or not; None if that cannot be said.
 Joined = Callable[[], Collection[str] | None]
+#: Tells Ray in how many seconds nodes go, by their ids; gives those that it lets go, None if it does not answer.
+Warn = Callable[[Mapping[str, float]], Collection[str] | None]
 
 _ROUND: Final = 2.0  # seconds between two rounds
 
 
 class Reconciler:
-    """Reconciles the nodes of one cluster: on a thread of its own once started, or whenever `reconcile` is called."""
+    """Reconciles the nodes of one cluster: on a thread of its own once started, or whenever `reconcile` is called.
+
+    Attributes:
+        let_go: ids of nodes that run still and that Ray counts with no more, since their hosts are drained.
+    """
 
     def __init__(self, inflight: InFlight, terminator: Terminator, notes: HeadNotes) -> None:
         self._inflight = inflight
         self._terminator = terminator
-        self._notes = notes
+        self._for_people = (notes, HeadHours(inflight), Attributes(inflight))
         self._waits_since: dict[str, datetime.datetime] = {}  # when a machine was first seen, or last known to Ray
         self._ha_refused = False
         self._joined: Joined = lambda: None
         self._ray_knows: Collection[str] | None = None  # what Ray said last
         self._head_address = ""
+        self._warn: Warn = lambda nodes: nodes.keys()
+        self.let_go: frozenset[str] = frozenset()
+        self._leaves_at: dict[str, float] = {}  # nodes of which Ray was told that they go; that cannot be taken back
         self._thread: threading.Thread | None = None
 
-    def start(self, joined: Joined, head_address: str = "") -> None:
+    def start(self, joined: Joined, head_address: str, warn: Warn) -> None:
         """Reconcile from now on, on a thread; it ends with the process's in-flight book."""
         if self._thread is None:
-            self._joined, self._head_address = joined, head_address
+            self._joined, self._head_address, self._warn = joined, head_address, warn
             self._thread = threading.Thread(target=self._follow, name="raylora-reconcile", daemon=True)
             self._thread.start()
 
@@ -63,11 +75,31 @@ class Reconciler:
         Args: joined: as for `reap`.
         Raises: as `VCenter.read`.
         """
+        self.warn_leaving(joined)
         self.reap(joined)
         self._terminator.go()
         self.keep_from_restart()
         self.tell_head(self._head_address)
-        self._notes.write()
+        for each in self._for_people:
+            each.write()
+
+    def warn_leaving(self, joined: Collection[str] | None = None) -> None:
+        """Let Ray know of workers on drained hosts that they go, so that what runs there can save first.
+
+        Args: joined: as for `reap`.
+        """
+        inflight, now = self._inflight, time.monotonic()
+        drained, times = inflight.drained(), {}
+        for machine in inflight.own(inflight.inventory.view()):
+            assert machine.owner is not None
+            node = machine.owner.identity.node_id
+            works = machine.on and machine.owner.identity.kind == "worker" and node in (joined or ())
+            if node in self._leaves_at or (works and machine.host in drained):
+                times[node] = self._leaves_at.get(node, now + inflight.config.drain_seconds)
+        # Told in each round: a Ray that has ended for it may have been started again.
+        let_go = self._warn({node: max(0.0, leaves - now) for node, leaves in times.items()}) if times else ()
+        if let_go is not None:
+            self._leaves_at, self.let_go = times, frozenset(let_go)
 
     def reap(self, joined: Collection[str] | None = None) -> list[str]:
         """Begin to remove what nobody will use: half-made machines, and workers that did not join Ray in time.
@@ -119,8 +151,8 @@ class Reconciler:
         identity, made, config = machine.owner.identity, machine.owner.made, self._inflight.config
         if identity.kind == "head":
             return None
-        if machine.host in self._inflight.drained():
-            return Termination(identity, "its host is drained", always)
+        if machine.host in self._inflight.drained() or identity.node_id in self._leaves_at:
+            return Termination(identity, "its host is drained", always) if self._may_leave(machine, joined) else None
         if not machine.on:
             old = now - (made or since) > datetime.timedelta(minutes=config.create_minutes)
             return Termination(identity, "half-made or stopped", when_off) if old else None
@@ -131,6 +163,16 @@ class Reconciler:
         late = waited > datetime.timedelta(minutes=config.join_minutes)
         # Whether it has joined is what Ray says: a guest may say so and be wrong.
         return Termination(identity, "did not join Ray in time", self._is_unknown(identity.node_id)) if late else None
+
+    def _may_leave(self, machine: Machine, joined: Collection[str] | None) -> bool:
+        """Whether a worker on a drained host can go: nothing runs there, or what runs has had its time to save."""
+        assert machine.owner is not None
+        node_id = machine.owner.identity.node_id
+        if not machine.on:
+            return True
+        if node_id in self._leaves_at:
+            return time.monotonic() > self._leaves_at[node_id]
+        return joined is not None and node_id not in joined
 
     def _is_unknown(self, node_id: str) -> Callable[[Machine], bool]:
         """A machine may be removed as long as Ray, when it was last asked, did not know its node."""

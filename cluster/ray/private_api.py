@@ -5,6 +5,7 @@ Checked with Ray 2.60. Everything is imported inside the functions: `raylora clu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,23 @@ def put_cluster_config(head_address: str, config: Any) -> None:
         True,
         GCS_AUTOSCALER_STATE_NAMESPACE.encode(),
     )
+
+
+def let_go(gcs: Any, node: str, seconds: float, why: str) -> None:
+    """Tell Ray that a node's machine goes in so many seconds, as clouds announce that they take one back.
+
+    Ray's public call for it is the hidden command `ray drain-node`. A node that nothing runs on ends its Ray at once.
+
+    Args:
+        gcs: a client of Ray's control store.
+        node: Ray's id of the node, in hex.
+        seconds: how long it stays.
+        why: in words, for Ray's log.
+    """
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    gcs.drain_node(node, reason, why, int((time.time() + seconds) * 1000))
 
 
 def direct_job_client(url: str, headers: Mapping[str, str]) -> JobSubmissionClient:

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import autoscaler_config, user_data
 from raylora.cluster.ray.autoscaler_config import Wiring
 from raylora.cluster.ray.belief import RaysBelief
-from raylora.cluster.ray.private_api import gcs_client
+from raylora.cluster.ray.ray_nodes import RayNodes
 from raylora.cluster.vsphere.faults import format_error
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.cluster.vsphere.session import VCenter
@@ -70,11 +70,11 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
         self._config = load_cluster_config(self._wiring.cluster_file)
         vcenter = _connected(VCenter(self._config.vcenter))
         self._inventory = Inventory(vcenter, self._config.name).start()
-        self._gcs: Any = None
         self._belief = RaysBelief()
         self._shown: Mapping[str, Node] = {}
         self._nodes = NodeManager(vcenter, self._inventory, self._config, self._user_data)
-        self._nodes.start(self._joined, self._wiring.head_address)
+        ray_nodes = self._ray_nodes()
+        self._nodes.start(ray_nodes.joined, self._wiring.head_address, ray_nodes.warn)
         self._refused = ""  # a configuration that could not be used
         self._restart: Callable[[], None] = _end_process
         self._written: Mapping[str, int] = {}
@@ -184,18 +184,8 @@ class VSphereNodeProvider(NodeProvider):  # type: ignore[misc]
             raise UserError.one(f"the cluster's token cannot be read: {reason}", where=path) from error
         return user_data.worker(self._config, identity, self._wiring.head_address, token, own_address)
 
-    def _joined(self) -> Collection[str] | None:
-        """Ids of the nodes that Ray knows, whether they live or not; None if Ray does not say."""
-        from ray.autoscaler.v2.sdk import get_cluster_resource_state
-
-        try:
-            self._gcs = self._gcs or gcs_client(self._wiring.head_address)
-            state = get_cluster_resource_state(self._gcs)
-        except Exception as error:  # Ray's errors have no family of their own: RpcError, AuthenticationError, ...
-            log.warning("Ray cannot be asked which nodes have joined: %s", error)
-            self._gcs = None
-            return None
-        return {node.instance_id for node in state.node_states}
+    def _ray_nodes(self) -> RayNodes:
+        return RayNodes(self._wiring.head_address)
 
     def _write_limits(self) -> None:
         limits = self._belief.tell(self._nodes.limits(), self._nodes.by_id().keys())

@@ -148,6 +148,7 @@ def _cloud_config(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": TOKEN_FILE,
         "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the house
+        **_proxy(config, settings.get("RAYLORA_HEAD", "")),
         **settings,
     }
     lines = [f"{key}={_quoted(value)}" for key, value in environment.items()]
@@ -160,9 +161,22 @@ def _cloud_config(
         # Without _netdev and nofail a file server that is away would hold up the boot.
         options = "nfsvers=4.1,hard,_netdev,nofail,x-systemd.mount-timeout=60"
         document["mounts"] = [[config.shared_export, config.shared_folder, "nfs", options, "0", "0"]]
+    if config.ntp:
+        document["ntp"] = {"enabled": True, "servers": config.ntp}
     if config.ssh_keys:
         document["ssh_authorized_keys"] = config.ssh_keys
     return document
+
+
+def _proxy(config: ClusterConfig, head_address: str) -> dict[str, str]:
+    """What programs on a node read of a proxy; the cluster's own machines are reached without it."""
+    if config.proxy is None:
+        return {}
+    near = ["localhost", "127.0.0.1", "::1", config.vcenter.host, head_address.rpartition(":")[0].strip("[]")]
+    if config.addresses is not None:
+        near.append(str(config.addresses.network))
+    direct = ",".join(filter(None, near))
+    return {"http_proxy": config.proxy, "https_proxy": config.proxy, "no_proxy": direct}
 
 
 def _file(path: str, content: str, owner: str) -> dict[str, str]:
@@ -179,10 +193,11 @@ def _address(own_address: str) -> dict[str, str]:
 
 
 def _network(config: ClusterConfig, own_address: str) -> dict[str, Any]:
-    """The network configuration (netplan's version 2) of a node with an address of its own; empty for DHCP."""
+    """The network configuration (netplan's version 2) of a node; empty for one card and DHCP, as cloud-init does it."""
     given = config.addresses
     if given is None or not own_address:
-        return {}
+        several = {"match": {"name": "e*"}, "dhcp4": True}
+        return {"version": 2, "ethernets": {"nodes": several}} if config.further_networks else {}
     card: dict[str, Any] = {
         "match": {"name": "e*"},  # the template has one network card; its name follows from its slot
         "dhcp4": False,

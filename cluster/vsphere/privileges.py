@@ -57,7 +57,7 @@ def missing(vcenter: VCenter, site: Site | None, config: ClusterConfig) -> list[
         entities |= _entities(vcenter, site, config)
     unneeded = set()
     if not config.policy_of(config.head) and not any(map(config.policy_of, config.workers.values())):
-        unneeded.add("StorageProfile.View")
+        unneeded |= {"StorageProfile.View", "StorageProfile.Update"} if not config.shared_storage_policy else set()
     if site is None or not site.template.is_template:
         unneeded.add("VirtualMachine.Provisioning.DeployTemplate")
     wanted = [right for right in rights() if right.on in entities and right.privilege not in unneeded]

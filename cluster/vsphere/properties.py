@@ -11,9 +11,11 @@ from pyVmomi import vim, vmodl
 
 from raylora.cluster.nodes.identity import (
     ADDRESS_KEY,
+    BOOT_KEY,
     CONFIG_KEY,
     DRAINED_KEY,
     HEAD_KEY,
+    HOURS_KEY,
     NOTES_KEY,
     STATE_KEY,
     ownership,
@@ -215,11 +217,13 @@ def machine_of(identifier: str, raw: Mapping[str, Any], details: Mapping[str, An
         owner=owner,
         devices=tuple(_devices(seen.get("config.hardware.device") or ())),
         state=extra.get(STATE_KEY, ""),
+        boot=extra.get(BOOT_KEY, ""),
         notes=extra.get(NOTES_KEY, ""),
         reserved_mib=raw.get("summary.config.memoryReservation") or 0,
         head=extra.get(HEAD_KEY, ""),
         address=extra.get(ADDRESS_KEY, ""),
         config=extra.get(CONFIG_KEY, ""),
+        hours=extra.get(HOURS_KEY, ""),
         drained=_names(extra.get(DRAINED_KEY, "")),
     )
 

@@ -29,6 +29,7 @@ from raylora.suggest import printable
 log = logging.getLogger(__name__)
 
 OLDEST_API: Final = (7, 0)  # dynamic DirectPath came with vSphere 7.0
+_VSAN: Final = {(7, 0): 12, (7, 0, 1): 15, (7, 0, 2): 16, (7, 0, 3): 18}  # since which vSphere: vSAN's own version
 LONGEST_WAIT: Final = 60.0  # seconds between two tries
 CONNECTIONS: Final = 16  # kept open; more calls at a time open more
 _IDLE: Final = 50  # seconds; proxies in front of a vCenter drop idle connections after 60
@@ -84,6 +85,7 @@ class VCenter:
         self._closed = False
         self._stub: _Stub | None = None
         self._pbm: tuple[int, Any] | None = None
+        self._vsan: tuple[int, Any] | None = None
         self._content: Any = None
         self._refused: tuple[str, float] | None = None  # the password of the last login, and when it was refused
         self._ahead = 0.0  # seconds by which vCenter's clock is ahead of time.time()
@@ -181,7 +183,7 @@ class VCenter:
         """
         from pyVmomi import pbm
 
-        self.connect()
+        self._awake()
         if self._pbm is None or self._pbm[0] != self.logins:
             assert self._stub is not None
             session = self._stub.cookie.split('"')[1] if '"' in self._stub.cookie else self._stub.cookie
@@ -191,6 +193,22 @@ class VCenter:
             service = pbm.ServiceInstance("ServiceInstance", stub)
             self._pbm = (self.logins, self.read(service, "PbmRetrieveServiceContent"))
         return self._pbm[1]
+
+    def vsan(self, kind: type[Any], identifier: str) -> Any:
+        """The managed object of vSAN's own service with a certain id, in this session. Raises: as `read`."""
+        self._awake()
+        if self._vsan is None or self._vsan[0] != self.logins:
+            assert self._stub is not None
+            known = [key for key in _VSAN if key <= version_key(self._content.about.apiVersion)]
+            stub = self._new_stub(f"vsan.version.version{_VSAN[max(known)]}", "/vsanHealth")
+            stub.cookie = self._stub.cookie
+            self._vsan = (self.logins, stub)
+        return kind(identifier, self._vsan[1])
+
+    def _awake(self) -> None:
+        """See that the session lives: how other services than vCenter's own say that it does not, no source says."""
+        self.connect()
+        self.read(vim.ServiceInstance("ServiceInstance", self._stub), "CurrentTime")
 
     def renew(self, logins: int) -> None:
         """Begin a new session, unless somebody did since `logins` was read.

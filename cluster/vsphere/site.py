@@ -26,7 +26,8 @@ class Site:
     Attributes:
         reach: hosts, and what they must reach.
         datacenter, cluster, folder, pool, datastore: ids; `cluster` is the compute resource.
-        network_backing: what a network card is connected to (a `VirtualDevice.BackingInfo`).
+        network_backings: what the network cards are connected to (each a `VirtualDevice.BackingInfo`), the first to
+            `network`.
         template: the machine that nodes are cloned from.
     """
 
@@ -36,7 +37,7 @@ class Site:
     folder: str
     pool: str
     datastore: str
-    network_backing: Any
+    network_backings: tuple[Any, ...]
     template: Template
 
 
@@ -51,7 +52,8 @@ def find_site(vcenter: VCenter, view: View, config: ClusterConfig) -> Site:
     cluster = finder.cluster(datacenter)
     hosts = finder.hosts(cluster)
     datastore = finder.datastore(hosts)
-    network = finder.network(hosts)
+    network = finder.network(hosts, "network", config.network)
+    further = [finder.network(hosts, "further_networks", name) for name in config.further_networks or ()]
     folder = finder.folder(datacenter)
     pool = finder.pool(cluster)
     machine = templates.find_template(vcenter, view, config, finder, datacenter) if datacenter else None
@@ -59,7 +61,7 @@ def find_site(vcenter: VCenter, view: View, config: ClusterConfig) -> Site:
     if template is not None and config.addresses is not None and templates.networks(template):
         hint = "take the others out of the template, or let DHCP give addresses"
         finder.problem("addresses", "a static address is for one network card, and the template has several", hint)
-    backing = _backing(vcenter, network) if network is not None else None
+    networks = [each for each in (network, *further) if each is not None]
     if finder.problems or not (datacenter and cluster and datastore and network and folder and pool and template):
         raise UserError(finder.problems)
     return Site(
@@ -68,14 +70,14 @@ def find_site(vcenter: VCenter, view: View, config: ClusterConfig) -> Site:
             datastore,
             network.id,
             templates.disks(template, config),
-            templates.networks(template),
+            templates.networks(template, len(networks)) | {each.id for each in further if each is not None},
         ),
         datacenter.id,
         cluster.id,
         folder,
         pool,
         datastore,
-        backing,
+        tuple(_backing(vcenter, each) for each in networks),
         template,
     )
 
@@ -144,7 +146,7 @@ class _SiteFinder(Finder):
         reachable = frozenset[str]().union(*(host.datastores for host in hosts))
         stores = [entity for entity in self.view.of_kind("Datastore") if entity.id in reachable]
         pods = [entity for entity in self.view.of_kind("Folder") if entity.store == "StoragePod"]
-        if self.out_of_reach("datastore", self.config.datastore, "Datastore", [*stores, *pods]):
+        if self.out_of_reach("datastore", self.config.datastore, "Datastore", [*stores, *pods], "datastore"):
             return ""
         picked = self.pick("datastore", "datastore", self.config.datastore, entities(self.view, [*stores, *pods]))
         if picked is None or picked.id in reachable:
@@ -159,34 +161,32 @@ class _SiteFinder(Finder):
         seen = {store.id: sum(store.id in host.datastores for host in hosts) for store in members}
         return max(members, key=lambda store: (seen[store.id], store.free, store.name)).id
 
-    def out_of_reach(self, key: str, name: str, kind: str, reached: list[Entity]) -> bool:
+    def out_of_reach(self, key: str, name: str, kind: str, reached: list[Entity], what: str) -> bool:
         """Whether a name is that of a thing which no host reaches; that is then told."""
         others = [entity for entity in self.view.of_kind(kind) if entity not in reached and not entity.uplink]
         if any(thing.called(name) for thing in entities(self.view, reached)):
             return False
         far = [thing for thing in entities(self.view, others) if thing.called(name)]
         if far:
-            message = f"no host that may be used reaches the {key} {printable(name, 60)}"
+            message = f"no host that may be used reaches the {what} {printable(name, 60)}"
             self.problem(key, message, f"they reach {_names(entities(self.view, reached))}")
         return bool(far)
 
-    def network(self, hosts: list[Host]) -> Entity | None:
-        """The network; none is told of without hosts."""
+    def network(self, hosts: list[Host], key: str, name: str) -> Entity | None:
+        """The network of a name; none is told of without hosts."""
         if not hosts:
             return None
         reachable = frozenset[str]().union(*(host.networks for host in hosts))
         found = [entity for entity in self.view.of_kind("Network") if entity.id in reachable]
         uplinks = entities(self.view, (entity for entity in found if entity.uplink))
         things = entities(self.view, (entity for entity in found if not entity.uplink))
-        if any(uplink.called(self.config.network) for uplink in uplinks) and not any(
-            thing.called(self.config.network) for thing in things
-        ):
-            message = f"{printable(self.config.network, 60)} is the uplinks of a distributed switch, no network"
-            self.problem("network", message, f"there are {_names(things)}")
+        if any(uplink.called(name) for uplink in uplinks) and not any(thing.called(name) for thing in things):
+            message = f"{printable(name, 60)} is the uplinks of a distributed switch, no network"
+            self.problem(key, message, f"there are {_names(things)}")
             return None
-        if self.out_of_reach("network", self.config.network, "Network", found):
+        if self.out_of_reach(key, name, "Network", found, "network"):
             return None
-        picked = self.pick("network", "network", self.config.network, things)
+        picked = self.pick(key, "network", name, things)
         return self.view.entities[picked.id] if picked is not None else None
 
     def folder(self, datacenter: Entity | None) -> str:

@@ -157,12 +157,12 @@ def notes(template: Template, config: ClusterConfig) -> list[str]:
     return found
 
 
-def networks(template: Template) -> frozenset[str]:
-    """Ids of what the template's network cards but the first, which clones connect anew, are connected to."""
+def networks(template: Template, anew: int = 1) -> frozenset[str]:
+    """Ids of what the template's network cards are connected to, but those of the first, which clones connect anew."""
     ids = set()
     for base in (template.own, template.frozen):
         cards = [each for each in base.devices if isinstance(each, vim.vm.device.VirtualEthernetCard)]
-        for card in cards[1:]:
+        for card in cards[anew:]:
             port = getattr(card.backing, "port", None)
             ids.add(port.portgroupKey if port is not None else moid(getattr(card.backing, "network", None)))
     return frozenset(ids - {"", None})
@@ -251,7 +251,7 @@ def _check(vcenter: VCenter, template: Template, config: ClusterConfig, finder: 
             "upgrade it while it is off (Compatibility > Upgrade VM Compatibility) and take a new snapshot, or say "
             "passthrough: static",
         )
-    if any(base.encrypted for base in _bases(template, config)) and not _has_key_provider(vcenter):
+    if any(base.encrypted for base in _bases(template, config)) and not has_key_provider(vcenter):
         finder.problem(
             "template",
             f"the template {name} is encrypted or has a virtual TPM, and this vCenter has no key provider",
@@ -262,7 +262,8 @@ def _check(vcenter: VCenter, template: Template, config: ClusterConfig, finder: 
         finder.problem("template", f"the template {name} carries a card: no instant clone can be made of it", hint)
 
 
-def _has_key_provider(vcenter: VCenter) -> bool:
+def has_key_provider(vcenter: VCenter) -> bool:
+    """Whether the vCenter has somebody to ask for keys, without whom nothing can be encrypted."""
     manager = getattr(vcenter.content, "cryptoManager", None)
     return manager is not None and bool(read_properties(vcenter, manager, "kmipServers").get("kmipServers"))
 

@@ -44,11 +44,13 @@ class Machine:
         devices: the cards it asks for; known for machines that might be ours or have memory reserved.
         booted: when it was powered on, None while it is off.
         state: what the node says of itself (guestinfo.raylora.state).
+        boot: how its first boot has ended, in cloud-init's words (guestinfo.raylora.boot).
         notes: what the autoscaler has left there for people (on the head).
         reserved_mib: memory that its host must keep for it while it is on.
         head: the address of the head that its guest was last told (guestinfo.raylora.head).
         config: on the head, the configuration that it is to follow, packed as for the guestinfo.
         drained: on the head, names of hosts that workers leave and that get no new ones.
+        hours: on the head, the card-hours that were counted.
         address: the address that it was given from a cluster's pool; empty if DHCP gives it one.
     """
 
@@ -63,12 +65,14 @@ class Machine:
     owner: Ownership | None = None
     devices: tuple[PciDevice, ...] = ()
     state: str = ""
+    boot: str = ""
     notes: str = ""
     reserved_mib: int = 0
     head: str = ""
     address: str = ""
     config: str = ""
     drained: tuple[str, ...] = ()
+    hours: str = ""
 
     @property
     def on(self) -> bool:
@@ -178,7 +182,7 @@ class Reach:
         hosts: those that may be used, whatever state they are in.
         datastore, network: what a host must reach; empty if that is not asked for.
         disks: datastores of the template's disks, which linked clones go on reading.
-        networks: what the template's further network cards are connected to.
+        networks: what the further network cards of nodes are connected to.
     """
 
     hosts: frozenset[str]

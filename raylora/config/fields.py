@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from raylora.config import yaml_text
 from raylora.config.aliases import KEY_REMARKS, VALUE_ALIASES
 from raylora.config.yaml_text import Issue, Key
-from raylora.suggest import printable
+from raylora.suggest import printable, windows_hint
 
 
 def whole(value: object) -> int:
@@ -258,6 +258,10 @@ def invalid(key: Key, value: object, field: FieldInfo) -> Issue:
         alias = VALUE_ALIASES.get(plain, "")
         close = [alias, VALUE_ALIASES.get(alias, "")] + difflib.get_close_matches(plain, options, n=1)
         hint = next((f"did you mean {option}?" for option in close if option in options), "")
+        if path_role(field) and (
+            mend := windows_hint(value)
+        ):  # backslashes in double quotes: "C:\\new" has a line's end
+            hint = mend
     elif isinstance(value, int | float) and not isinstance(value, bool) and (takes(field, str) or valid == "a text"):
         hint = f'a text that looks like a number stands in quotes: "{shown(value)}"'
     if not hint and example(field):

@@ -28,7 +28,7 @@ from raylora.config.fields import (
     unfold,
     unknown,
 )
-from raylora.config.yaml_text import Document, Issue, Key, follow, within
+from raylora.config.yaml_text import Document, Issue, Key, follow, key_text, within
 from raylora.errors import Problem, UserError
 from raylora.suggest import printable
 
@@ -49,6 +49,7 @@ class FileFormat(Generic[S]):
         example_override: one or two `key=value`, told where an override is none.
         known: by section, names that people know from elsewhere and the key that each of them stands for.
         unknown_hint: told of a key that is like none that is known; empty: the keys of its section are listed.
+        included: a section whose entries may be paths of files that are read in their place.
         replaced_whole: a section whose entries are replaced as a whole by an override that reaches into one.
     """
 
@@ -57,6 +58,7 @@ class FileFormat(Generic[S]):
     example_override: str
     known: Mapping[type[Section], Mapping[str, str]]
     unknown_hint: str = ""
+    included: Key = ()
     replaced_whole: Key = ()
 
 
@@ -96,6 +98,8 @@ def load(
         document.value = {}
     for override in overrides:
         problems += _override(file, document, override)
+    if readable:
+        problems += _include(file.included, document, Path(path))
     issues = [*document.issues]
     if readable:
         unread = {issue.key for issue in issues if issue.key and follow(document.value, issue.key)[1] is None}
@@ -227,6 +231,33 @@ def _override(file: FileFormat[S], document: Document, text: str) -> list[Proble
     return document.put(parts, read, name)
 
 
+def _include(section: Key, document: Document, path: Path) -> list[Problem]:
+    """Read the files that entries of a section name in the entries' place; returns those that cannot be read."""
+    key, entries = follow(document.value, section)
+    if not section or key != section or not isinstance(entries, dict):
+        return []
+    here = suggest.current_folder()
+    problems: list[Problem] = []
+    for name, given in list(entries.items()):
+        if not isinstance(given, str):
+            continue
+        where = document.where((*section, name))
+        try:
+            tried = suggest.places(suggest.expand(path_value(given)), [here, (here / path).parent])
+            read = yaml_text.read(next((place for place in tried if suggest.exists(place)), tried[0]))
+        except ValueError as error:
+            problems.append(Problem(f"{shown(given)} is not valid: {error}", where, key_text((*section, name))))
+        except UserError as error:
+            problems += [
+                dataclasses.replace(each, key=each.key or key_text((*section, name))) for each in error.problems
+            ]
+        else:
+            document.put([str(part) for part in (*section, name)], read, name)
+            continue
+        entries[name] = {}  # so that it is told once
+    return problems
+
+
 #: In a key of `path_fields`: each entry of a mapping of sections.
 EACH = "*"
 
@@ -284,6 +315,9 @@ def resolve_paths(
             text = path_value(given)
         except ValueError:
             continue  # null, or the schema tells of it
+        if hint := suggest.windows_hint(text):
+            yield Issue(key, f"{shown(given)} is a path of Windows, and this is another system", hint)
+            continue
         try:
             path = suggest.expand(text)
         except ValueError as error:

@@ -55,6 +55,27 @@ class Domain(Section):
         low, high = self.values
         return number(low), number(high)
 
+    @property
+    def size(self) -> int | None:
+        """How many values it has; None for a range of fractions."""
+        if self.kind in LISTS:
+            return len(self.values)
+        low, high = self.bounds
+        return int(high - low) + 1 if self.kind in ("int", "logint") else None
+
+    def listed(self) -> Sequence[Scalar]:
+        """All its values.
+
+        Raises:
+            ValueError: it is a range of fractions.
+        """
+        if self.kind in LISTS:
+            return self.values
+        if self.size is None:
+            raise ValueError(f"a {self.kind} has no end of values")
+        low, high = self.bounds
+        return range(int(low), int(high) + 1)
+
 
 class _Key:
     """The key that a domain is for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import Any
 
 import yaml
 
+from raylora.config import lookalikes
 from raylora.errors import Problem, UserError
-from raylora.suggest import near_files, printable
+from raylora.suggest import near_files, printable, windows_hint
 
 Key = tuple[str | int, ...]  #: where a value stands: `("sweep", "space", "lora_rank", 0)`
 
 LARGEST_FILE = 256 * 1024  # bytes; a configuration has some hundred, a model file named by mistake has more
 DEEPEST = 20  # levels; the deepest key there is, a value of a search space, is on level 5
 MOST_VALUES = 10_000  # after aliases are expanded
+_MOST_COLONS = 10  # of one text that are told of; one tells of all
 LONGEST_NUMBER = 100  # characters; int() refuses 4300 digits, and no setting needs more than 20
 
 _STANDARD = "tag:yaml.org,2002:"
@@ -32,6 +35,7 @@ _FLOAT = re.compile(
 )
 _SCALARS = tuple(f"{_STANDARD}{kind}" for kind in ("str", "null", "bool", "int", "float"))
 _BOOLEAN = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:\\[^\"]*|\\\\[^\"]*")
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 RESOLVERS = (  # tag, pattern, first characters; the order decides
     (f"{_STANDARD}null", _NULL, ["~", "n", "N", ""]),
@@ -104,7 +108,7 @@ class Document:
         target: Key = tuple(parts)
         for key in [key for key in self.places if key[: len(target)] == target]:
             del self.places[key]
-        self.places |= {(*target, *key): read.source for key in read.places}
+        self.places |= {(*target, *key): place for key, place in read.places.items()}
         self.issues = [issue for issue in self.issues if issue.key[: len(target)] != target or not issue.key]
         self.issues += [dataclasses.replace(issue, key=(*target, *issue.key)) for issue in read.issues]
         return []
@@ -199,6 +203,9 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_STANDARD}seq":
             return [self.value(item, (*key, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+            if node.style is None and (mend := _mend(node.value)):
+                self.issue(key, node, f"{printable(node.value, 80)} {mend[0]}", mend[1])
+                return None
             try:
                 return _scalar(node.tag.removeprefix(_STANDARD), node.value)
             except ValueError as error:
@@ -226,6 +233,16 @@ class _Reader:
                 lines[name] = name_node.start_mark.line + 1
                 result[name] = self.value(value_node, (*key, name))
         return result
+
+
+def _mend(text: str) -> tuple[str, str] | None:
+    """The fault of the characters of a text without quotes, and what to write; None if they are YAML's."""
+    if inner := lookalikes.without_quotes(text):
+        hint = f"write \"{inner}\", or, if these marks belong to the text, '{text}'"
+        return "stands in quotation marks that are not YAML's", printable(hint, 200)
+    if plain := lookalikes.narrow(text):
+        return "has full-width characters", f"write {plain}"
+    return None
 
 
 def _scalar(kind: str, text: str) -> bool | int | float | str | None:
@@ -259,15 +276,28 @@ def parse(text: str, source: str, *, numbered: bool = True) -> Document:
         loader = _Loader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
-        raise UserError([_syntax_problem(error, text, source, numbered)]) from error
+        raise UserError(
+            _wide_colons(text, source, numbered) or [_syntax_problem(error, text, source, numbered)]
+        ) from error
     except (ValueError, OverflowError) as error:  # PyYAML on "\UFFFFFFFF" and on %YAML with too many digits
         raise UserError.one("not valid YAML: a number in an escape is too large", where=source) from error
+    if isinstance(node, yaml.ScalarNode) and (problems := _wide_colons(text, source, numbered)):
+        raise UserError(problems)
     if node is not None:
         document.value = _Reader(document, numbered).value(node, ())
     return document
 
 
 _NO_ESCAPE = "a backslash in double quotes starts an escape: use single quotes or forward slashes"
+
+
+def _wide_colons(text: str, source: str, numbered: bool) -> list[Problem]:
+    """The problems of a text that is not read as keys and values, since other colons stand behind its keys."""
+    message = "the colon is a full-width one (：), and YAML reads only `:`"
+    return [
+        Problem(message, f"{source}:{line}" if numbered else source, "", f"write `{printable(mended, 120)}`")
+        for line, mended in itertools.islice(lookalikes.wide_colons(text), _MOST_COLONS)
+    ]
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str, source: str, numbered: bool) -> Problem:
@@ -294,6 +324,9 @@ def _syntax_problem(error: yaml.YAMLError, text: str, source: str, numbered: boo
     }
     whole = f"{error} {message}"
     hint = next((hint for part, hint in hints.items() if part in whole), "")
+    lines = text.splitlines()
+    if hint == _NO_ESCAPE and 0 < line <= len(lines) and (path := _WINDOWS_PATH.search(lines[line - 1])):
+        hint += f"; {windows_hint(path[0])}"
     where = f"{source}:{line}" if line and numbered else source
     return Problem(f"not valid YAML: {printable(message, 120)}", where, "", hint)
 

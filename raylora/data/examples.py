@@ -168,11 +168,13 @@ class Dataset:
         train: learned from; one that is seen several times in an epoch stands there as often.
         held_out: judged by; some of `train` where nothing is held out.
         notes: what a person should know: repeats ignored, captions missing, chats truncated.
+        judges_were_given: whether those to judge by came of their own, and were not taken from what could be learned.
     """
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
     notes: tuple[str, ...] = ()
+    judges_were_given: bool = False
 
     @property
     def judged_by_training(self) -> bool:

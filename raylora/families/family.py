@@ -356,7 +356,7 @@ class Family(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def usage(cls, name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
-        """How people use the exported adapter in the programs they have.
+        """How people use the exported adapter in the programs they have; paths of it count from the folder it lies in.
 
         Args:
             name: of the sweep, as a file or a model can be called.

@@ -49,7 +49,8 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
         raise _other_kind(family, config) or error from None
     learn_all = config.validation_examples == 0  # those too that were given to judge by
     unique, notes = split.without_duplicates((*found.examples, *found.held_out) if learn_all else found.examples)
-    if not learn_all and (found.held_out or config.validation_path):
+    given = not learn_all and bool(found.held_out or config.validation_path)
+    if given:
         train, held_out, more = split.judged_by(unique, found.held_out, config.validation_examples)
         notes = [*notes, *more]
     else:
@@ -57,7 +58,7 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
     own = {example.group for example in (*train, *held_out)}
     beside, _ = split.without_duplicates([example for example in found.beside if example.group not in own])
     learned, about_forms = family.learned(config, train, beside)
-    return Dataset(tuple(learned), tuple(held_out), (*found.notes, *notes, *about_forms))
+    return Dataset(tuple(learned), tuple(held_out), (*found.notes, *notes, *about_forms), given)
 
 
 def _what(path: Path) -> str:

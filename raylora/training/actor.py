@@ -6,6 +6,7 @@ Importing it stays cheap: torch comes with the trainer, in the actor's own proce
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ class TrainerActor:
 
         self._trainer = Trainer(config, cache_root, validate_every, events, threads, sharing, on_the_way)
 
+    def __repr__(self) -> str:
+        """The name in Ray's dashboard and logs, beside its node."""
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return f"trainer of GPU {gpu}" if gpu else "trainer on CPU"
+
     async def ping(self) -> None:
         """Return at once, if the process lives and can train; see `Trainer.check`."""
         self._trainer.check()
@@ -48,6 +54,10 @@ class TrainerActor:
     async def leave(self, trial: str) -> None:
         """See `Trainer.leave`."""
         await asyncio.wrap_future(self._trainer.leave(trial))
+
+    async def vacate(self) -> None:
+        """See `Trainer.vacate`."""
+        await asyncio.wrap_future(self._trainer.vacate())
 
     async def use_threads(self, threads: int) -> None:
         """See `Trainer.use_threads`."""

@@ -22,6 +22,8 @@ class Report:
         device: what it trained on: "cuda" or "cpu".
         rows: batches of all trials in the pack's last step.
         step_seconds: what such a step took.
+        leaving: whether the trial has left the pack between two report points, since its machine goes; `metrics` then
+            hold its step alone.
     """
 
     metrics: dict[str, float]
@@ -31,3 +33,4 @@ class Report:
     device: str
     rows: int
     step_seconds: float
+    leaving: bool = False

@@ -22,14 +22,14 @@ from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
 from raylora.lora.selection import WORDS
 from raylora.tuning.devices import slots
+from raylora.tuning.devices.slots import Fit
+from raylora.tuning.doubts import doubts
 from raylora.tuning.tune.initial_points import first_points
 
 log = logging.getLogger(__name__)
 
 #: Reports of a run when `validate_every` is not given.
 REPORTS = 8
-#: Where more than one example in so many is held out, a person should know what to write to train on all.
-FEW = 4
 #: A learning rate from which LoRA diverges under AdamW, whatever it learns.
 _HIGH = 0.5
 #: Bytes that a sweep needs at the least: checkpoints, events, the report with its plots.
@@ -80,14 +80,42 @@ class Plan:
             ("output", config.output_dir),
         ]
         if self.sweep:
-            chosen = f"chosen by {self.sweep.searcher}, stopped early by {self.sweep.scheduler}"
-            rows.append(("trials", f"{self.trials}, {chosen}"))
+            rows.append(("trials", _trial_words(self.sweep)))
             rows += [(f"  {key}", _domain_words(domain)) for key, domain in self.sweep.space.items()]
         if first := self.first_points():
             rows.append(("first trial", ", ".join(f"{key} {_value_words(value)}" for key, value in first[0].items())))
         lines = [f"{name:<18} {value}" for name, value in rows]
         lines += ["", *self._memory(), ""]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.dataset.notes)]).rstrip()
+        return "\n".join([*lines, *self._remarks(self._rank_doubt())]).rstrip()
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as JSON values: what `raylora plan --json` prints.
+
+        Raises:
+            UserError: the base model's configuration makes no model.
+        """
+        config, train = self.config, len(self.dataset.train)
+        steps = config.total_steps(train)
+        sweep = self.sweep
+        return {
+            "base_model": config.base_model,
+            "family": self.family.name,
+            "output_dir": config.output_dir,
+            "training_examples": train,
+            "held_out_examples": 0 if self.dataset.judged_by_training else len(self.dataset.held_out),
+            "steps": steps,
+            "examples_seen": steps * config.batch_size,
+            "validate_every": self.validate_every,
+            "trials": self.trials,
+            "searcher": sweep and ("grid" if sweep.tries_all else sweep.searcher),
+            "scheduler": sweep and sweep.scheduler,
+            "space": {key: {domain.kind: list(domain.values)} for key, domain in sweep.space.items()} if sweep else {},
+            "first_trial": next(iter(self.first_points()), None),
+            "updated": self._coverage(),
+            "memory": self._fits if isinstance(self._fits, str) else [fit.summary() for fit in self._fits],
+            "warnings": [*doubts(config, sweep, self.dataset), *filter(None, [self._rank_doubt()])],
+            "notes": list(self.dataset.notes),
+        }
 
     def _examples(self) -> str:
         train, judges = len(self.dataset.train), len(self.dataset.held_out)
@@ -96,15 +124,13 @@ class Plan:
         return f"{train}, and {judges} held out to judge by"
 
     def about_data(self) -> list[str]:
-        """The lines on its data that a run begins with: how many examples it learns from, and all that was noted."""
-        lines = [f"training examples: {self._examples()}"]
-        if (
-            self.sweep is None
-            and len(self.dataset.held_out) * FEW > len(self.dataset.train)
-            and not (self.dataset.judged_by_training)
-        ):
-            lines[0] += " (validation_examples: 0 trains on all of them)"
-        return [*lines, *(f"note: {note}" for note in self.dataset.notes)]
+        """The lines that a run begins with: how many examples it learns from, what is doubtful, and what was noted."""
+        return [f"training examples: {self._examples()}", *self._remarks()]
+
+    def _remarks(self, *more: str) -> list[str]:
+        """The warnings of the run, and the notes on its data."""
+        found = [*doubts(self.config, self.sweep, self.dataset), *filter(None, more)]
+        return [*(f"warning: {doubt}" for doubt in found), *(f"note: {note}" for note in self.dataset.notes)]
 
     def encoded_text(self, count: int) -> str:
         """The first training examples as the model reads them.
@@ -144,27 +170,49 @@ class Plan:
 
     def _coverage(self) -> str:
         """Which share of the weights gets an update."""
-        import torch
-
         from raylora.lora.coverage import coverage
-        from raylora.training.memory.estimate import without_numbers
 
         try:
-            with without_numbers():
-                base = self.family.meta_model(self.config, torch.bfloat16)
-                return coverage(base.model, base.targets(self.config.lora_targets)).words()
+            return coverage(*self._adapted).words()
         except UserError:
             raise
         except Exception as error:  # models of any make: some cannot run without numbers
             return _unknown(error)
 
-    def _memory(self) -> list[str]:
+    def _rank_doubt(self) -> str:
+        from raylora.tuning.doubts import rank_doubt
+
         try:
-            return slots.table(slots.fits(self.family, self.config, self.sweep, self.trials, self.dataset.train))
+            return rank_doubt(self.config, self.sweep, *self._adapted)
+        except UserError:
+            raise
+        except Exception:  # what is not known is said in the line of the coverage
+            return ""
+
+    @functools.cached_property
+    def _adapted(self) -> tuple[Any, list[str]]:
+        """The base model without its weights, and the names of its layers that get an update."""
+        import torch
+
+        from raylora.training.memory.estimate import without_numbers
+
+        with without_numbers():
+            base = self.family.meta_model(self.config, torch.bfloat16)
+            return base.model, base.targets(self.config.lora_targets)
+
+    def _memory(self) -> list[str]:
+        found = self._fits
+        return [f"{'memory':<18} {found}"] if isinstance(found, str) else slots.table(found)
+
+    @functools.cached_property
+    def _fits(self) -> list[Fit] | str:
+        """The fit of the run on each device, or the reason why nobody knows."""
+        try:
+            return slots.fits(self.family, self.config, self.sweep, self.trials, self.dataset.train)
         except UserError:
             raise
         except Exception as error:  # models of any make: some cannot run without numbers
-            return [f"{'memory':<18} {_unknown(error)}"]
+            return _unknown(error)
 
 
 def _unknown(error: Exception) -> str:
@@ -190,7 +238,7 @@ def make_plan(config: TrainConfig, sweep: SweepConfig | None, *, fresh: bool = F
         message = "0 leaves a sweep nothing to judge its trials by"
         hint = "remove the key; `sweep.retrain: true` trains the winner on all examples at the end"
         problems.append(Problem(message, "", "validation_examples", hint))
-    for look in (family.check, _check_room, functools.partial(_check_place, family=family, fresh=fresh)):
+    for look in (family.check, _check_room, functools.partial(check_place, family=family, fresh=fresh)):
         try:
             look(config)
         except UserError as error:
@@ -217,6 +265,15 @@ def _remarks(config: TrainConfig, sweep: SweepConfig | None) -> Iterator[str]:
         yield "sample_every has no effect in a sweep, which makes samples of its winner in the end"
     if config.learning_rate >= _HIGH:
         yield f"learning_rate {config.learning_rate:g} is far too high for AdamW; 1.0 is for optimizers that adapt it"
+
+
+def _trial_words(sweep: SweepConfig) -> str:
+    stopped = "none is stopped early" if sweep.scheduler == "none" else f"weak ones stopped early by {sweep.scheduler}"
+    if not sweep.tries_all:
+        return f"{sweep.trials}, chosen by {sweep.searcher}, {stopped}"
+    fewer = sweep.searcher != "grid" and sweep.trial_count < sweep.trials
+    more = f" (there are no more, so not {sweep.trials})" if fewer else ""
+    return f"{sweep.trial_count}: every combination once{more}, {stopped}"
 
 
 def _target_words(targets: str | list[str]) -> str:
@@ -267,8 +324,12 @@ def _check_room(config: TrainConfig) -> None:
         )
 
 
-def _check_place(config: TrainConfig, *, family: Family, fresh: bool) -> None:
-    """See that `output_dir` is the run's alone: a later run moves it aside with all that is in it."""
+def check_place(config: TrainConfig, family: Family, *, fresh: bool) -> None:
+    """See that `output_dir` is the run's alone: a later run moves it aside with all that is in it.
+
+    Raises:
+        UserError: it is not.
+    """
     output = Path(os.path.realpath(config.output_dir))
     if fresh:
         held = [key for key, given in _inputs(config) if _lies_in(given, output)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from ray.tune import Callback
 
 from raylora.config.dump import dump_config
 from raylora.console import say
 from raylora.errors import Interrupted, UserError
+from raylora.tuning.devices import dashboard as dashboard_address
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan
 from raylora.tuning.results.collect import collect
 from raylora.tuning.results.types import SweepOutcome
+from raylora.tuning.resumption import goes_on
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.run_inputs import changes, inputs_of
 from raylora.tuning.tune import signals, trial_folder
@@ -19,11 +23,26 @@ from raylora.tuning.tune.continuation import Continuation, continuation
 from raylora.tuning.tune.experiment import make_tuner, remove_pickles, trainer_pool, tune_environment
 from raylora.tuning.tune.journal import TrialRecord
 
+__all__ = ["Callback", "prepare", "run", "run_to_end"]
+
 T = TypeVar("T")
 
 
-def run_to_end(plan: Plan, resume: bool, dashboard: bool, finish: Callable[[Plan, SweepOutcome], T]) -> T:
+def run_to_end(
+    plan: Plan,
+    resume: bool | None,
+    dashboard: bool,
+    finish: Callable[[Plan, SweepOutcome], T],
+    callbacks: Sequence[Callback] = (),
+) -> T:
     """`run`, and `finish` with what came out, while no other process may do so in the same `output_dir`.
+
+    Args:
+        plan: the sweep.
+        resume: whether it must go on with one that was started there, or must not; None: if there is one to go on with.
+        dashboard: start Ray's dashboard, if Ray is started here.
+        finish: what makes the results of it.
+        callbacks: of Ray Tune's, called beside our own.
 
     Raises:
         UserError: another process works there; and all that `run` and `finish` raise.
@@ -32,12 +51,15 @@ def run_to_end(plan: Plan, resume: bool, dashboard: bool, finish: Callable[[Plan
     if resume:
         folder.check_resumable(dump_config(plan.config))  # before anything is written into a folder that is no run's
     with folder.hold():
-        outcome = run(plan, folder, resume, dashboard)
+        going_on = goes_on(plan, folder) if resume is None else resume
+        outcome = run(plan, folder, going_on, dashboard, callbacks)
         folder.check_held()
         return finish(plan, outcome)
 
 
-def run(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> SweepOutcome:
+def run(
+    plan: Plan, folder: RunFolder, resume: bool, dashboard: bool, callbacks: Sequence[Callback] = ()
+) -> SweepOutcome:
     """Run, or go on with, a planned sweep; returns what came out, not yet ranked or exported.
 
     Args:
@@ -45,6 +67,7 @@ def run(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> SweepOu
         folder: its `output_dir`, held by this process.
         resume: go on with what was started there.
         dashboard: start Ray's dashboard, if Ray is started here.
+        callbacks: of Ray Tune's, called beside our own.
 
     Raises:
         UserError: nothing to resume, something that has changed since the run was started, an `output_dir` that
@@ -57,7 +80,7 @@ def run(plan: Plan, folder: RunFolder, resume: bool, dashboard: bool) -> SweepOu
     prepare(plan, folder, text, resume)
     folder.clock.begin(resume)
     before = _before(plan, folder) if resume else None
-    device, interrupted = _tune(plan, folder, before, dashboard)
+    device, interrupted = _tune(plan, folder, before, dashboard, callbacks)
     trials = folder.journal.read()
     if interrupted:
         done = sum(trial.state == "over" for trial in trials)
@@ -101,7 +124,7 @@ def _before(plan: Plan, folder: RunFolder) -> Continuation:
         raise UserError.one(
             f"gives {other[0]} values of other keys than are swept: it is not this run's",
             where=str(folder.journal),
-            hint="run it without --resume: it starts anew, and what is here is kept in a folder beside it",
+            hint="run it with --fresh: it starts anew, and what is here is kept in a folder beside it",
         )
 
     def furthest(trial: TrialRecord) -> int | None:
@@ -111,17 +134,19 @@ def _before(plan: Plan, folder: RunFolder) -> Continuation:
     return continuation(records, plan.trials, furthest)
 
 
-def _tune(plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool) -> tuple[str, bool]:
+def _tune(
+    plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool, callbacks: Sequence[Callback]
+) -> tuple[str, bool]:
     """Let Ray Tune run; gives the devices in words, and whether the person interrupted."""
     # Caught once Ray runs, which sets a handler of its own.
     with ray_cluster.running(dashboard) as url, tune_environment(), signals.catching() as interrupted:
         words = ray_cluster.devices().words()
         if before is not None and not before.left:
             return words, False
-        say(f"Ray runs on {words}{f', dashboard at http://{url}' if url else ''}")
+        say(", ".join(filter(None, (f"Ray runs on {words}", dashboard_address.words(url)))))
         remove_pickles(folder.experiment)  # of a process that was killed
         with trainer_pool(plan, folder) as pool_name:
-            tuner = make_tuner(plan, folder, pool_name, before)
+            tuner = make_tuner(plan, folder, pool_name, before, callbacks)
             try:
                 tuner.fit()
             except Exception:

@@ -62,9 +62,18 @@ class RunFolder:
     @property
     def state(self) -> State:
         """Whether a run has finished here, has begun and can go on, or neither."""
-        if self.outcome.exists():
+        if self.outcome.exists() and self.report.exists():  # the last that it writes
             return "finished"
         return "interrupted" if self.journal.exists() else "nothing"
+
+    def holds_sweep(self) -> bool:
+        """Whether a sweep has begun here, and no single run; where what it was started with is lost, by its trials."""
+        if not self.journal.exists():
+            return False
+        try:
+            return self.read_inputs()["space"] is not None
+        except (UserError, KeyError):
+            return len(list(self.experiment.glob("*/"))) > 1
 
     def adapter(self, name: str, trial: str | None = None) -> Path:
         """The place of the exported adapter: the winner's, or that of a trial that was asked for.
@@ -220,7 +229,7 @@ class RunFolder:
             raise UserError.one(
                 f"{how}: with which data and configuration the run was started is lost",
                 where=str(self.inputs),
-                hint="run it without --resume: it starts anew, and what is here is kept in a folder beside it",
+                hint="run it with --fresh: it starts anew, and what is here is kept in a folder beside it",
             ) from error
         return found
 

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,19 +23,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from raylora.cluster.nodes.identity import ADDRESS_KEY
 from raylora.cluster.ray import autoscaler_config
 from tests.cluster.system import need
-from tests.cluster.vcsim import Simulator
+from tests.cluster.vcsim import ROOT, Simulator
 
 BRIDGE = "raylora-test"
 NETWORK = "198.18.77"  # reserved for tests of networks (RFC 2544), so that it collides with nobody's
 GATEWAY = f"{NETWORK}.1"  # this machine's address on the bridge: the simulator listens there
+LOCK = Path(tempfile.gettempdir(), "raylora-test-network.lock")
 TEMPLATE = Path(autoscaler_config.__file__).parents[1] / "template"
 HERE = Path(__file__).parent
 #: Beside what the node's own environment file says.
-SETTINGS = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONPATH": str(ROOT),  # the code that is tested, whichever is installed
+}
 CARDS = {0x2684: "NVIDIA GeForce RTX 4090", 0x2204: "NVIDIA GeForce RTX 3090"}
 
 _GUESTINFO_TOOL = """#!/usr/bin/python3
@@ -178,7 +186,7 @@ class Machines:
 
 @contextlib.contextmanager
 def network() -> Iterator[str]:
-    """The bridge that all machines hang on; gives this machine's address on it.
+    """The bridge that all machines hang on; gives this machine's address on it. One run has it at a time.
 
     Fails the test, saying what is missing, where namespaces cannot be made.
     """
@@ -186,6 +194,11 @@ def network() -> Iterator[str]:
         need(program, package)
     if os.geteuid() != 0:
         pytest.fail("test machines are network namespaces, which only root makes: please run the tests as root")
+    with FileLock(LOCK):  # another run's machines hang on the bridge of the same name
+        yield from _bridge()
+
+
+def _bridge() -> Iterator[str]:
     _remove_leftovers()
     for words in (
         ["link", "add", BRIDGE, "type", "bridge"],

@@ -69,6 +69,23 @@ def test_what_does_not_go_together(tmp_path: Path, kind: str, told: str) -> None
     assert told in refused(written(tmp_path, SMALLEST.replace("{gpu: RTX 4090}", kind)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"addresses": {"pool": ["10.0.0.5"], "prefix": 24}}, "a static address is for a node's only network card"),
+        ({"workers": {"plain": {"max": 1, "clone": "instant"}}}, "plain is an instant clone, which has its parent's"),
+    ],
+)
+def test_further_networks_do_not_go_with(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        site(further_networks=["storage"], **changes)
+
+
+def test_a_proxy_is_an_address() -> None:
+    with pytest.raises(ValueError, match="is not the address of an HTTP proxy"):
+        site(proxy="proxy.example.com")
+
+
 def test_workers_cannot_be_called_head(tmp_path: Path) -> None:
     assert "workers cannot be called head" in refused(written(tmp_path, SMALLEST.replace("rtx4090", "head")))
 

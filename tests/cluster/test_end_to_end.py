@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from raylora.config.schema import TrainConfig
 from raylora.training import checkpoint_format
 from raylora.training.trainer import Trainer
 from tests.cluster import hosts, vcsim
+from tests.cluster.fleet import fleet, new_template
 from tests.cluster.hosts import Machines
 from tests.cluster.sites import in_simulator
 from tests.training.fixtures import write_chats
@@ -56,9 +58,11 @@ sweep:
   scheduler: none
   slots_per_device: 1
 """
-#: Two cards of each model for the sweep, two to replace what will be lost, a host for the head.
-HOSTS = (("RTX 4090", "RTX 4090"), ("RTX 3090", "RTX 3090"), ("RTX 3090", "RTX 3090"), ())
-FAILING, SPARE = "esx-02.lab", "esx-03.lab"
+#: Two cards of each model for the sweep, two of each to replace what will be lost or drained, a host for the head.
+HOSTS = (("RTX 4090",) * 2, ("RTX 3090",) * 2, ("RTX 3090",) * 2, ("RTX 4090",) * 2, ())
+DRAINED, FAILING, SPARES = "esx-01.lab", "esx-02.lab", ("esx-03.lab", "esx-04.lab")
+NOTICE = 8.0  # seconds that trials on a drained host have to save
+NEW_TEMPLATE = "raylora-template-2"
 
 
 @dataclasses.dataclass
@@ -69,11 +73,14 @@ class Story:
         times: what came about, and when, in seconds since the sweep was submitted.
         types: node types of the first machines.
         before: the machines that trials ran on before any was lost, by trial.
-        lost: what was lost: machine to how.
+        lost: what was lost: machine to how: "machine", "host" or "drained".
         events: of the sweep, from the loss until all trials ran again.
         result: what the sweep said at its end.
         status: what `raylora cluster status` said in its middle.
-        handed: what `raylora cluster up` said when it was given a changed file.
+        handed: what `raylora cluster up` said when it was given a changed file, and one with a new template.
+        drained: what `raylora cluster drain` said.
+        failures: by trial how many Tune has counted.
+        templates: versions of the templates that machines were made from: of those before the loss, and after it.
         foreign: other people's machines, before and after.
         left: machines of ours after `raylora cluster down`.
         references, histories: by trial the reports of an undisturbed run, and of the sweep's.
@@ -89,7 +96,10 @@ class Story:
     references: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     status: str = ""
-    handed: str = ""
+    drained: str = ""
+    handed: list[str] = dataclasses.field(default_factory=list)
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    templates: list[set[str]] = dataclasses.field(default_factory=list)
     left: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -168,6 +178,7 @@ class Teller:
             folder,
             shared_folder=str(self.shared),
             idle_minutes=30,
+            drain_seconds=NOTICE,
             head={"cpus": 1, "memory_gib": 2},
             id=None,
             addresses={"pool": [f"{hosts.NETWORK}.100-{hosts.NETWORK}.120"], "prefix": 24},
@@ -199,16 +210,33 @@ class Teller:
     def _reconfigure(self) -> None:
         """The head that runs is handed a changed YAML file; what follows is told by the changed one."""
         began = time.time()
-        laptop = self.raylora("cluster", "up", str(self.cluster), "idle_minutes=0.15")
-        laptop.done()
-        self.story.handed = laptop.errors.read_text()
-        followed = self.machines.on["cats-head"].folder / "state/cluster.yaml"
-        hosts.wait_for(self.machines, "the head follows it", followed.exists, 150)
+        self._followed(self.raylora("cluster", "up", str(self.cluster), "idle_minutes=0.15"))
         self.story.times.append(("the head follows a changed file, after", time.time() - began))
+
+    def _new_template(self) -> Command:
+        """The head is handed a new version of the template."""
+        (self.folder / "person").mkdir()
+        with fleet(self.sim, self.folder / "person") as nodes:
+            new_template(nodes, NEW_TEMPLATE, version="2")
+        return self.raylora("cluster", "up", str(self.cluster), "idle_minutes=0.15", f"template={NEW_TEMPLATE}")
+
+    def _followed(self, laptop: Command) -> None:
+        laptop.done()
+        self.story.handed.append(laptop.errors.read_text())
+        value = laptop.words[-1].partition("=")[2]
+        followed = self.machines.on["cats-head"].folder / "state/cluster.yaml"
+        hosts.wait_for(
+            self.machines, "the head follows it", lambda: followed.exists() and value in followed.read_text(), 150
+        )
+
+    def _templates(self, nodes: Iterable[str]) -> None:
+        made_from = {self.sim.vm(name)["extraConfig"].get("version", "1") for name in nodes}
+        self.story.templates.append(made_from)
 
     def _grow(self) -> None:
         """An empty cluster, and a sweep of four trials that want a card each."""
-        self.sim.host_state(SPARE, "maintenance")  # so that four trials need both kinds of card
+        for spare in SPARES:
+            self.sim.host_state(spare, "maintenance")  # so that four trials need both kinds of card
         sweep = self.folder / "sweep.yaml"
         sweep.write_text(SWEEP)
         laptop = self.raylora("sweep", "--cluster", str(self.cluster), str(sweep), "--json")
@@ -217,8 +245,10 @@ class Teller:
         self.wait("four machines are on", lambda: len(self.machines.on) == 1 + TRIALS)
         workers = self.wait("four nodes have joined Ray", lambda: len(found := workers_of(head)) == TRIALS and found)
         self.story.types = {self.sim.vm(name)["extraConfig"]["raylora.type"] for name in workers.values()}
+        self._templates(workers.values())
         laptop.process.send_signal(signal.SIGKILL)  # the laptop is closed
         laptop.process.wait()
+        handing = self._new_template()
 
         def all_under_way() -> dict[str, str] | None:
             for event in events(self.run, "report"):
@@ -229,38 +259,48 @@ class Teller:
 
         # Trials of seconds must not be over before something happens to them: each waits where it is.
         self.story.before = self.wait("four trials have checkpoints", all_under_way)
-        self.story.status = self.raylora("cluster", "status", str(self.cluster)).done()
+        status = self.raylora("cluster", "status", str(self.cluster))
+        self._followed(handing)
+        self.story.status = status.done()
 
     def _signal(self, trial: str, number: signal.Signals) -> None:
         machine, _, process = self.paused[trial].partition("/")
         self.machines.signal(machine, int(process), number)
 
     def _lose(self) -> None:
-        """One machine loses its power unseen by vCenter; a host fails with two machines on it."""
+        """One machine loses its power unseen by vCenter, a host fails with two on it, and one is drained with one."""
         story = self.story
         on_host = {name: self.sim.vm(name)["host"] for name in story.before.values()}
-        alone = next(name for name, host in on_host.items() if host != FAILING)
-        story.lost = {alone: "machine"} | {name: "host" for name, host in on_host.items() if host == FAILING}
+        alone, leaving = sorted(name for name, host in on_host.items() if host == DRAINED)
+        story.lost = {alone: "machine", leaving: "drained"}
+        story.lost |= {name: "host" for name, host in on_host.items() if host == FAILING}
+        trial = next(trial for trial, name in story.before.items() if name == leaving)
         seen = len(events(self.run))
-        self.sim.host_state(SPARE, "exit_maintenance")
+        for spare in SPARES:
+            self.sim.host_state(spare, "exit_maintenance")
         self.machines.cut(alone)
         self.sim.host_state(FAILING, "fail")
-        began = time.time() - self.started
-        story.times.append(("a machine and a host with two are lost", began))
-        hit = {trial for trial, name in story.before.items() if name in story.lost}
+        drain = self.raylora("cluster", "drain", str(self.cluster), DRAINED)
+        story.times.append(("a machine and a host with two are lost", time.time() - self.started))
 
-        def all_resumed() -> set[str] | None:
-            again = {event["trial"] for event in events(self.run, "join")[TRIALS:]}
-            return again if hit <= again else None
+        def moved() -> bool:
+            return len(self.machines.on) == 1 + TRIALS and not story.lost.keys() & self.machines.on.keys()
+
+        def all_resumed() -> bool:
+            return {event["trial"] for event in events(self.run)[seen:] if event["event"] == "join"} == set(self.paused)
 
         with ThreadPoolExecutor() as pool:  # nobody notices the loss for ten seconds: time for comparison
-            references = {trial: pool.submit(self._reference, trial) for trial in sorted(hit)[:2]}
-            self.wait("three machines are replaced", lambda: len(self.machines.on) == 1 + TRIALS)
+            log = self.machines.on["cats-head"].folder / "autoscaler.log"
+            self.wait("a worker of a drained host is to go", lambda: f"Ray lets {leaving} go" in log.read_text())
+            self._signal(trial, signal.SIGCONT)  # what was sent to it meanwhile it reads now
+            other = next(trial for trial, name in sorted(story.before.items()) if story.lost[name] == "host")
+            references = {each: pool.submit(self._reference, each) for each in (trial, other)}
+            self.wait("all four machines are replaced", moved)
+            self._templates(self.machines.on.keys() - {"cats-head"})
             self.wait("their trials go on", all_resumed)
-            for trial in set(self.paused) - hit:
-                self._signal(trial, signal.SIGCONT)
             story.events = events(self.run)[seen:]
             story.references = {trial: reference.result() for trial, reference in references.items()}
+        story.drained = drain.done()
 
     def _reference(self, trial: str) -> list[dict[str, float]]:
         params = json.loads(next(self.run.glob(f"tune/{trial}/params.json")).read_text())
@@ -276,6 +316,9 @@ class Teller:
         for trial in story.references:
             kept = max(self.run.glob(f"tune/{trial}/checkpoint_*"))
             story.histories[trial] = reports(kept)
+        for trial in story.before:
+            told = (self.run / f"tune/{trial}/error.txt").read_text()
+            story.failures[trial] = int(re.findall(r"^Failure # (\d+)", told, re.MULTILINE)[-1])
         self.wait("all workers are gone", lambda: list(self.machines.on) == ["cats-head"])
         self.sim.host_state(FAILING, "reconnect")
         self.raylora("cluster", "down", str(self.cluster), "--yes").done()
@@ -322,8 +365,13 @@ def test_a_sweep_on_an_empty_cluster_gets_machines_of_both_cards(
 
 def test_a_changed_file_is_followed_by_the_head_that_runs(story: Story) -> None:
     """With the first one's half hour of idle time no machine would have gone."""
-    assert "the head follows the changed configuration now (idle_minutes)" in story.handed
+    assert "the head follows the changed configuration now (idle_minutes)" in story.handed[0]
     assert story.left == []
+
+
+def test_a_new_template_is_taken_while_the_sweep_runs(story: Story) -> None:
+    assert "the head follows the changed configuration now (template); sweeps go on" in story.handed[1]
+    assert story.templates == [{"1"}, {"2"}], "new machines are made from the new one, and the old ones have gone"
 
 
 def test_machines_go_and_nobody_else_s_is_touched(story: Story) -> None:
@@ -332,12 +380,21 @@ def test_machines_go_and_nobody_else_s_is_touched(story: Story) -> None:
 
 
 def test_a_lost_machine_and_a_lost_host_cost_no_trial(story: Story) -> None:
-    hit = {trial for trial, name in story.before.items() if name in story.lost}
-    assert sorted(story.lost.values()) == ["host", "host", "machine"]
+    assert sorted(story.lost.values()) == ["drained", "host", "host", "machine"]
     joins = {event["trial"]: event["step"] for event in story.events if event["event"] == "join"}
-    assert set(joins) == hit
+    assert joins.keys() == story.before.keys()
     assert all(0 < step < STEPS for step in joins.values()), "they go on from a checkpoint"
     assert all(trial["status"] == "finished" for trial in story.result["trials"])
+
+
+def test_a_drained_host_costs_no_step(story: Story) -> None:
+    """Its trial is saved where it stands, between two reports, before its machine goes; Tune counts no failure."""
+    trial = next(trial for trial, name in story.before.items() if story.lost[name] == "drained")
+    (left,) = [event for event in story.events if event.get("why") == "its machine goes"]
+    (joined,) = [event for event in story.events if event["event"] == "join" and event["trial"] == trial]
+    assert (left["trial"], left["step"]) == (trial, joined["step"])
+    assert f"{DRAINED}: no worker is left" in story.drained
+    assert story.failures[trial] == 0 and sum(story.failures.values()) == TRIALS - 1
 
 
 def test_the_result_is_that_of_an_undisturbed_trial(story: Story) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raylora.cluster.nodes.identity import STATE_KEY
+from raylora.cluster.nodes.identity import BOOT_KEY, STATE_KEY
 from raylora.cluster.ray import autoscaler_config, user_data
 from tests.cluster.sites import identity, site
 from tests.cluster.system import need
 
 TEMPLATE = Path(autoscaler_config.__file__).parents[1] / "template"
 SCRIPTS = ("raylora-node", "install.sh", "make-template.sh")
-UNITS = ("raylora-node.service", "raylora-autoscaler.service")
+UNITS = ("raylora-node.service", "raylora-autoscaler.service", "raylora-boot.service")
 START = "/usr/lib/raylora/raylora-node"
 
 
@@ -129,3 +129,14 @@ def test_an_address_of_a_containers_bridge_is_not_the_machines(tmp_path: Path) -
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, "10.0.0.5\n")
+
+
+def test_the_end_of_cloud_init_is_told_to_the_vcenter(tmp_path: Path) -> None:
+    tools = {"cloud-init": "printf '....\\nstatus: error\\nerrors:\\n  - no such key\\n'; exit 1"}
+    for tool, line in {**tools, "vmtoolsd": f'echo "$2" > {tmp_path}/told'}.items():
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / tool).chmod(0o755)
+    subprocess.run(
+        ["bash", TEMPLATE / "raylora-node", "boot"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True
+    )
+    assert (tmp_path / "told").read_text().strip() == f"info-set {BOOT_KEY} status: error errors: - no such key"

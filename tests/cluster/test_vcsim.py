@@ -189,7 +189,7 @@ def test_a_clone_is_what_its_spec_says(site: Site) -> None:
     assert machine.resourcePool.name == "workers" and machine in machine.resourcePool.vm
     seen = site.sim.vm("w1")
     assert seen["extraConfig"] == {"nvram": "machine.nvram", "raylora.node": "n1", "guestinfo.userdata": "xyz"}
-    assert {"kind": "disk", "label": "Hard disk 1", "bytes": 40 << 30, "linked": True} in seen["devices"]
+    assert {"kind": "disk", "key": 2000, "label": "Hard disk 1", "bytes": 40 << 30, "linked": True} in seen["devices"]
     assert {"kind": "dynamic", "label": "PCI device 0", "allowed": [0x2204]} in seen["devices"]
     assert site.template.config.annotation is None
     assert site.template.config.hardware.device[-1].macAddress != config.hardware.device[-2].macAddress
@@ -610,7 +610,7 @@ def test_disks_grow_and_network_cards_move_to_a_portgroup(site: Site) -> None:
     machine = site.clone("w1", edits=(disk, card))
     assert machine.network[0] == group
     seen = site.sim.vm("w1")["devices"]
-    assert {"kind": "disk", "label": "Hard disk 1", "bytes": 100 << 30, "linked": True} in seen
+    assert {"kind": "disk", "key": 2000, "label": "Hard disk 1", "bytes": 100 << 30, "linked": True} in seen
     disk.capacityInKB, disk.capacityInBytes = 1 << 20, 1 << 30
     with pytest.raises(vim.fault.InvalidDeviceSpec):
         site.clone("w2", edits=(disk,))

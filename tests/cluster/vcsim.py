@@ -216,6 +216,22 @@ class Simulator:
         hardware = {"firmware": firmware, "version": version, "secure_boot": secure_boot, "encrypted": encrypted}
         self._ask("template", {"hardware": {**hardware, "hot_add": hot_add, "devices": devices}})
 
+    def vsan(self, **state: Any) -> None:
+        """Sets what vSAN tells of itself beside its colour; what is not given is as in a healthy cluster.
+
+        groups: health checks, [{id, name, health, tests: [{name, health}]}]; disks: [{host, name, health}];
+        objects, bytes, eta: what is resynchronised; yellow, red: thresholds of the used space in bytes;
+        shares: file shares, [{name, point, quota, used}].
+        """
+        self._ask("vsan", {"vsan": state})
+
+    def vsan_network(
+        self, host: str, *, mtu: int = 9000, speed_mb: int = 25_000, portgroup: str = "vSAN", **more: bool
+    ) -> None:
+        """Sets the network that vSAN has on a host; speed_mb=0: no link. More: absent, rdma."""
+        network = {"mtu": mtu, "speed_mb": speed_mb, "portgroup": portgroup, **more}
+        self._ask("network", {"name": host, "network": network})
+
     def deny(self, *privileges: str) -> None:
         """Takes privileges, and these alone, away from the user."""
         self._ask("deny", {"privileges": list(privileges)})

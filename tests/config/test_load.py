@@ -86,7 +86,7 @@ def test_variables_and_paths_of_windows(home: Path, monkeypatch: pytest.MonkeyPa
     data, model, output = problems(
         "train_data_dir: 'D:\\data\\new'\nbase_model: price\\US\noutput_dir: $NOWHERE/lora\n"
     )
-    assert "Windows" in data.message and "mnt/d/data/new" in data.message
+    assert "Windows" in data.message and "mnt/d/data/new" in data.hint
     assert "write / where it has" in model.hint
     assert "NOWHERE is not set" in output.message
     assert "single quotes" in problem('train_data_dir: "D:\\Users\\me"\nbase_model: m\n').hint

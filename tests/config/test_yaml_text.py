@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raylora.suggest import windows_hint
 from tests.config.texts import MINIMAL, load, problem, problems
 
 
@@ -85,3 +86,84 @@ def test_aliases_that_explode() -> None:
 
 def test_an_alias_to_itself() -> None:
     assert any("far too large" in found.message for found in problems("seed: &a [*a]\n"))
+
+
+# --- what people type who come from Windows, or with a Chinese keyboard
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "mended"),
+    [
+        (f"{MINIMAL}lora_rank：8\n", 3, "lora_rank: 8"),
+        (f"{MINIMAL}lora_rank ： 8\nepochs: 3\n", 3, "lora_rank: 8"),
+        (f"{MINIMAL}sweep：\n  trials: 4\n", 3, "sweep:"),
+        (
+            f"{MINIMAL}sweep:\n  space:\n    learning_rate: {{loguniform：[1e-5, 1e-3]}}\n",
+            5,
+            "loguniform: [1e-5, 1e-3]",
+        ),
+        ("base_model：models\n", 1, "base_model: models"),
+    ],
+)
+def test_full_width_colons(text: str, line: int, mended: str) -> None:
+    found = problem(text)
+    assert found.where == f"run.yaml:{line}"
+    assert "full-width" in found.message
+    assert mended in found.hint
+
+
+def test_every_line_with_a_full_width_colon_is_told() -> None:
+    text = "train_data_dir：data\nbase_model：models\n# note：this\nseed: 1\n"
+    assert [found.where for found in problems(text)] == ["run.yaml:1", "run.yaml:2"]
+
+
+def test_full_width_colons_in_texts_are_texts() -> None:
+    text = f'{MINIMAL}sample_prompts: ["主题：狐狸", 主题：狐狸]\n'
+    assert load(text).sample_prompts == ["主题：狐狸"] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "hint"),
+    [
+        ("output_dir: “out”", "output_dir", 'write "out"'),
+        ("output_dir: 「out」", "output_dir", 'write "out"'),
+        ('output_dir: “out"', "output_dir", 'write "out"'),
+        ("lora_targets: ‘attention’", "lora_targets", 'write "attention"'),
+        ("sample_prompts: [“a fox”]", "sample_prompts[0]", "if these marks belong to the text, '“a fox”'"),
+        ("learning_rate: ２e-4", "learning_rate", "write 2e-4"),
+        ("sweep: {space: {lora_rank: [4，8]}}", "sweep.space.lora_rank[0]", "write 4, 8"),
+        ("sweep: {space: {lora_rank: ［4，8］}}", "sweep.space.lora_rank", "write [4, 8]"),
+    ],
+)
+def test_quotes_and_figures(line: str, key: str, hint: str) -> None:
+    found = problem(f"{MINIMAL}{line}\n")
+    assert (found.where, found.key) == ("run.yaml:3", key)
+    assert hint in found.hint
+
+
+def test_the_same_characters_in_quotes_are_kept() -> None:
+    made = load(f"{MINIMAL}sample_prompts: ['“a fox”', a “red” fox, \"４，８\", 一只狐狸，红色]\n")
+    assert made.sample_prompts == ["“a fox”", "a “red” fox", "４，８", "一只狐狸，红色"]
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("'C:\\Users\\me\\pics'", "mnt/c/Users/me/pics"),
+        ("D:/data/pics", "mnt/d/data/pics"),
+        ('"C:\\Users\\me\\pics"', "mnt/c/Users/me/pics"),  # an escape that does not exist
+        ('"C:\\new\\train"', "mnt/c/new/train"),  # escapes that exist
+        ('"C:\\\\data\\\\pics"', "mnt/c/data/pics"),
+        ("'\\\\wsl.localhost\\Ubuntu\\home\\me\\pics'", "write /home/me/pics"),
+        ("'\\\\wsl$\\Ubuntu\\home\\me'", "write /home/me"),
+        ("'\\\\server\\share\\pics'", "mount it here"),
+    ],
+)
+def test_paths_of_windows(written: str, hint: str) -> None:
+    found = problem(f"base_model: models/Stable-diffusion\ntrain_data_dir: {written}\n")
+    assert found.where == "run.yaml:2"
+    assert hint in found.hint
+
+
+def test_other_paths_are_none_of_windows() -> None:
+    assert [windows_hint(path) for path in ("a:b", "~/x", "C", "models\\sd15", "x/c:/y")] == [""] * 5

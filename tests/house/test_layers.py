@@ -21,6 +21,7 @@ LAYERS = (
     ("families",),
     ("training",),
     ("tuning", "doctor", "labelling"),
+    ("snapshots",),
     ("api", "quickstart"),
     ("cli", "__main__"),
 )
@@ -35,14 +36,15 @@ LIGHT = [
     for pattern in (
         *(f"raylora/{name}.py" for name in ("__init__", "__main__", "cli", "errors", "suggest", "files", "console")),
         *("raylora/paths.py", "raylora/gpus.py", "raylora/config/*.py", "raylora/config/keys/*.py"),
-        "raylora/tuning/plan.py",
+        *(f"raylora/tuning/{name}.py" for name in ("plan", "doubts", "resumption", "run_folder")),
         *("raylora/data/chats/*.py", "raylora/data/examples.py", "raylora/data/reading.py", "raylora/data/split.py"),
         *("raylora/data/images/*.py", "raylora/families/__init__.py", "raylora/families/safetensors_header.py"),
         *("raylora/families/causal_lm/files.py", "raylora/families/diffusion/base_files/describe.py"),
         # what the process of a trial reads: importing torch there would take the cores from those that train
         *("raylora/training/actor.py", "raylora/training/memory/host.py", "raylora/training/trial_report.py"),
         "raylora/tuning/devices/slots.py",
-        *("cluster/cli.py", "cluster/config.py", "cluster/ray/user_data.py"),
+        *("cluster/cli.py", "cluster/config.py", "cluster/ray/user_data.py", "cluster/vsan/policy.py"),
+        "raylora/snapshots/*.py",
         *(f"cluster/commands/{name}.py" for name in ("submit", "connection", "job")),
     )
     for path in (sorted(ROOT.glob(pattern)) or [ROOT / pattern])

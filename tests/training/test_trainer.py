@@ -197,6 +197,41 @@ def test_a_trial_that_diverges_right_after_a_report_does_not_tell_its_value_agai
     assert (again.status, "value" in again.metrics, len(again.metrics)) == ("diverged", False, len(last.metrics))
 
 
+def test_a_machine_that_goes_costs_no_step(log: Path) -> None:
+    undisturbed, goes, elsewhere = (make(log, validate_every=20) for _ in range(3))
+    try:
+        get(undisturbed.join("a", settings(max_steps=20)))
+        expected = run_to_end(undisturbed, "a")
+        get(goes.join("a", settings(max_steps=20)))
+        assert goes._pack is not None
+        base, told = goes._pack.base, []
+        losses = base.losses
+
+        def third_step(rows: Any) -> Any:
+            told.append(goes.vacate() if len(told) == 2 else None)
+            return losses(rows)
+
+        base.losses = third_step  # type: ignore[method-assign]
+        last = get(goes.advance("a"))
+        assert (last.leaving, last.status, last.metrics) == (True, "running", {"step": 3.0})
+        assert get(goes.members()) == []
+        get(goes.join("b", settings()))
+        assert get(goes.advance("b")).leaving, "who comes now is handed on at once"
+        get(elsewhere.join("a", settings(max_steps=20), last.checkpoint))
+        again = run_to_end(elsewhere, "a")
+        assert [told_of(report) for report in again] == [told_of(report) for report in expected], "to the last bit"
+    finally:
+        for trainer in (undisturbed, goes, elsewhere):
+            trainer.close()
+    left = [event for event in read_events(log) if event.get("why") == "its machine goes"]
+    assert [(event["trial"], event["step"]) for event in left] == [("a", 3), ("b", 0)]
+
+
+def told_of(report: Report) -> dict[str, float]:
+    """What a report says of a trial, but for how long it took."""
+    return {key: value for key, value in report.metrics.items() if key != "seconds"}
+
+
 def test_events(trainer: Trainer, log: Path) -> None:
     get(trainer.join("a", settings()))
     get(trainer.join("b", settings(learning_rate=1e30)))

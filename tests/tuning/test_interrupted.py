@@ -1,4 +1,4 @@
-"""A running `raylora sweep` that is interrupted or killed, and goes on with --resume: real processes, real Ray."""
+"""A running `raylora sweep` that is interrupted or killed, and goes on when run again: real processes, real Ray."""
 
 from __future__ import annotations
 
@@ -124,12 +124,12 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     code, stdout, stderr = command.end()
     assert code == 130, stderr
     assert stdout == ""
-    assert "--resume" in stderr
+    assert "run the same command again to go on" in stderr
     assert "Traceback" not in stderr
     assert not ray_processes("ray::")
     begun, over = events(folder), finished(folder)
 
-    command = Command("sweep", yaml, "--resume")
+    command = Command("sweep", yaml)
     wait_for("a sweep well under way", under_way(folder, len(over) + 1))
     # Ray's agents look for their dead cluster for a minute more; they hold no device and no base model.
     agents = set(ray_processes("Agent", command.process.pid))

@@ -20,6 +20,7 @@ import torch
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
+from tensorboardX.proto import event_pb2
 
 import raylora
 from raylora.api import SweepResult
@@ -115,6 +116,17 @@ def alone(settings: TrainConfig, params: dict[str, Any]) -> list[float]:
     return values
 
 
+def scalars(file: Path) -> list[tuple[str, int]]:
+    """Tag and place of all scalars in a file of TensorBoard's: records, each between its length and two checksums."""
+    data, at, found = file.read_bytes(), 0, []
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+        found += [(value.tag, event.step) for value in event.summary.value if value.HasField("simple_value")]
+        at += length + 16
+    return found
+
+
 def values_of(trial: Any) -> list[float]:
     return [entry["value"] for entry in trial.history]
 
@@ -135,7 +147,13 @@ def test_a_sweep_ends_with_everything_a_person_needs(done: Done) -> None:
     names = {f"trial_{number:05d}" for number in range(1, sweep_config.trials + 1)}
     assert {trial.id for trial in result.outcome.trials} == names
     for name in names:
-        assert list((folder / "tune" / name).glob("events.out.tfevents*")), name
+        [curves] = (folder / "tune" / name).glob("events.out.tfevents*")
+        points = scalars(curves)
+        assert {tag for tag, _ in points} >= {"ray/tune/value", "ray/tune/train_loss"}, name
+        assert not [tag for tag, _ in points if "done" in tag or "should_checkpoint" in tag]
+        every = done.config.validate_every
+        assert every is not None
+        assert all(step and step % every == 0 for _, step in points)  # over examples, not over reports
     best = raylora.load_config(folder / "best.yaml")
     assert best.sweep is None
     for key, value in result.best.trial.params.items():
@@ -171,7 +189,7 @@ def test_tune_itself_decides(tmp_path: Path) -> None:
     plan = make_plan(config("causal_lm", tmp_path, ASHA), SweepConfig(**ASHA))
     tune_config = make_tuner(plan, RunFolder(tmp_path), "pool")._local_tuner._tune_config
     assert type(tune_config.search_alg) is ConcurrencyLimiter
-    assert type(tune_config.search_alg.searcher) is OptunaSearch
+    assert type(tune_config.search_alg.searcher.searcher) is OptunaSearch
     assert type(tune_config.scheduler) is AsyncHyperBandScheduler  # what ASHAScheduler is another name of
     plan = make_plan(config("causal_lm", tmp_path, GRID), SweepConfig(**GRID))
     tune_config = make_tuner(plan, RunFolder(tmp_path), "pool")._local_tuner._tune_config
@@ -339,7 +357,7 @@ def test_a_sweep_that_met_a_full_disk_goes_on_when_there_is_room_again(tmp_path:
     thread.start()
     wait_for("a trial that has something to go on from", lambda: list(folder.glob("tune/*/checkpoint_*")))
     # Linux's own: what trials write from now on may have no more than so many bytes a file.
-    for process in ray_processes("ray::ImplicitFunc"):
+    for process in ray_processes("ray::Trial"):
         resource.prlimit(process, resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     thread.join()
     assert len(raised) == 1

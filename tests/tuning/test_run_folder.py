@@ -294,6 +294,8 @@ def test_what_has_become_of_a_run(tmp_path: Path) -> None:
     assert folder.state == "interrupted"
     assert RunFolder(tmp_path).finished_near() == []
     folder.outcome.write_text("{}")
+    assert folder.state == "interrupted"
+    folder.report.touch()
     assert folder.state == "finished"
     assert RunFolder(tmp_path).finished_near() == RunFolder(tmp_path / "rum").finished_near() == [folder.path]
 

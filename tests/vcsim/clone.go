@@ -93,11 +93,17 @@ func cloneVM(c *call) answer {
 			profiles := spec.Location.Profile
 			if spec.Config != nil {
 				profiles = append(append([]types.BaseVirtualMachineProfileSpec{}, profiles...), spec.Config.VmProfile...)
+				for _, change := range spec.Config.DeviceChange {
+					profiles = append(profiles, change.GetVirtualDeviceConfigSpec().Profile...)
+				}
+			}
+			for _, disk := range spec.Location.Disk {
+				profiles = append(profiles, disk.Profile...)
 			}
 			if problem := w.checkProfiles(profiles); problem != nil {
 				return problem
 			}
-			made.at, made.linked, made.profiles = at, linked, profiles
+			made.at, made.linked = at, linked
 			made.config = copyConfig(base)
 			made.config.InstanceUuid, made.config.Uuid = "", ""
 			return made.reserve()
@@ -113,6 +119,7 @@ func cloneVM(c *call) answer {
 			if problem := made.complete(&all); problem != nil {
 				return nil, problem
 			}
+			w.recordProfiles(made.machine.Self, spec)
 			if spec.Template {
 				w.toTemplate(made.machine)
 			}
@@ -137,7 +144,6 @@ type copying struct {
 	folder   ref
 	at       place
 	linked   bool
-	profiles []types.BaseVirtualMachineProfileSpec
 	config   *types.VirtualMachineConfigInfo
 	machine  *simulator.VirtualMachine
 	reserved bool
@@ -208,7 +214,6 @@ func (m *copying) complete(spec *types.VirtualMachineConfigSpec) types.BaseMetho
 	}
 	w.fill(m.machine, m.config)
 	w.book(w.used, m.machine.Self, m.size())
-	w.recordProfile(m.machine.Self, m.profiles)
 	w.summarize(m.machine)
 	m.done = true
 	w.event(event{Kind: "clone", VM: m.name, Ref: m.machine.Self.Value, Host: w.host(m.at.host).Name})
@@ -259,7 +264,7 @@ func instantCloneVM(c *call) answer {
 			if problem := w.checkProfiles(spec.Location.Profile); problem != nil {
 				return problem
 			}
-			made.at, made.folder, made.profiles = at, at.folder, spec.Location.Profile
+			made.at, made.folder = at, at.folder
 			made.config = copyConfig(source.Config)
 			made.config.InstanceUuid, made.config.Uuid = "", ""
 			return made.reserve()

@@ -41,6 +41,7 @@ func (w *world) event(e event) {
 
 type deviceView struct {
 	Kind     string `json:"kind"`
+	Key      int32  `json:"key"`
 	Label    string `json:"label"`
 	Assigned string `json:"assigned,omitempty"`
 	ID       string `json:"id,omitempty"`
@@ -106,7 +107,7 @@ func (w *world) describe(machine *simulator.VirtualMachine) machineView {
 	}
 	for _, device := range config.Hardware.Device {
 		base := device.GetVirtualDevice()
-		v := deviceView{}
+		v := deviceView{Key: base.Key}
 		if base.DeviceInfo != nil {
 			v.Label = base.DeviceInfo.GetDescription().Label
 			out.Labels = append(out.Labels, v.Label)
@@ -130,7 +131,7 @@ func (w *world) describe(machine *simulator.VirtualMachine) machineView {
 				v.Network = w.nameOf(*network)
 			}
 		case *types.VirtualDisk:
-			v.Kind, v.Bytes = "disk", d.CapacityInBytes
+			v.Kind, v.Bytes, v.Profile = "disk", d.CapacityInBytes, w.diskProfiles[machine.Self][d.Key]
 			if backing, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
 				v.Linked = backing.Parent != nil
 			}
@@ -169,6 +170,9 @@ type order struct {
 	DownMs     int      `json:"down_ms"`
 	Finish     bool     `json:"finish"`
 	ID         int      `json:"id"`
+
+	Vsan    vsanState   `json:"vsan"`
+	Network hostNetwork `json:"network"`
 }
 
 type action func(*order) (interface{}, error)
@@ -344,6 +348,19 @@ func (w *world) orders(mux *http.ServeMux) {
 		return done, nil
 	})
 	handle("/template", func(o *order) (interface{}, error) { return done, w.dress(o.Hardware) })
+	handle("/vsan", func(o *order) (interface{}, error) {
+		w.vsan = o.Vsan
+		return done, nil
+	})
+	handle("/network", func(o *order) (interface{}, error) {
+		for _, self := range w.hostRefs {
+			if host := w.host(self); host.Name == o.Name {
+				w.wire(host, o.Network)
+				return done, nil
+			}
+		}
+		return nil, fmt.Errorf("there is no host %q", o.Name)
+	})
 	handle("/deny", func(o *order) (interface{}, error) {
 		w.denied = map[string]bool{}
 		for _, privilege := range o.Privileges {

@@ -310,6 +310,7 @@ func (w *world) equip(host *simulator.HostSystem, spec hostSpec) error {
 	host.Hardware.CpuInfo.NumCpuCores, host.Hardware.CpuInfo.NumCpuThreads = 64, 128
 	host.Capability = copyCapability(host.Capability)
 	host.Capability.AssignableHardwareSupported = types.NewBool(true)
+	w.wire(host, hostNetwork{MTU: 9000, SpeedMb: 25000, Portgroup: "vSAN"})
 	return nil
 }
 

@@ -74,12 +74,17 @@ type world struct {
 	used     map[ref]int64
 	swap     map[ref]int64
 	profiles map[ref]string
-	policies *policies
-	denied   map[string]bool
+	// diskProfiles are the storage policies of each machine's disks, by the disks' keys
+	diskProfiles map[ref]map[int32]string
+	policies     *policies
+	denied       map[string]bool
 	// privileges are all that the administrator's role has, read from govmomi's simulator
 	privileges []string
 
 	vsanColour, vsanText string
+	vsan                 vsanState
+	// stockNetworks are the networks of hosts as govmomi's simulator makes them
+	stockNetworks map[ref]types.HostNetworkInfo
 
 	// taken is what all machines' files take together
 	taken     int64
@@ -97,7 +102,7 @@ func newWorld(config settings) *world {
 	w := &world{
 		config: config, gather: 5 * time.Millisecond, sessions: map[string]*session{}, fragments: map[ref]map[string]fragment{},
 		running: map[ref]*running{}, names: map[reserved]ref{}, making: map[ref]bool{}, cards: map[ref][]*card{},
-		clones: map[int32]*types.VmBeingClonedEvent{}, failed: map[ref]bool{}, used: map[ref]int64{}, swap: map[ref]int64{}, profiles: map[ref]string{},
+		clones: map[int32]*types.VmBeingClonedEvent{}, failed: map[ref]bool{}, used: map[ref]int64{}, swap: map[ref]int64{}, profiles: map[ref]string{}, diskProfiles: map[ref]map[int32]string{}, stockNetworks: map[ref]types.HostNetworkInfo{},
 		denied: map[string]bool{}, vsanColour: "green", freeLimit: -1, calls: map[string]int{}, news: make(chan struct{}), serial: 1000,
 	}
 	w.policies = &policies{world: w}

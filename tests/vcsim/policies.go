@@ -1,6 +1,9 @@
 package main
 
 import (
+	"reflect"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,6 +20,9 @@ const (
 	storage   = "STORAGE"
 	required  = "REQUIREMENT"
 	vsanRules = "VSAN"
+	// the encryption of virtual machines, as govmomi's pbm/simulator has it
+	dataService = "com.vmware.storageprofile.dataservice"
+	encryption  = "ad5a249d-cbc2-43af-9366-694d7664fa52"
 )
 
 // policies is the storage policy service: policies of VSAN rules, and which machine has which.
@@ -34,6 +40,44 @@ type policyService struct {
 type placementSolver struct {
 	ref
 	world *world
+}
+
+// capabilities of vSAN that a policy may ask for, each with a value of its type. Where govmomi's own pbm/simulator has
+// one (the default policy of a vCenter 6.7), the type is its.
+var capabilities = map[string]types.AnyType{
+	"hostFailuresToTolerate": int32(0), "stripeWidth": int32(0), "forceProvisioning": false,
+	"proportionalCapacity": int32(0), "cacheReservation": int32(0), "iopsLimit": int32(0), "checksumDisabled": false,
+	"subFailuresToTolerate": int32(0), "replicaPreference": "", "locality": "",
+}
+
+// raids are the values of replicaPreference: PowerCLI and Salt's and Chef's modules write them so.
+var raids = []string{"RAID-1 (Mirroring) - Performance", "RAID-5/6 (Erasure Coding) - Capacity"}
+
+// fits says whether a rule asks for something that vSAN, or vCenter's data services, could do.
+func fits(rule pbmtypes.PbmCapabilityInstance) bool {
+	for _, constraint := range rule.Constraint {
+		for _, property := range constraint.PropertyInstance {
+			if property.Id != rule.Id.Id {
+				return false
+			}
+			switch rule.Id.Namespace {
+			case vsanRules:
+				if reflect.TypeOf(property.Value) != reflect.TypeOf(capabilities[rule.Id.Id]) {
+					return false
+				}
+				if rule.Id.Id == "replicaPreference" && !contains(raids, property.Value.(string)) {
+					return false
+				}
+			case dataService:
+				if property.Value != encryption || rule.Id.Id != encryption {
+					return false
+				}
+			default:
+				return false
+			}
+		}
+	}
+	return len(rule.Constraint) > 0
 }
 
 // rule is one capability of a policy, as PBM nests it.
@@ -63,7 +107,8 @@ func (w *world) servePolicies() *simulator.Registry {
 	w.policies.ref = manager
 	registry.Put(w.policies)
 	registry.Put(&placementSolver{solver, w})
-	w.policies.add("vSAN Default Storage Policy", true, rule("hostFailuresToTolerate", int32(1)), rule("stripeWidth", int32(1)))
+	w.policies.add("vSAN Default Storage Policy", true, rule("hostFailuresToTolerate", int32(1)), rule("stripeWidth", int32(1)),
+		rule("forceProvisioning", false), rule("proportionalCapacity", int32(0)), rule("cacheReservation", int32(0)))
 	w.policies.add("RAID-1 two failures", false, rule("hostFailuresToTolerate", int32(2)))
 	w.policies.add("No redundancy", false, rule("hostFailuresToTolerate", int32(0)), rule("proportionalCapacity", int32(0)))
 	return registry
@@ -130,12 +175,33 @@ func (p *policies) PbmRetrieveContent(request *pbmtypes.PbmRetrieveContent) soap
 	return body
 }
 
+// asks gives the rules of a policy; false if they are none that this vCenter has.
+func asks(constraints pbmtypes.BasePbmCapabilityConstraints) bool {
+	parts, ok := constraints.(*pbmtypes.PbmCapabilitySubProfileConstraints)
+	if !ok || len(parts.SubProfiles) == 0 {
+		return false
+	}
+	for _, part := range parts.SubProfiles {
+		for _, rule := range part.Capability {
+			if !fits(rule) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // PbmCreate makes a policy; a name can be used once.
 func (p *policies) PbmCreate(request *pbmtypes.PbmCreate) soap.HasFault {
 	for _, policy := range p.list {
 		if policy.Name == request.CreateSpec.Name {
 			return &methods.PbmCreateBody{Fault_: simulator.Fault("", &pbmtypes.PbmDuplicateName{Name: policy.Name})}
 		}
+	}
+	// no category means a storage policy, as govmomi's pbm/types has it from the API's documentation
+	if (request.CreateSpec.Category != "" && request.CreateSpec.Category != required) || request.CreateSpec.ResourceType.ResourceType != storage ||
+		!asks(request.CreateSpec.Constraints) {
+		return &methods.PbmCreateBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "createSpec"})}
 	}
 	id := p.add(request.CreateSpec.Name, false)
 	made := p.list[len(p.list)-1]
@@ -159,10 +225,40 @@ func (p *policies) PbmDelete(request *pbmtypes.PbmDelete) soap.HasFault {
 	return &methods.PbmDeleteBody{Res: &pbmtypes.PbmDeleteResponse{}}
 }
 
-// PbmQueryAssociatedProfile gives the policy of a machine.
+// PbmUpdate changes a policy, as a person does in the vSphere client.
+func (p *policies) PbmUpdate(request *pbmtypes.PbmUpdate) soap.HasFault {
+	for _, policy := range p.list {
+		if policy.ProfileId != request.ProfileId {
+			continue
+		}
+		spec := request.UpdateSpec
+		if spec.Constraints != nil {
+			if !asks(spec.Constraints) {
+				break
+			}
+			policy.Constraints = spec.Constraints
+		}
+		policy.GenerationId++
+		policy.LastUpdatedTime = time.Now()
+		return &methods.PbmUpdateBody{Res: &pbmtypes.PbmUpdateResponse{}}
+	}
+	return &methods.PbmUpdateBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "profileId"})}
+}
+
+// PbmQueryAssociatedProfile gives the policy of a machine's home, or of a disk of it (`vm-42:2000`).
 func (p *policies) PbmQueryAssociatedProfile(request *pbmtypes.PbmQueryAssociatedProfile) soap.HasFault {
 	body := &methods.PbmQueryAssociatedProfileBody{Res: &pbmtypes.PbmQueryAssociatedProfileResponse{}}
-	if id := p.world.profiles[ref{Type: "VirtualMachine", Value: request.Entity.Key}]; id != "" {
+	id := ""
+	switch request.Entity.ObjectType {
+	case string(pbmtypes.PbmObjectTypeVirtualMachine):
+		id = p.world.profiles[ref{Type: "VirtualMachine", Value: request.Entity.Key}]
+	case string(pbmtypes.PbmObjectTypeVirtualDiskId):
+		parts := strings.SplitN(request.Entity.Key, ":", 2)
+		if key, err := strconv.Atoi(parts[len(parts)-1]); err == nil {
+			id = p.world.diskProfiles[ref{Type: "VirtualMachine", Value: parts[0]}][int32(key)]
+		}
+	}
+	if id != "" {
 		body.Res.Returnval = []pbmtypes.PbmProfileId{{UniqueId: id}}
 	}
 	return body

@@ -19,9 +19,12 @@ var needs = map[string][]string{
 	"Rename_Task":                     {"VirtualMachine.Config.Rename"},
 	"CreateSnapshot_Task":             {"VirtualMachine.State.CreateSnapshot"},
 	"ReconfigureComputeResource_Task": {"Host.Inventory.EditCluster"},
+	"AddCustomFieldDef":               {"Global.ManageCustomFields"},
+	"SetField":                        {"Global.SetCustomField"},
 	"PbmQueryProfile":                 {"StorageProfile.View"},
 	"PbmRetrieveContent":              {"StorageProfile.View"},
 	"PbmCreate":                       {"StorageProfile.Update"},
+	"PbmUpdate":                       {"StorageProfile.Update"},
 	"SessionIsActive":                 {"Sessions.ValidateSession"},
 }
 

@@ -54,11 +54,43 @@ func (w *world) checkProfiles(list []types.BaseVirtualMachineProfileSpec) types.
 	return nil
 }
 
-// recordProfile notes the storage policy of a machine, for the policy service to tell.
-func (w *world) recordProfile(machine ref, list []types.BaseVirtualMachineProfileSpec) {
-	for _, item := range list {
-		if defined, ok := item.(*types.VirtualMachineDefinedProfileSpec); ok {
-			w.profiles[machine] = defined.ProfileId
+// recordProfiles notes the storage policies of a clone: of its home, and of each disk. They are two things in vSphere:
+// RelocateSpec.profile is "of the home directory", and a disk has that of its DiskLocator or of its device's change.
+func (w *world) recordProfiles(machine ref, spec *types.VirtualMachineCloneSpec) {
+	if id := profileOf(spec.Location.Profile); id != "" {
+		w.profiles[machine] = id
+	}
+	w.diskProfiles[machine] = map[int32]string{}
+	for _, disk := range spec.Location.Disk {
+		w.diskProfiles[machine][disk.DiskId] = profileOf(disk.Profile)
+	}
+	if spec.Config != nil {
+		w.changeProfiles(machine, spec.Config)
+	}
+}
+
+// changeProfiles notes the storage policies that a change of a machine gives its home and its disks.
+func (w *world) changeProfiles(machine ref, spec *types.VirtualMachineConfigSpec) {
+	if id := profileOf(spec.VmProfile); id != "" {
+		w.profiles[machine] = id
+	}
+	for _, item := range spec.DeviceChange {
+		change := item.GetVirtualDeviceConfigSpec()
+		if disk, ok := change.Device.(*types.VirtualDisk); ok && len(change.Profile) > 0 {
+			if w.diskProfiles[machine] == nil {
+				w.diskProfiles[machine] = map[int32]string{}
+			}
+			w.diskProfiles[machine][disk.Key] = profileOf(change.Profile)
 		}
 	}
+}
+
+func profileOf(list []types.BaseVirtualMachineProfileSpec) string {
+	id := ""
+	for _, item := range list {
+		if defined, ok := item.(*types.VirtualMachineDefinedProfileSpec); ok {
+			id = defined.ProfileId
+		}
+	}
+	return id
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -110,8 +111,8 @@ func (w *world) extra(name string) (types.BaseVirtualDevice, error) {
 		return &types.VirtualTPM{}, nil
 	case "second network":
 		for _, entity := range w.registry.All("DistributedVirtualPortgroup") {
-			if entity.Entity().Name == "gpu-net" {
-				port := types.DistributedVirtualSwitchPortConnection{PortgroupKey: entity.Reference().Value}
+			if group := managed(entity).Addr().Interface().(*mo.DistributedVirtualPortgroup); group.Name == "gpu-net" {
+				port := types.DistributedVirtualSwitchPortConnection{PortgroupKey: group.Self.Value}
 				card := &types.VirtualVmxnet3{}
 				card.Backing = &types.VirtualEthernetCardDistributedVirtualPortBackingInfo{Port: port}
 				return card, nil

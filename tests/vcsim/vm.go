@@ -144,6 +144,7 @@ func (w *world) unregister(machine *simulator.VirtualMachine) {
 	w.book(w.used, self, 0)
 	w.book(w.swap, self, 0)
 	delete(w.profiles, self)
+	delete(w.diskProfiles, self)
 	w.vmOrder = without(w.vmOrder, self)
 	w.registry.Remove(self)
 	w.touch(self, *machine.Parent)
@@ -403,7 +404,7 @@ func reconfigVM(c *call) answer {
 		if problem := w.checkProfiles(spec.VmProfile); problem != nil {
 			return nil, problem
 		}
-		w.recordProfile(machine.Self, spec.VmProfile)
+		w.changeProfiles(machine.Self, spec)
 		if spec.Name != "" {
 			machine.Name, config.Name = spec.Name, spec.Name
 		}

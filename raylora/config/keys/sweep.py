@@ -44,8 +44,9 @@ class SweepConfig(Section):
         default=8,
         ge=1,
         le=10_000,
-        description="Number of configurations that are tried. 8 to 10 well-chosen ones find what a grid of 25 finds. "
-        "Not used by the searcher `grid`, which tries every combination once.",
+        description="Number of configurations that are tried, each once. 8 to 10 well-chosen ones find what a grid of "
+        "25 finds. Where the space holds no more than these, every combination is tried, and so it is by the searcher "
+        "`grid`, whatever stands here.",
     )
     searcher: Literal["optuna", "random", "grid"] = Field(
         default="optuna",
@@ -134,7 +135,16 @@ class SweepConfig(Section):
 
     @property
     def trial_count(self) -> int:
-        """Trials that will run: `trials`, or with the searcher `grid` the number of combinations."""
-        if self.searcher != "grid":
-            return self.trials
-        return math.prod(len(domain.values) for domain in self.space.values())
+        """Trials that will run: `trials`, or the number of combinations where all of them are tried."""
+        return self.combinations if self.tries_all and self.combinations is not None else self.trials
+
+    @property
+    def combinations(self) -> int | None:
+        """How many configurations the space holds; None where a range of fractions has no end of them."""
+        sizes = [domain.size for domain in self.space.values()]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    @property
+    def tries_all(self) -> bool:
+        """Whether every combination is tried once: so the searcher `grid` does, and any where there are not more."""
+        return self.searcher == "grid" or (self.combinations is not None and self.combinations <= self.trials)

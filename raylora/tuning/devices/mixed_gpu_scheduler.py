@@ -165,10 +165,12 @@ class MixedGPUScheduler(ResourceChangingScheduler):  # type: ignore[misc]
 
 
 def _cards(share: Resources) -> dict[Place, str]:
-    """Every device that trials may run on, and the card it is."""
+    """Every device that trials may run on, and the card it is; not those of a machine that goes."""
     found: dict[Place, str] = {}
+    going = private_ray.draining_nodes()
     for node in ray.nodes():
-        if not node["Alive"] or any(node["Resources"].get(name, 0) < amount for name, amount in share.items()):
+        away = not node["Alive"] or node["NodeID"] in going
+        if away or any(node["Resources"].get(name, 0) < amount for name, amount in share.items()):
             continue
         devices = [str(i) for i in range(int(node["Resources"]["GPU"]))] if share.get("GPU") else ["cpu"]
         found.update(((node["NodeID"], device), card_of(node["Resources"])) for device in devices)

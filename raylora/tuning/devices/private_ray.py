@@ -29,6 +29,11 @@ def available_resources() -> dict[str, dict[str, float]]:
     return found
 
 
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that Ray is letting go: nothing new starts there. Ray Train learns of it in the same way."""
+    return set(state.get_draining_nodes())
+
+
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
     """Let a Ray that is started meanwhile listen on the loopback device alone, metrics included.

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raylora.config.fields import number
 from raylora.config.schema import TrainConfig
@@ -53,6 +53,11 @@ class Fit:
     cost: Cost
     rows: int
     slots: int
+
+    def summary(self) -> dict[str, Any]:
+        """The same as JSON values; sizes are bytes."""
+        sizes = {"usable": self.limit, "base_model": self.cost.base, "trial": self.cost.trial, "row": self.cost.row}
+        return {"device": self.device, **sizes, "rows_at_once": self.rows, "slots": self.slots if self.rows else 0}
 
 
 def fit(device: str, limit: int, cost: Cost, most: int, batch_size: int, on_card: bool) -> Fit:
@@ -177,7 +182,8 @@ def slots_per_device(
 
 
 def _on_cpu(sweep: SweepConfig | None) -> int:
-    guided = sweep is None or sweep.searcher == "optuna" or sweep.scheduler != "none"
+    learns = sweep is None or (sweep.searcher == "optuna" and not sweep.tries_all)
+    guided = learns or (sweep is not None and sweep.scheduler != "none")
     return ON_CPU if guided else ON_CPU_UNGUIDED
 
 

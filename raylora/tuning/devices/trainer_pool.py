@@ -22,6 +22,7 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import Problem
 from raylora.training.actor import TrainerActor
 from raylora.training.on_the_way import Places
+from raylora.tuning.devices import private_ray
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 LINGER = 30.0
 #: Seconds a trainer has to end by itself. What it leaves behind then, a later one on its machine removes.
 PATIENCE = 20.0
+#: Seconds between two looks whether Ray lets a machine go; who ends one gives notice of half a minute or more.
+LOOK = 1.0
 #: The allocator that Ray brings for its own daemons. A step takes and gives back thousands of large tensors of ever
 #: other sizes, which glibc's heap falls apart under: a language model's steps take 15 % less time, in half the memory.
 #: What a step gives back it keeps for some steps, which want it again: 3 % less time, and 6 % for a small UNet. Kept
@@ -88,6 +91,7 @@ class TrainerPool:
         self._leaving: dict[tuple[str, DeviceShare], asyncio.Task[bool]] = {}
         self._idle_since: dict[DeviceShare, float] = {}
         self._endings: dict[DeviceShare, asyncio.Task[None]] = {}
+        self._watching: asyncio.Task[None] | None = None
         self._refused, self._released = asyncio.Event(), asyncio.Event()
         self._problems: tuple[Problem, ...] = ()
 
@@ -101,6 +105,7 @@ class TrainerPool:
             threads: CPU threads there are for the device.
             sharing: trainers that share the device and the threads; the one with the fewest trials is given.
         """
+        self._watching = self._watching or asyncio.create_task(self._vacate_draining())
         place = self._place(trial, node, device, sharing)
         if sharing > 1:
             self._cores[place[:2]] = threads
@@ -160,6 +165,8 @@ class TrainerPool:
 
     async def close(self) -> None:
         """End all trainers, each after its current step, so that they remove their scratch files."""
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.gather(*(_end(handle) for handle in self._trainers.values()))
 
     def _place(self, trial: str, node: str, device: str, sharing: int) -> DeviceShare:
@@ -193,6 +200,23 @@ class TrainerPool:
             if each > self._threads[place] if more else each < self._threads[place]:
                 self._threads[place] = each
                 self._trainers[place].use_threads.remote(each)
+
+    async def _vacate_draining(self) -> None:
+        """Let trainers on machines that go save their trials at once, so that no step is lost."""
+        told: dict[DeviceShare, tuple[Any, asyncio.Task[None]]] = {}
+        while True:
+            await asyncio.sleep(LOOK)
+            going = await asyncio.to_thread(private_ray.draining_nodes) if self._trainers else set()
+            for place, handle in self._trainers.items():
+                if place[0] in going and (place not in told or told[place][0] is not handle):
+                    told[place] = handle, asyncio.create_task(self._vacate(place, handle))
+
+    async def _vacate(self, place: DeviceShare, handle: Any) -> None:
+        """Tell a trainer, again if the message is lost on its way, that its machine goes."""
+        while place in self._trainers and self._trainers[place] is handle:
+            if await _answers(handle.vacate.remote()):
+                return
+            await asyncio.sleep(LOOK)
 
     async def _left(self, trial: str, place: DeviceShare, answer: Awaitable[Any]) -> bool:
         out = await _answers(answer)

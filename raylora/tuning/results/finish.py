@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from raylora.console import say
 from raylora.errors import UserError
 from raylora.families.registry import named
 from raylora.files import read_regular, write_text_atomically
+from raylora.formatting import no_formula
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import Plan
 from raylora.tuning.results import store
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_EVENTS = 1 << 30  #: bytes of the trainers' log that are looked at
-#: What texts begin with that spreadsheets take for formulas.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
@@ -58,7 +58,7 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
     with ray_cluster.running(dashboard=False) if loads else contextlib.nullcontext():  # one for all that loads it
         outcome, wrong = _loaded_back(plan, outcome, ranking)
         store.save(folder, outcome)
-        write_text_atomically(folder.table, as_csv(ranking.frame()))
+        write_text_atomically(folder.table, as_csv(_table(ranking, folder.path)))
         write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
     if wrong is not None:
         raise wrong
@@ -80,9 +80,15 @@ def _loaded_back(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> tuple[S
     return outcome, None
 
 
+def _table(ranking: Ranking, folder: Path) -> pd.DataFrame:
+    """The trials, with folders as they are seen from the run's own, which may be moved."""
+    places = [row.trial.folder for row in ranking.rows]
+    return ranking.frame().assign(folder=[os.path.relpath(place, folder) if place else "" for place in places])
+
+
 def as_csv(table: pd.DataFrame) -> str:
     """A table as CSV that a spreadsheet takes for values and texts: a text that it would run as a formula is quoted."""
-    texts = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
+    texts = table.map(lambda cell: no_formula(cell) if isinstance(cell, str) else cell)
     return str(texts.to_csv(index=False))
 
 

@@ -45,7 +45,7 @@ def _without_winner(ranking: Ranking) -> list[str]:
             f"Every trial that ran diverged. Try learning rates around {number(_round(min(rates) / 30))} to "
             f"{number(_round(min(rates) / 3))}, and warmup_steps of a tenth of the steps."
         ]
-    return ["No trial reported a value: the reasons are in the table. Mend the first, then sweep again with --resume."]
+    return ["No trial reported a value: the reasons are in the table. Mend the first, then run again with --resume."]
 
 
 def _edge(outcome: SweepOutcome, ranking: Ranking, best: RankedTrial, key: str) -> str:

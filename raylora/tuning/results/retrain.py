@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from raylora.config.dump import dump_config
 from raylora.config.schema import TrainConfig
+from raylora.errors import UserError
 from raylora.tuning.results.ranking import Ranking
 from raylora.tuning.results.types import SweepOutcome
+from raylora.tuning.run_folder import RunFolder
+
+
+def awaits_retraining(config: TrainConfig) -> bool:
+    """Whether a sweep of this configuration has finished, and its winner has not been trained once more."""
+    folder = RunFolder(config.output_dir)
+    if folder.state != "finished" or RunFolder(_folder(config)).state == "finished":
+        return False
+    try:
+        return bool(folder.read_inputs()["config"] == dump_config(config))
+    except UserError:  # what it was started with is lost: it is no run to go on with
+        return False
+
+
+def _folder(config: TrainConfig) -> str:
+    return f"{config.output_dir}_retrained"
 
 
 def retrain_config(config: TrainConfig, outcome: SweepOutcome, ranking: Ranking) -> TrainConfig | None:
@@ -22,6 +40,6 @@ def retrain_config(config: TrainConfig, outcome: SweepOutcome, ranking: Ranking)
         {
             "validation_examples": 0,
             "max_steps": max(1, round(seen / single.batch_size)),
-            "output_dir": f"{config.output_dir}_retrained",
+            "output_dir": _folder(config),
         }
     )

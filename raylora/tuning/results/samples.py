@@ -16,6 +16,7 @@ from raylora.errors import UserError
 from raylora.families.family import Prompt
 from raylora.families.prompts import wanted
 from raylora.families.resolve import resolve
+from raylora.formatting import things
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.devices.trainer_pool import ON_CPU
 from raylora.tuning.plan import Plan
@@ -31,7 +32,7 @@ def report_samples(plan: Plan, outcome: SweepOutcome, ranking: Ranking) -> list[
     asked = prompts(plan)
     if not asked:
         return []
-    say("making samples with the exported adapter")
+    say(f"making samples: {things(len(asked), 'prompt')}, by the base model and with the exported adapter")
     try:
         return make_samples(trial_config(ranking.best.trial), outcome.adapter, asked)
     except Exception as error:  # no memory left on the card, a prompt that the model cannot take, Ray itself, ...

@@ -87,7 +87,7 @@ def load(folder: RunFolder) -> SweepOutcome:
         raise UserError.one(
             f"{folder.outcome.name} or {folder.losses.name} is not whole",
             where=str(folder.path),
-            hint="run the sweep again with --resume",
+            hint="run the sweep again with --resume: what is done is not done again",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Tune's callback: tells the pool which trials are over, and the person how it goes."""
+"""Tune's callbacks: they tell the pool which trials are over, the person how it goes, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 from ray.tune import Callback
+from ray.tune.logger import TBXLoggerCallback
+from ray.tune.result import TRAINING_ITERATION
 
 from raylora.console import say
 from raylora.errors import UserError
@@ -16,7 +18,7 @@ from raylora.formatting import number
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.continuation import Continuation
 from raylora.tuning.tune.journal import State, TrialRecord
-from raylora.tuning.tune.result_keys import DEVICE, DIVERGED_VALUE, METRIC, REASON, STATUS, TIME
+from raylora.tuning.tune.result_keys import CURVES, DEVICE, DIVERGED_VALUE, METRIC, REASON, STATUS, TIME
 from raylora.tuning.tune.trainable import NAMESPACE
 
 #: Environment variable of the driver: name of the trainer pool of the sweep that is running.
@@ -36,11 +38,13 @@ class Progress(Callback):  # type: ignore[misc]
         total: trials of the sweep.
         name: how the value is called.
         before: the trials of the processes before this one.
+        examples: that it learns from and is judged by.
     """
 
-    def __init__(self, folder: RunFolder, total: int, name: str, before: Continuation) -> None:
+    def __init__(self, folder: RunFolder, total: int, name: str, before: Continuation, examples: int) -> None:
         self._folder = folder
         self._total = total
+        self._examples = examples
         self._name = name
         self._done = len(before.done)
         self._trials = {trial.id: trial for trial in before.unfinished}
@@ -50,6 +54,7 @@ class Progress(Callback):  # type: ignore[misc]
         self._failure: UserError | None = None
         self._kept = 0.0
         self._said_no_card = False
+        self._said_loading = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -81,6 +86,9 @@ class Progress(Callback):  # type: ignore[misc]
         self._note(trial, "running")
         values = ", ".join(f"{key} {number(value)}" for key, value in trial.config.items())
         say(f"{trial} starts{': ' + values if values else ''}")
+        if not self._said_loading:
+            say(f"loading the base model and reading {self._examples} examples: the first steps come after that")
+        self._said_loading = True
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -135,6 +143,15 @@ class Progress(Callback):  # type: ignore[misc]
         if not self._said_no_card:
             say(f"torch finds no CUDA on {host}, whose GPUs Ray counts: trials there train on its CPU, far slower")
         self._said_no_card = True
+
+
+class Curves(TBXLoggerCallback):  # type: ignore[misc]
+    """TensorBoard's events of each trial, over the examples that it has seen; without what Tune itself says of it."""
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        """Write what a person would look at of a report; a trial that diverged has no value at its end."""
+        shown = {key: result[key] for key in CURVES if result.get(key) not in (None, DIVERGED_VALUE)}
+        super().log_trial_result(iteration, trial, {**shown, TRAINING_ITERATION: int(result[TIME])})
 
 
 def _last_line(trial: Any) -> str:

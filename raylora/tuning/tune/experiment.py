@@ -7,13 +7,14 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import ray
 from ray import tune
+from ray.tune.trainable import wrap_function
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylora.config.schema import SweepConfig
@@ -25,7 +26,7 @@ from raylora.tuning.devices.trainer_pool import TrainerPool
 from raylora.tuning.plan import Plan
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune import search_space
-from raylora.tuning.tune.callback import TRAINER_POOL, Progress
+from raylora.tuning.tune.callback import TRAINER_POOL, Curves, Progress
 from raylora.tuning.tune.continuation import Continuation
 from raylora.tuning.tune.trainable import NAMESPACE, run_trial, trial_label
 
@@ -91,10 +92,22 @@ def _trainable(plan: Plan, folder: RunFolder, pool_name: str, slots: int) -> Any
     def trial(params: dict[str, Any]) -> None:
         run_trial(params, config, pool_name, experiment, cpus)
 
-    return tune.with_resources(trial, share)
+    class Trial(wrap_function(trial)):  # type: ignore[misc]
+        """The process of a trial, as Ray's dashboard and `ps` call it; Tune's own name is ImplicitFunc for all."""
+
+        def __repr__(self) -> str:
+            return f"{self.trial_name}, or a later one in its place"
+
+    return tune.with_resources(Trial, share)
 
 
-def make_tuner(plan: Plan, folder: RunFolder, pool_name: str, before: Continuation | None = None) -> tune.Tuner:
+def make_tuner(
+    plan: Plan,
+    folder: RunFolder,
+    pool_name: str,
+    before: Continuation | None = None,
+    callbacks: Sequence[tune.Callback] = (),
+) -> tune.Tuner:
     """A tuner for a sweep that begins, or for the rest of one that goes on.
 
     To Tune both are new: what it pickles into its folder is never read, and goes with `remove_pickles`.
@@ -104,6 +117,7 @@ def make_tuner(plan: Plan, folder: RunFolder, pool_name: str, before: Continuati
         folder: its `output_dir`.
         pool_name: name of its trainer pool.
         before: of a sweep that goes on, what was before; some of it is left to do.
+        callbacks: of Tune's, beside our own.
     """
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
     devices, device, slots = ray_cluster.devices(), plan.config.device, _slots(plan)
@@ -112,12 +126,13 @@ def make_tuner(plan: Plan, folder: RunFolder, pool_name: str, before: Continuati
         scheduler = MixedGPUScheduler(scheduler, devices.share(slots, device), plan.config.batch_size)
     todo = before or Continuation(drawn=plan.trials)
     label = trial_label(todo.names())
+    examples = len(plan.dataset.train) + len(plan.dataset.held_out)
     at_once = devices.at_once(slots, plan.trials, device)
     return tune.Tuner(
         _trainable(plan, folder, pool_name, slots),
         param_space=search_space.param_space(sweep),
         tune_config=tune.TuneConfig(  # searcher and scheduler name the metric themselves: Tune takes it from one place
-            num_samples=search_space.samples(sweep, before),
+            num_samples=todo.left,
             search_alg=search_space.searcher(sweep, plan.config.seed, at_once, plan.first_points(), before),
             scheduler=scheduler,
             time_budget_s=_time_left(sweep, folder),
@@ -129,7 +144,7 @@ def make_tuner(plan: Plan, folder: RunFolder, pool_name: str, before: Continuati
             name=folder.experiment.name,
             storage_path=str(folder.path.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[Progress(folder, plan.trials, plan.family.objective_name, todo)],
+            callbacks=[Progress(folder, plan.trials, plan.family.objective_name, todo, examples), Curves(), *callbacks],
             verbose=0,
         ),
     )

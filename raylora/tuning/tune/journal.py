@@ -1,8 +1,8 @@
 """The journal of a run: what has become of each trial, a line of JSON an event, each with its own checksum.
 
-It is all that `--resume` knows of trials, beside their checkpoints. Ray Tune keeps a record too, but in pickles, and
-whoever may write into a shared folder could run code with them: Tune's is never read. Lines are only appended, so that
-whatever cuts the file off leaves a whole older record; a line that was altered is left out, and said.
+It is all that a run that goes on knows of trials, beside their checkpoints. Ray Tune keeps a record too, but in
+pickles, and whoever may write into a shared folder could run code with them: Tune's is never read. Lines are only
+appended, so that whatever cuts the file off leaves a whole older record; a line that was altered is left out, and said.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Journal:
             raise UserError.one(
                 f"is a run's journal of format {heads[-1]}, this raylora reads format {FORMAT}",
                 where=str(self._file),
-                hint="resume with the raylora that wrote it, or run without --resume: what is here is kept beside it",
+                hint="resume with the raylora that wrote it, or run it with --fresh: what is here is kept beside it",
             )
         if not any(entries):
             raise self._lost("is empty" if not data.strip() else "is not whole in any line")
@@ -157,7 +157,7 @@ class Journal:
         return UserError.one(
             f"{how}: which trials there were, and what has become of them, is lost",
             where=str(self._file),
-            hint="run it without --resume: it starts anew, and what is here is kept in a folder beside it",
+            hint="run it with --fresh: it starts anew, and what is here is kept in a folder beside it",
         )
 
     def _append(self, entry: dict[str, Any]) -> None:

@@ -1,11 +1,14 @@
 """From the domains of a configuration to Ray Tune's search space, searcher and scheduler, all of them unmodified.
 
+A searcher that might repeat itself is wrapped, as Tune's own limiter wraps it.
+
 A sweep that goes on is a new experiment to Tune: its searcher and its scheduler are new ones that are told what has
 happened. Nothing that Tune has pickled is read.
 """
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,24 +18,23 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.variant_generator import generate_variants
 
 from raylora.config.schema import SweepConfig
 from raylora.config.space import LISTS, Domain
 from raylora.tuning.tune.continuation import Continuation
-from raylora.tuning.tune.journal import trial_id
+from raylora.tuning.tune.distinct import Distinct, combinations, distinct, draws
 from raylora.tuning.tune.result_keys import METRIC, TIME
 
 
 def _domains(sweep: SweepConfig) -> dict[str, Any]:
     """Ray Tune's search space of a sweep's domains."""
-    return {key: _tune_domain(domain, sweep.searcher == "grid") for key, domain in sweep.space.items()}
+    return {key: _tune_domain(domain) for key, domain in sweep.space.items()}
 
 
-def _tune_domain(domain: Domain, grid: bool) -> Any:
+def _tune_domain(domain: Domain) -> Any:
     values: Any = domain.values
     if domain.kind in LISTS:
-        return tune.grid_search(list(values)) if grid else tune.choice(list(values))
+        return tune.choice(list(values))
     low, high = values
     if domain.kind == "uniform":
         return tune.uniform(low, high)
@@ -49,56 +51,57 @@ def searcher(
     first: Sequence[dict[str, Any]],
     before: Continuation | None = None,
 ) -> Searcher | SearchAlgorithm:
-    """The searcher a configuration names; it knows its space.
+    """The searcher a configuration names; it knows its space, and gives no configuration twice.
+
+    Where all combinations are tried, nobody has to choose: Tune's own generator gives them out.
 
     Args:
         sweep: the sweep.
         seed: what it draws from.
         at_once: how many trials may run at the same moment.
-        first: where one that learns from results begins.
+        first: where the search begins.
         before: of a sweep that goes on. The searcher first gives out the trials that are unfinished, then what is still
             to be drawn, as one would that was never interrupted and has seen the same results.
     """
-    if sweep.searcher != "optuna" or not sweep.space:
-        if before is None:
-            return BasicVariantGenerator(random_state=seed, max_concurrent=at_once)
-        drawn = {trial_id(number): values for number, values in enumerate(variants(sweep, seed), 1)}
-        begun = {trial.id: trial.params for trial in before.unfinished}
-        points = [begun[name] if name in begun else drawn[name] for name in before.names()]
+    before = before or Continuation(drawn=sweep.trial_count)
+    unfinished = [trial.params for trial in before.unfinished]
+    done = [trial.params for trial in before.done]
+    if not _learns(sweep):
+        left = distinct(variants(sweep, seed, first), [*done, *unfinished])
+        points = [*unfinished, *itertools.islice(left, before.drawn)]
         return BasicVariantGenerator(points_to_evaluate=points, max_concurrent=at_once)
-    known = before.known if before else 0
-    unfinished = [trial.params for trial in before.unfinished] if before else []
+    known = before.known
     # Another stream than the one that the trials before were drawn from, which would come once more.
     optuna = OptunaSearch(
         metric=METRIC, mode="min", seed=seed + known, points_to_evaluate=[*unfinished, *first[known:]]
     )
     optuna.set_search_properties(None, None, _domains(sweep))
-    for trial in before.done if before else ():
+    for trial in before.done:
         # What Tune tells Optuna of a trial: its last value, be it stopped or at its end.
         if trial.reports:
             optuna.add_evaluated_point(trial.params, trial.last[METRIC])
-    return ConcurrencyLimiter(optuna, max_concurrent=at_once)
+    once = Distinct(optuna, sweep, _domains(sweep), seed, done)
+    return ConcurrencyLimiter(once, max_concurrent=at_once)
+
+
+def _learns(sweep: SweepConfig) -> bool:
+    return sweep.searcher == "optuna" and not sweep.tries_all
 
 
 def param_space(sweep: SweepConfig) -> dict[str, Any]:
     """The search space for `Tuner`: empty where the searcher knows it."""
-    return {} if sweep.searcher == "optuna" else _domains(sweep)
+    return {} if _learns(sweep) else _domains(sweep)
 
 
-def samples(sweep: SweepConfig, before: Continuation | None = None) -> int:
-    """The number of samples for `Tuner`: trials, or whole grids."""
-    if before is not None:
-        return before.left
-    return 1 if sweep.searcher == "grid" else sweep.trials
+def variants(sweep: SweepConfig, seed: int, first: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """The values of all trials of a sweep that learns from no result, in their order.
 
-
-def variants(sweep: SweepConfig, seed: int) -> list[dict[str, Any]]:
-    """The values of all trials of a sweep that learns from no result, in their order: they follow from the seed."""
-    draws = np.random.default_rng(seed)
-    space = {"config": _domains(sweep)}
-    return [
-        dict(spec["config"]) for _ in range(samples(sweep)) for _, spec in generate_variants(space, random_state=draws)
-    ]
+    They follow from the seed, but for those of `first`, and the order in which the searcher `grid` tries them.
+    """
+    every = (
+        combinations(sweep) if sweep.searcher == "grid" else draws(sweep, _domains(sweep), np.random.default_rng(seed))
+    )
+    return list(itertools.islice(distinct(itertools.chain(first, every)), sweep.trial_count))
 
 
 def scheduler(

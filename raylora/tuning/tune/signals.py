@@ -73,5 +73,5 @@ def catching() -> Iterator[Interruption]:
 
 
 def _end() -> None:
-    say(f"interrupted: Ray did not end within {PATIENCE:.0f} s; run the same command with --resume to go on")
+    say(f"interrupted: Ray did not end within {PATIENCE:.0f} s; run the same command again to go on")
     os._exit(130)

@@ -7,6 +7,7 @@ and imports no torch. It is taken out of the pack by the driver (see `TrainerPoo
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ from raylora.tuning.tune.result_keys import (
 )
 
 NAMESPACE = "raylora"
+
+#: Seconds that a trial which is saved waits for its machine to go. Tune starts it elsewhere when Ray says that the
+#: machine has gone, and counts no failure then; it would count one if the trial ended by itself.
+GOES = 600.0
 
 
 def run_trial(params: dict[str, Any], base: TrainConfig, pool_name: str, experiment: Path, cpus: float) -> None:
@@ -76,6 +81,15 @@ def run_trial(params: dict[str, Any], base: TrainConfig, pool_name: str, experim
 def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, Any]) -> None:
     while True:
         report = ray.get(trainer.advance.remote(trial))
+        # Kept by the trial and not by Tune, which copies file by file into the checkpoint's final place. Before Tune
+        # hears of the report: the journal knows none whose checkpoint is not whole.
+        try:
+            trial_folder.keep(report.checkpoint, experiment / trial, int(report.metrics[STEP]))
+        finally:
+            shutil.rmtree(report.checkpoint.parent, ignore_errors=True)
+        if report.leaving:
+            time.sleep(GOES)
+            raise RuntimeError(f"Ray has said that this machine goes, and {GOES:g} s later it is still there")
         metrics: dict[str, Any] = {
             METRIC: DIVERGED_VALUE,
             **report.metrics,
@@ -87,12 +101,6 @@ def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, An
             TIMESTEPS: report.metrics[TIME],
             **here,
         }
-        # Kept by the trial and not by Tune, which copies file by file into the checkpoint's final place. Before Tune
-        # hears of the report: the journal knows none whose checkpoint is not whole.
-        try:
-            trial_folder.keep(report.checkpoint, experiment / trial, int(report.metrics[STEP]))
-        finally:
-            shutil.rmtree(report.checkpoint.parent, ignore_errors=True)
         tune.report(metrics)
         if report.status != "running":
             return

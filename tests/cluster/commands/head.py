@@ -32,6 +32,7 @@ class Head:
         self.tokens: list[str] = []
         self.before_submit: Callable[[str], None] = lambda name: None
         self.nodes: list[dict[str, Any]] = []  # as Ray's state API lists them
+        self.files: dict[str, str] = {}  # logs of each node
         self.port = 0
 
     def add(self, name: str, status: str = "PENDING", start_time: int | None = None) -> None:
@@ -63,6 +64,13 @@ class Head:
 
     async def _nodes(self, _: web.Request) -> web.Response:
         return web.json_response({"result": True, "data": {"result": {"result": self.nodes}}})
+
+    async def _files(self, _: web.Request) -> web.Response:
+        return web.json_response({"result": True, "data": {"result": {"core": sorted(self.files)}}})
+
+    async def _file(self, request: web.Request) -> web.Response:
+        text = self.files[request.query["filename"]]
+        return web.Response(text="".join(text.splitlines(keepends=True)[-int(request.query["lines"]) :]))
 
     async def _submit(self, request: web.Request) -> web.Response:
         name = (await request.json())["submission_id"]
@@ -108,6 +116,8 @@ class Head:
                 web.get("/api/jobs/", self._list),
                 web.post("/api/jobs/", self._submit),
                 web.get("/api/v0/nodes", self._nodes),
+                web.get("/api/v0/logs", self._files),
+                web.get("/api/v0/logs/file", self._file),
                 web.get("/api/jobs/{name}", self._info),
                 web.post("/api/jobs/{name}/stop", self._stop),
                 web.delete("/api/jobs/{name}", self._delete),

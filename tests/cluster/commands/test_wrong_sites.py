@@ -152,6 +152,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("two networks", None, {"network": "VM Network"}, "network: the network 'VM Network' is there 2 times"),
     ("template", None, {"template": "raylora-template"}, "template: the machine 'raylora-template' is there 2 times"),
     ("snapshot", None, {"snapshot": "ready"}, "snapshot: the snapshot of raylora-template 'ready' is there 2 times"),
+    ("further", None, {"further_networks": ["gpu-net", "store"]}, "further_networks: no network 'store'"),
     ("uplink", None, {"network": "DVS0-DVUplinks-9"}, "is the uplinks of a distributed switch, no network"),
     ("pod", None, {"datastore": "pod"}, "datastore: pod is a datastore cluster, and no host reaches a datastore in it"),
 ]

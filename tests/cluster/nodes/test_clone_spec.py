@@ -42,6 +42,16 @@ def test_a_worker_with_a_card(sim: Simulator, tmp_path: Path) -> None:
     assert machine["annotation"].startswith("raylora: worker cats-kind-")
 
 
+def test_further_networks_have_a_card_each(sim: Simulator, tmp_path: Path) -> None:
+    """The template has one card or two; those that are named are connected anew, those that lack are added."""
+    for dressed in ((), ("second network",)):
+        sim.dress_template(*dressed)  # type: ignore[arg-type]
+        (machine,) = made(sim, tmp_path, {"gpu": "RTX 4090"}, further_networks=[sim.portgroup])
+        cards = [device["network"] for device in machine["devices"] if device["kind"] == "network"]
+        assert cards == [sim.network, sim.portgroup]
+    sim.dress_template()
+
+
 def test_static_passthrough_names_the_cards(sim: Simulator, tmp_path: Path) -> None:
     machines = made(sim, tmp_path, {"gpu": "RTX 4090", "passthrough": "static"}, count=2)
     assert len({card for machine in machines for card in machine["cards"]}) == 2

@@ -211,3 +211,12 @@ def test_vgpus_share_a_card_by_their_memory() -> None:
     assert room(here, [on("a", "h", (PciDevice(vgpu="nvidia_l40s-24q"),))], kind) == 1
     assert room(Host("h", "h", cards=(shared,)), [], kind) == 0
     assert not free_cards(here, [])
+
+
+def test_workers_that_are_spread_go_where_most_room_is() -> None:
+    seen = view([host("a", "RTX 4090", "RTX 4090"), host("b", *["RTX 4090"] * 3), host("c", "RTX 4090")])
+    spread = NodeType(gpu="RTX 4090", spread=True)
+    assert [choice.host.name for choice in choose(seen, reach(seen), spread)] == ["b", "a", "c"]
+    assert [choice.host.name for choice in choose(seen, reach(seen), SMALL)] == ["c", "a", "b"]
+    taken = view(seen.hosts.values(), [on(name, "b", wants("RTX 4090")) for name in ("v", "w")])
+    assert choose(taken, reach(taken), spread)[0].host.name == "a"

@@ -203,3 +203,27 @@ def test_what_does_not_fit_into_the_guestinfo_is_told_with_its_size(tmp_path: Pa
         user_data.head(site().model_copy(update={"vcenter": vcenter}), identity("head", "head"), "t")
     (problem,) = caught.value.problems
     assert problem.key == "vcenter.ca_file" and "vcenter.ca_file with 130 KiB" in problem.hint
+
+
+def test_nodes_are_told_of_time_servers_and_of_a_proxy_that_is_not_for_their_own_machines(tmp_path: Path) -> None:
+    pool = {"pool": ["10.0.0.50-10.0.0.90"], "prefix": 24}
+    config = site(ntp=["ntp.example.com"], proxy="http://proxy.example.com:3128", addresses=pool)
+    keys = user_data.worker(config, identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    assert document(keys)["ntp"] == {"enabled": True, "servers": ["ntp.example.com"]}
+    found = environment(keys, tmp_path)
+    assert found["http_proxy"] == found["https_proxy"] == "http://proxy.example.com:3128"
+    assert found["no_proxy"].split(",") == [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        config.vcenter.host,
+        "10.0.0.5",
+        "10.0.0.0/24",
+    ]
+    several = user_data.worker(
+        site(further_networks=["storage"]), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN
+    )
+    metadata = json.loads(user_data.read_guestinfo(several, "metadata"))
+    assert metadata["network"]["ethernets"] == {"nodes": {"match": {"name": "e*"}, "dhcp4": True}}
+    plain = user_data.worker(site(), identity("worker", "rtx4090"), "10.0.0.5:6379", TOKEN)
+    assert "ntp" not in document(plain) and not {"http_proxy", "no_proxy"} & environment(plain, tmp_path).keys()

@@ -6,7 +6,7 @@ import ast
 import functools
 import re
 
-from pyVmomi import VmomiSupport, pbm
+from pyVmomi import VmomiSupport, pbm, vim
 
 from raylora.cluster.vsphere.privileges import FILE, rights
 from raylora.config import yaml_text
@@ -20,7 +20,8 @@ OBJECTS = {"vcenter", "folder", "template", "pool", "datastore", "network", "clu
 def api_methods() -> frozenset[str]:
     """Every method of every managed object that pyVmomi knows, by its names in Python and on the wire."""
     names: set[str] = set()
-    assert pbm.profile.ProfileManager  # its types are known once it is looked at
+    # Types of other services are known once one of them is looked at.
+    assert pbm.profile.ProfileManager and vim.cluster.VsanVcClusterHealthSystem
     for name in VmomiSupport.ListManagedTypes():
         for python, info in VmomiSupport.GetVmodlType(name)._methodInfo.items():
             names |= {python, python[0].upper() + python[1:], info.wsdlName}

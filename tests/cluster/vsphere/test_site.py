@@ -31,7 +31,7 @@ def test_names_become_ids(sim: Simulator, tmp_path: Path) -> None:
     site = found(sim, tmp_path)
     assert len(site.reach.hosts) == 2
     assert site.template.snapshot is not None and site.template.frozen.disk_gib == 40
-    assert isinstance(site.network_backing, vim.vm.device.VirtualEthernetCard.NetworkBackingInfo)
+    assert isinstance(site.network_backings[0], vim.vm.device.VirtualEthernetCard.NetworkBackingInfo)
 
 
 def test_pool_hosts_and_port_group_are_taken_when_named(sim: Simulator, tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_pool_hosts_and_port_group_are_taken_when_named(sim: Simulator, tmp_path
     site = found(sim, tmp_path, datacenter=sim.datacenter, compute_cluster=sim.compute_cluster, **names)
     assert len(site.reach.hosts) == 1
     assert site.pool != found(sim, tmp_path).pool
-    assert site.network_backing.port.portgroupKey and site.network_backing.port.switchUuid
+    assert site.network_backings[0].port.portgroupKey and site.network_backings[0].port.switchUuid
 
 
 def test_all_that_is_missing_is_told_at_once(sim: Simulator, tmp_path: Path) -> None:

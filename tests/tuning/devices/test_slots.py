@@ -154,7 +154,7 @@ def test_trainers_of_a_machine_use_all_cores_and_half_its_memory_for_base_models
 
 @pytest.mark.parametrize("family", ["diffusion", "causal_lm"])
 def test_a_plan_tells_what_each_card_takes(family: str) -> None:
-    sweep = SweepConfig.model_validate({"space": {"lora_rank": [4, 8]}, "trials": 3})
+    sweep = SweepConfig.model_validate({"space": {"lora_rank": [4, 8, 16]}, "trials": 3})
     plan = make_plan(config(family), sweep)
     lines = plan.text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("memory"))
@@ -174,7 +174,7 @@ def test_a_plan_shows_what_a_language_model_reads() -> None:
 
 
 def test_slots_of_a_sweep_follow_the_memory() -> None:
-    sweep = SweepConfig.model_validate({"space": {"lora_rank": [4, 8]}, "trials": 3})
+    sweep = SweepConfig.model_validate({"space": {"lora_rank": [4, 8, 16]}, "trials": 3})
     plan = make_plan(config("causal_lm"), sweep)
     assert (plan.slots([]), plan.slots(["GeForce-RTX-3090", "H100"])) == (3, 3)
     tight = make_plan(config("causal_lm").with_values({"memory_limit_gib": 1e-4}), sweep)

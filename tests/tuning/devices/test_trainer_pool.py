@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import ray
 
+from raylora.cluster.ray import private_api
 from raylora.config.schema import TrainConfig
 from raylora.errors import Problem
+from raylora.training import checkpoint_format
 from raylora.tuning.devices.trainer_pool import TrainerPool, _answers
 from tests.tuning.runs import RAY_OPTIONS, config, is_alive
 
@@ -172,3 +174,21 @@ def test_a_trainer_that_ray_killed_answers_no_more(error: Exception | None) -> N
             raise error
 
     assert asyncio.run(_answers(ping())) == (error is None)
+
+
+def test_trials_are_saved_on_a_machine_that_ray_lets_go(tmp_path: Path) -> None:
+    """The last of this file: nothing starts on the machine any more."""
+    settings = config("causal_lm", tmp_path / "run").with_values({"max_steps": 10**6})
+
+    async def act() -> None:
+        pool = TrainerPool(settings, Path(str(settings.cache_dir)), 10**6, tmp_path / "events.jsonl")
+        trainer = await pool.trainer("a", node(), "cpu", 1)
+        await join(trainer, "a", settings)
+        going = asyncio.ensure_future(trainer.advance.remote("a"))
+        private_api.let_go(private_api.gcs_client(ray.get_runtime_context().gcs_address), node(), 60, "maintenance")
+        report = await asyncio.wait_for(going, SOON)
+        assert report.leaving and report.status == "running"
+        assert checkpoint_format.read_state(report.checkpoint)["step"] == report.metrics["step"]
+        await pool.close()
+
+    asyncio.run(act())

@@ -21,7 +21,7 @@ class Trial(SimpleNamespace):
 def test_a_journal_that_cannot_be_written_ends_the_sweep_with_its_own_words(tmp_path: Path) -> None:
     """Tune takes an error of any other hook for its own, with a traceback in place of what to do."""
     folder = RunFolder(tmp_path / "gone" / "run")
-    progress = Progress(folder, 1, "J", Continuation(drawn=1))
+    progress = Progress(folder, 1, "J", Continuation(drawn=1), 4)
     progress.on_trial_start(0, [], Trial(config={"learning_rate": 1e-4}))
     with pytest.raises(UserError) as caught:
         progress.on_step_end(0, [])

@@ -142,7 +142,7 @@ def test_a_journal_of_nothing_is_refused_by_name(tmp_path: Path, text: bytes, wo
     [problem] = caught.value.problems
     assert problem.where == str(tmp_path / "journal.jsonl")
     assert "what has become of them, is lost" in problem.message
-    assert "without --resume" in problem.hint
+    assert "with --fresh" in problem.hint
 
 
 def test_a_journal_that_is_missing_or_no_file_is_refused(tmp_path: Path) -> None:

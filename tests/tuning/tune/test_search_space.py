@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ray.tune.experiment import Experiment
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.search_generator import SearchGenerator
 
 from raylora.config.schema import SweepConfig
 from raylora.tuning.tune import search_space
 from raylora.tuning.tune.continuation import Continuation
+from raylora.tuning.tune.distinct import Distinct
 from raylora.tuning.tune.initial_points import first_points
 from raylora.tuning.tune.journal import TrialRecord, trial_id
 from raylora.tuning.tune.result_keys import METRIC, TIME
@@ -56,18 +60,20 @@ def test_optuna_takes_the_first_points_and_stays_inside(spread: dict[str, Any], 
     def suggestions() -> list[dict[str, Any]]:
         limiter = search_space.searcher(sweep, seed, trials, first)
         assert type(limiter) is ConcurrencyLimiter
-        assert type(limiter.searcher) is OptunaSearch
+        assert type(limiter.searcher.searcher) is OptunaSearch
         assert search_space.param_space(sweep) == {}  # the searcher knows it
         return [limiter.suggest(str(i)) for i in range(trials)]
 
+    assume(not sweep.tries_all)  # there nobody has to choose
     drawn = suggestions()
     assert drawn[: len(first)] == first
     assert all(inside(sweep, point) for point in drawn)
+    assert len({str(point) for point in drawn}) == trials
     assert suggestions() == drawn
 
 
 def test_optuna_waits_while_enough_trials_are_running() -> None:
-    sweep = SweepConfig(space={"lora_rank": [2, 4]})  # type: ignore[dict-item]
+    sweep = SweepConfig(space={"lora_rank": [2, 4, 8, 16]}, trials=3)  # type: ignore[dict-item]
     limiter = search_space.searcher(sweep, 0, 2, [])
     assert isinstance(limiter, ConcurrencyLimiter)
     assert limiter.suggest("a")
@@ -77,11 +83,13 @@ def test_optuna_waits_while_enough_trials_are_running() -> None:
     assert limiter.suggest("c")
 
 
-def drawn(sweep: SweepConfig, seed: int, before: Continuation | None = None) -> list[dict[str, Any]]:
+def drawn(
+    sweep: SweepConfig, seed: int, before: Continuation | None = None, first: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
     """What Tune's own generator makes of a sweep that is not searched by Optuna."""
-    generator = search_space.searcher(sweep, seed, 4, [], before)
+    generator = search_space.searcher(sweep, seed, 4, first, before)
     assert type(generator) is BasicVariantGenerator
-    space, samples = search_space.param_space(sweep), search_space.samples(sweep, before)
+    space, samples = search_space.param_space(sweep), before.left if before else sweep.trial_count
     generator.add_configurations([Experiment("sweep", lambda config: None, config=space, num_samples=samples)])
     found: list[dict[str, Any]] = []
     while not generator.is_finished():
@@ -133,7 +141,14 @@ def record(number: int, params: dict[str, Any], *reports: tuple[int, float], sta
     return TrialRecord(trial_id(number), params, state, found)
 
 
-@pytest.mark.parametrize("sweep", [RANDOM, A_GRID, SweepConfig(searcher="random", trials=1)])
+A_SMALL_SPACE = SweepConfig(
+    space={"use_rslora": [True, False], "lora_rank": {"int": [2, 4]}},  # type: ignore[dict-item]
+    searcher="random",
+    trials=5,
+)
+
+
+@pytest.mark.parametrize("sweep", [RANDOM, A_GRID, A_SMALL_SPACE, SweepConfig(searcher="random", trials=1)])
 def test_a_search_that_goes_on_draws_what_an_undisturbed_one_draws(sweep: SweepConfig) -> None:
     whole = drawn(sweep, 3)
     assert search_space.variants(sweep, 3) == whole
@@ -150,6 +165,7 @@ def test_optuna_goes_on_with_what_is_unfinished_and_knows_what_is_done(
     spread: dict[str, Any], trials: int, data: st.DataObject
 ) -> None:
     sweep = SweepConfig(space=spread, trials=trials)
+    assume(not sweep.tries_all)
     first = first_points(sweep, lambda _: None)
     limiter = search_space.searcher(sweep, 0, trials, first)
     assert isinstance(limiter, ConcurrencyLimiter)
@@ -165,8 +181,9 @@ def test_optuna_goes_on_with_what_is_unfinished_and_knows_what_is_done(
     fresh = first[known:]
     assert found[unfinished : unfinished + len(fresh)] == fresh
     assert all(inside(sweep, point) for point in found)
-    study = again.searcher._ot_study
-    assert [trial.value for trial in study.trials if trial.state.is_finished()] == [
+    assert len({str(point) for point in (*points, *found)}) == trials
+    study = again.searcher.searcher._ot_study
+    assert [trial.value for trial in study.trials if trial.value is not None] == [
         float(number) for number in range(unfinished + 1, known + 1)
     ]
     again.on_trial_complete("0", {METRIC: 0.5})
@@ -182,6 +199,97 @@ def test_optuna_does_not_draw_the_same_once_more() -> None:
     again = search_space.searcher(sweep, 0, 8, [], before)
     assert isinstance(again, ConcurrencyLimiter)
     assert again.suggest("4") not in points
+
+
+# --- no configuration comes twice
+
+
+@pytest.mark.parametrize("searcher", ["optuna", "random"])
+@pytest.mark.parametrize("trials", [4, 6])
+def test_lists_that_hold_no_more_than_the_trials_are_tried_whole(searcher: Any, trials: int) -> None:
+    space: Any = {"learning_rate": [1e-4, 1e-3], "lora_rank": [2, 4]}
+    sweep = SweepConfig(space=space, trials=trials, searcher=searcher)
+    assert sweep.tries_all
+    assert sweep.trial_count == 4
+    first = first_points(sweep, lambda _: 1e-3)
+    found = drawn(sweep, 0, first=first)
+    assert {tuple(point.values()) for point in found} == {(rate, rank) for rate in (1e-4, 1e-3) for rank in (2, 4)}
+    assert len(found) == 4
+    assert found[: len(first)] == first
+    assert drawn(sweep, 0, first=first) == found
+    before = Continuation([record(1, found[0], (8, 0.1))], [record(2, found[1])], 2)
+    assert drawn(sweep, 0, before, first) == found[1:]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"lora_rank": {"int": [1, 9]}},  # shuffled
+        {"lora_rank": {"logint": [1, 40]}, "use_rslora": [True, False]},  # drawn
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_random_draws_are_all_different(space: Any, seed: int) -> None:
+    sweep = SweepConfig(space=space, trials=8, searcher="random")
+    assert not sweep.tries_all
+    found = drawn(sweep, seed)
+    assert len({str(point) for point in found}) == len(found) == 8
+    assert drawn(sweep, seed) == found
+    before = Continuation([record(n, point) for n, point in enumerate(found[:3], 1)], [], 5)
+    assert drawn(sweep, seed, before) == found[3:]
+
+
+def test_optuna_is_asked_anew_and_a_configuration_drawn_where_it_insists() -> None:
+    """Eight of nine combinations, of which TPE soon likes one better than the others."""
+    sweep = SweepConfig(space={"learning_rate": [1e-4, 1e-3, 1e-2], "lora_rank": [2, 4, 8]}, trials=8)  # type: ignore[dict-item]
+    told = 0
+    for seed in range(3):
+        limiter = search_space.searcher(sweep, seed, 2, [])
+        assert isinstance(limiter, ConcurrencyLimiter)
+        found = []
+        for number in range(8):
+            point = limiter.suggest(str(number))
+            assert point is not None
+            found.append(tuple(point.values()))
+            limiter.on_trial_result(str(number), {METRIC: 1.0, "training_iteration": 1})
+            limiter.on_trial_complete(str(number), {METRIC: float(point["lora_rank"] != 2)})
+        assert len(set(found)) == 8
+        # Optuna knows what came of each, of its own and of the others.
+        told += sum(trial.value is not None for trial in limiter.searcher.searcher._ot_study.trials)
+    assert told == 24
+
+
+def test_tune_can_save_it(tmp_path: Path) -> None:
+    limiter = search_space.searcher(SweepConfig(space={"lora_rank": {"int": [2, 9]}}, trials=4), 0, 2, [])  # type: ignore[dict-item]
+    assert isinstance(limiter, ConcurrencyLimiter)
+    limiter.suggest("0")
+    SearchGenerator(limiter).save_to_dir(str(tmp_path), "now")
+    assert list(tmp_path.iterdir())
+
+
+def test_a_configuration_is_drawn_for_a_searcher_that_only_repeats_itself() -> None:
+    class Stubborn(Searcher):  # type: ignore[misc]
+        evaluated: list[dict[str, Any]] = []
+
+        def suggest(self, trial_id: str) -> dict[str, Any]:
+            return {"lora_rank": 2}
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None: ...
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None: ...
+
+        def add_evaluated_point(self, parameters: dict[str, Any], value: float, *_: Any) -> None:
+            self.evaluated.append({**parameters, METRIC: value})
+
+    sweep = SweepConfig(space={"lora_rank": {"int": [2, 9]}}, trials=4)  # type: ignore[dict-item]
+    stubborn = Stubborn(metric=METRIC, mode="min")
+    once = Distinct(stubborn, sweep, search_space._domains(sweep), 0)
+    found = [once.suggest(str(number)) for number in range(4)]
+    assert found[0] == {"lora_rank": 2}
+    assert len({str(point) for point in found}) == 4
+    for number in range(4):
+        once.on_trial_complete(str(number), {METRIC: 0.5})
+    assert stubborn.evaluated == [{**(point or {}), METRIC: 0.5} for point in found[1:]]
 
 
 def test_rungs_are_as_they_were() -> None:

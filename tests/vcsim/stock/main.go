@@ -1,6 +1,6 @@
 // Command stock is govmomi's vCenter simulator as it is, but for the API version: what our own simulator makes of the
 // same library is for us to judge, what this one does is not. It prints one line of JSON when it listens, and ends when
-// its standard input is closed.
+// its standard input is closed. Its argument is the number of machines that it has; without one it has 1.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"io/ioutil"
 	"log"
 	"os"
+	"strconv"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
@@ -20,6 +21,9 @@ func main() {
 	log.SetOutput(ioutil.Discard)
 	model := simulator.VPX()
 	model.Host, model.ClusterHost, model.Machine, model.Autostart = 0, 2, 1, false
+	if len(os.Args) > 1 {
+		model.Machine, _ = strconv.Atoi(os.Args[1])
+	}
 	if err := model.Create(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -76,7 +76,7 @@ def vllm_rank(rank: int) -> int:
 
 
 def text_usage(name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
-    """Snippets for transformers and PEFT, vLLM, llama.cpp and Ollama.
+    """Snippets for transformers and PEFT, vLLM, llama.cpp and Ollama, as they are run beside the adapter.
 
     Args:
         name: of the sweep, as a model can be called.
@@ -84,29 +84,30 @@ def text_usage(name: str, base_model: str, adapter: Path, rank: int) -> list[Sni
         adapter: the exported folder.
         rank: the adapter's.
     """
+    here = adapter.name
     return [
         Snippet(
             "transformers + PEFT",
             "",
             "from peft import PeftModel\n"
             f"from transformers import {auto_class(base_model)}, AutoTokenizer\n\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({str(adapter)!r})\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({here!r})\n"
             f"model = {auto_class(base_model)}.from_pretrained({load_arguments(base_model)})\n"
-            f"model = PeftModel.from_pretrained(model, {str(adapter)!r})",
+            f"model = PeftModel.from_pretrained(model, {here!r})",
         ),
         Snippet(
             "vLLM",
             f"Ask for the model “{name}”.",
-            vllm_command(base_model, str(adapter), name, rank, wrap=" \\\n    "),
+            vllm_command(base_model, here, name, rank, wrap=" \\\n    "),
         ),
         Snippet(
             "llama.cpp",
             "Convert the adapter, then give it to llama-cli or llama-server beside the base model.",
-            "\n".join(llama_cpp_commands(base_model, str(adapter), name)),
+            "\n".join(llama_cpp_commands(base_model, here, name)),
         ),
         Snippet(
             "Ollama",
             "The Modelfile beside the adapter brings the chat template and the stop tokens.",
-            f"ollama create {name} -f {shlex.quote(str(adapter / 'Modelfile'))}\nollama run {name}",
+            f"ollama create {name} -f {shlex.quote(f'{here}/Modelfile')}\nollama run {name}",
         ),
     ]

@@ -11,7 +11,7 @@ from raylora.families.family import Snippet
 
 
 def image_usage(name: str, base_model: str, adapter: Path) -> list[Snippet]:
-    """Snippets for ComfyUI, AUTOMATIC1111 or Forge, and diffusers.
+    """Snippets for ComfyUI, AUTOMATIC1111 or Forge, and diffusers, as they are run in the adapter's folder.
 
     Args:
         name: of the sweep, as a file can be called.
@@ -28,19 +28,19 @@ def image_usage(name: str, base_model: str, adapter: Path) -> list[Snippet]:
             "ComfyUI",
             f"Copy the file, then put a “Load LoRA” node between the checkpoint and the sampler and choose {copied}, "
             "strength 1.0.",
-            f"cp {shlex.quote(str(adapter))} ComfyUI/models/loras/{copied}",
+            f"cp {shlex.quote(adapter.name)} /path/to/ComfyUI/models/loras/{copied}",
         ),
         Snippet(
             "AUTOMATIC1111, Forge",
             f"Copy the file, then write <lora:{name}:1> into the prompt.",
-            f"cp {shlex.quote(str(adapter))} stable-diffusion-webui/models/Lora/{copied}",
+            f"cp {shlex.quote(adapter.name)} /path/to/stable-diffusion-webui/models/Lora/{copied}",
         ),
         Snippet(
             "diffusers",
             "",
             f"from diffusers import {pipeline}\n\n"
             f"pipe = {pipeline}.{load}({base_model!r})\n"
-            f"pipe.load_lora_weights({str(adapter.parent)!r}, weight_name={adapter.name!r})\n"
+            f"pipe.load_lora_weights('.', weight_name={adapter.name!r})\n"
             f'pipe("your prompt").images[0].save("picture.png")',
         ),
     ]

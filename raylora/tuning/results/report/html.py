@@ -132,7 +132,7 @@ def _facts(outcome: SweepOutcome) -> list[tuple[str, str]]:
         ("device", outcome.device),
         ("started", f"{outcome.started:%Y-%m-%d %H:%M} {outcome.started:%Z}".strip() if outcome.started else ""),
         ("took", duration(outcome.seconds) if outcome.seconds else ""),
-        ("configuration of the winner", str(outcome.best_config) if outcome.best_config else ""),
+        ("configuration of the winner", outcome.best_config.name if outcome.best_config else ""),
     ]
     return [(name, value) for name, value in facts if value]
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
+from raylora.api import SweepResult
 from raylora.errors import UserError
 from raylora.tuning.results.report.html import render, write_report
 from raylora.tuning.results.types import Sample, SweepOutcome
@@ -151,3 +152,14 @@ def test_large_pictures_are_scaled_down_and_small_ones_stay_crisp() -> None:
     assert sizes[0] == ("64", "64", "small")
     assert sizes[2] == ("512", "256", None)
     assert len(sizes) == 5
+
+
+def test_a_result_shows_itself_short_and_as_a_table() -> None:
+    for outcome in (image_sweep(), text_sweep(1), dataclasses.replace(text_sweep(), trials=[], adapter=None)):
+        result = SweepResult(dataclasses.replace(outcome, name=EVIL), ranked(outcome), Path("output/run"))
+        assert len(repr(result)) < 300 + len(EVIL)
+        assert result.best is None or result.best.trial.id in repr(result)
+        shown = Page(result._repr_html_())
+        assert all(row.trial.id in shown.text for row in result.ranking.rows)
+        assert {tag for tag, _ in shown.tags} <= {"p", "b", "br", "table", "thead", "tbody", "tr", "th", "td"}
+        assert "report: output/run/report.html" in shown.text

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from raylora.families.causal_lm.export.usage import vllm_rank
 from raylora.tuning.results.hints import hints
+from raylora.tuning.results.report.html import render
 from raylora.tuning.results.report.usage import usage
 from raylora.tuning.results.types import SweepOutcome
 from tests.tuning.results.sweeps import all_diverged, ranked, sweep_of
@@ -27,12 +28,13 @@ def test_a_large_rank_needs_a_flag_of_vllm() -> None:
 
 def test_usage_names_the_real_files() -> None:
     images = {snippet.title: snippet for snippet in usage(image_sweep(), ranked(image_sweep()))}
-    assert images["ComfyUI"].code == "cp output/my_style/adapter.safetensors ComfyUI/models/loras/my_style.safetensors"
-    assert "load_lora_weights('output/my_style', weight_name='adapter.safetensors')" in images["diffusers"].code
+    copied = "cp adapter.safetensors /path/to/ComfyUI/models/loras/my_style.safetensors"
+    assert images["ComfyUI"].code == copied
+    assert "load_lora_weights('.', weight_name='adapter.safetensors')" in images["diffusers"].code
     compile(images["diffusers"].code, "snippet", "exec")
     texts = {snippet.title: snippet for snippet in usage(text_sweep(), ranked(text_sweep()))}
     compile(texts["transformers + PEFT"].code, "snippet", "exec")
-    assert "--lora-modules devils-dictionary=output/devil/adapter" in texts["vLLM"].code
+    assert "--lora-modules devils-dictionary=adapter" in texts["vLLM"].code
     assert usage(all_diverged(), ranked(all_diverged())) == []
 
 
@@ -61,17 +63,25 @@ def test_a_single_file_is_loaded_by_the_pipeline_of_its_kind(
 
 
 def test_usage_over_a_gguf_file_and_with_spaces_in_paths() -> None:
-    adapter = Path("my output/adapter")
-    outcome = dataclasses.replace(text_sweep(), base_model="my models/tiny.gguf", adapter=adapter)
+    adapter = "my adapter"
+    outcome = dataclasses.replace(text_sweep(), base_model="my models/tiny.gguf", adapter=Path("output", adapter))
     found = snippets(outcome)
     assert "AutoModelForCausalLM.from_pretrained('my models', gguf_file='tiny.gguf')" in found["transformers + PEFT"]
     compile(found["transformers + PEFT"], "snippet", "exec")
     serve = shlex.split(found["vLLM"])
-    assert serve[:5] == ["vllm", "serve", "my models/tiny.gguf", "--tokenizer", str(adapter)]
+    assert serve[:5] == ["vllm", "serve", "my models/tiny.gguf", "--tokenizer", adapter]
     assert serve[-2:] == ["--lora-modules", f"devils-dictionary={adapter}"]
     convert, run = map(shlex.split, found["llama.cpp"].splitlines())
-    assert convert[1:] == ["--base", f"{adapter}/base", "--outfile", "devils-dictionary.gguf", str(adapter)]
+    assert convert[1:] == ["--base", f"{adapter}/base", "--outfile", "devils-dictionary.gguf", adapter]
     assert run == ["llama-cli", "-m", "my models/tiny.gguf", "--lora", "devils-dictionary.gguf"]
     folder = snippets(text_sweep())
     assert folder["vLLM"].startswith("vllm serve ./models/SmolLM2-135M-Instruct --enable-lora ")
     assert "--base ./models/SmolLM2-135M-Instruct --outfile" in folder["llama.cpp"]
+
+
+def test_a_report_names_no_folder_that_a_moved_run_would_leave() -> None:
+    """A run that is moved aside lies elsewhere than where its report was written, and a newer one lies there."""
+    for outcome in (image_sweep(), text_sweep()):
+        assert outcome.adapter is not None
+        folder = str(outcome.adapter.parent)
+        assert folder not in render(dataclasses.replace(outcome, config_yaml=""), ranked(outcome))

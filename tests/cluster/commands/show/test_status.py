@@ -9,7 +9,7 @@ import pytest
 
 from raylora.cli import _exit_code
 from raylora.cluster.commands import connection
-from raylora.cluster.commands.status import card_hours
+from raylora.cluster.commands.show.status import card_hours
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray.autoscaler_config import NODE_LABEL
 from tests.cluster.commands.head import TOKEN, serving

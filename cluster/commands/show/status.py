@@ -1,4 +1,4 @@
-"""Every machine of a cluster, as vCenter and as Ray see it, and why there are no more."""
+"""`status`: every machine of a cluster, as vCenter and as Ray see it, and why there are no more."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def status(config: ClusterConfig) -> str:
         nodes = NodeManager(inventory.vcenter, inventory, config)
         found = sorted(nodes.by_id().values(), key=lambda node: (node.kind, node.type, node.id))
         reasons, copies, now = nodes.reasons(), nodes.copies(), inventory.vcenter.now()
+        head = nodes.head()
+        drained = head.drained if head is not None else ()
     if not found:
         notes = []
     hours = sum(card_hours(node, now) for node in found)
@@ -44,6 +46,7 @@ def status(config: ClusterConfig) -> str:
     ]
     notes += [f"{node.id}: {node.note}" for node in found if node.note and node.note not in ("joined", "starting")]
     notes += [f"{node.id} is lost: its host {node.host} {node.host_state}" for node in found if node.host_state]
+    notes += [f"{host} is drained; raylora cluster drain --back uses it again" for host in drained]
     notes += [f"there can be no more {name} now: {reason}" for name, reason in reasons.items()]
     notes += [f"{machine.name} carries the mark of this cluster and is a copy: it is left alone" for machine in copies]
     notes += others

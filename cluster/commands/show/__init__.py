@@ -1,0 +1,1 @@
+"""The commands that only show something: `status`, `show-gpus`, `logs`, `hours`."""

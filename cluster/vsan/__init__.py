@@ -1,0 +1,1 @@
+"""vSAN underneath a cluster: storage policies, and the gate before a sweep."""
