@@ -23,6 +23,7 @@ from raylora.snapshots.manifest import LARGEST, Manifest
 from raylora.snapshots.tree import Tree, few, read_tree, safe
 from raylora.suggest import printable
 from raylora.tuning.folder_lock import FolderLock
+from raylora.tuning.run_folder import RunFolder
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _CHUNK: Final = 1 << 20
@@ -49,7 +50,7 @@ def write_archive(folder: Path, to: Path | None = None) -> tuple[Path, Manifest]
         raise UserError.one("there is something at this place already", where=str(target), hint=hint)
     if target.resolve().is_relative_to(real):
         raise UserError.one("the bundle would lie in the folder that it holds", where=str(target), key="--to")
-    lock = FolderLock(real) if (real / "journal.jsonl").exists() else None
+    lock = FolderLock(real) if RunFolder(real).state != "nothing" else None
     if lock is not None:
         lock.acquire()
     try:

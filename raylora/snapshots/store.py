@@ -28,6 +28,7 @@ from raylora.snapshots.placing import Placer, exchange, sync_file_system
 from raylora.snapshots.tree import SNAPSHOTS, Tree, alike, damage, each, few, read_tree
 from raylora.suggest import printable
 from raylora.tuning.folder_lock import FolderLock
+from raylora.tuning.run_folder import RunFolder
 
 _DATA: Final = "data"
 _INTENT: Final = "restoring.json"  #: two renames are under way: see `_swap`
@@ -188,8 +189,7 @@ class Store:
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[FolderLock | None]:
         """See that no run writes in the folder meanwhile, if it is a sweep's."""
-        markers = ("journal.jsonl", "inputs.json")
-        if not any((self.folder / marker).exists() for marker in markers):
+        if RunFolder(self.folder).state == "nothing":
             yield None
             return
         lock = FolderLock(self.folder)

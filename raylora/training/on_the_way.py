@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Dataset
@@ -18,6 +18,8 @@ from raylora.files import user_errors_for, write_atomically, write_text_atomical
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from raylora.training.member import Member
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,8 @@ class OnTheWay:
         self._dataset = dataset
         self._info: Mapping[str, str] | None = None
 
-    def adapter(self, step: int, examples_seen: int, tensors: Mapping[str, Any]) -> Path:
-        """Write the adapter of a step in the family's own layout, as the best one is exported at the end.
+    def adapter(self, member: Member) -> Path:
+        """Write a trial's adapter as it is in the family's own layout, as the best one is exported at the end.
 
         Raises:
             UserError: no room, or the place cannot be written to.
@@ -54,11 +56,20 @@ class OnTheWay:
         if self._info is None:
             self._info = self._family.data_info(self._config, self._dataset.train)
         examples = len(self._dataset.train)
-        info = {**self._info, **progress_info(self._config, examples, step, examples_seen)}
-        target = self._places.adapters / f"{_name(step)}{PurePath(self._family.adapter_name).suffix}"
+        info = {**self._info, **progress_info(self._config, examples, member.step, member.examples_seen)}
+        target = self._places.adapters / f"{_name(member.step)}{PurePath(self._family.adapter_name).suffix}"
         with user_errors_for(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-        return self._family.export(target, tensors, self._config, info)
+        return self._family.export(target, member.adapter.tensors(), self._config, info)
+
+    def sample(self, member: Member) -> list[str]:
+        """Make samples of a trial as it is; gives a note where they fail (no memory left, ...): training goes on."""
+        try:
+            self.samples(member.step, self.adapter(member))
+        except Exception as error:
+            told = str(error).strip().split("\n", 1)[0] or type(error).__name__
+            return [f"no samples at step {member.step}: {told}"]
+        return []
 
     def samples(self, step: int, adapter: Path) -> list[Path]:
         """Make samples with an adapter, and write them: a PNG each, or a text file for all answers.

@@ -25,7 +25,6 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
-from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
 from raylora.files import user_errors_for
 from raylora.training.base_losses import prepare
@@ -83,7 +82,6 @@ class Trainer:
         self._closed = self._vacated = False
         self._places = on_the_way
         self._on_the_way: OnTheWay | None = None
-        self._family: Family | None = None
         self._pack: Pack | None = None
         self._threads, self._sharing = threads, sharing
         self._load_error: BaseException | None = None
@@ -105,8 +103,7 @@ class Trainer:
             self._waiting.pop(trial, None)
             try:
                 pack = self._need_pack()
-                assert self._family is not None
-                start = {} if resume else self._family.starting_point(config, pack.base)
+                start = {} if resume else resolve(config).starting_point(config, pack.base)
                 member = pack.join(trial, config, resume)
                 if start:
                     member.adapter.load({**member.adapter.tensors(), **start})
@@ -286,7 +283,6 @@ class Trainer:
         device = own_device()
         family = resolve(self._config)
         dataset = read_dataset(family, self._config)
-        self._family = family
         if self._places is not None:
             self._on_the_way = OnTheWay(self._places, family, self._config, dataset)
         base = family.load(self._config, device, family.dtype(self._config, device))
@@ -344,10 +340,9 @@ class Trainer:
             for examples in (member.examples_seen, member.examples_seen - member.settings.batch_size)
         )
         config = self._need_pack().configs[trial]
-        every = config.save_steps
         if self._on_the_way and config.sample_every and member.step % config.sample_every == 0:
-            self._sample(self._on_the_way, member)
-        if member.status != "running" or rungs > before or (every and member.step % every == 0):
+            self._event("samples", trial, step=member.step, notes=self._on_the_way.sample(member))
+        if member.status != "running" or rungs > before or (config.save_steps and member.step % config.save_steps == 0):
             self._report(trials)
 
     def _report(self, trials: list[str]) -> None:
@@ -362,7 +357,7 @@ class Trainer:
             member.note_report()
         report = self._saved(member, dict(member.history[-1]))
         if self._on_the_way is not None and member.status != "diverged":
-            self._on_the_way.adapter(member.step, member.examples_seen, member.adapter.tensors())
+            self._on_the_way.adapter(member)
         facts = {"rows": report.rows, "step_seconds": report.step_seconds}
         self._event("report", trial, step=member.step, status=member.status, **facts)
         if member.status != "running":
@@ -383,19 +378,6 @@ class Trainer:
         pack.save(member.trial, folder)
         device, rows, seconds = pack.base.device.type, self._rows, self._step_seconds
         return Report(metrics, member.status, member.reason, folder, device, rows, seconds, leaving)
-
-    def _sample(self, on_the_way: OnTheWay, member: Member) -> None:
-        """Make samples of a trial as it is; that they fail (no memory left, ...) is told, and stops no training."""
-        try:
-            adapter = on_the_way.adapter(member.step, member.examples_seen, member.adapter.tensors())
-            on_the_way.samples(member.step, adapter)
-            self._event("samples", member.trial, step=member.step)
-        except Exception as error:
-            log.warning("no samples at step %d: %s", member.step, error)
-            told = str(error).strip().split("\n", 1)[0] or type(error).__name__
-            self._event("samples", member.trial, step=member.step, notes=[f"no samples at step {member.step}: {told}"])
-        if self._need_pack().base.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _event(self, event: str, trial: str, **facts: Any) -> None:
         if self._events is None:

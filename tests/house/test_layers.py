@@ -34,7 +34,7 @@ HEAVY = {"torch", "ray", "diffusers", "transformers", "peft", "pandas", "plotly"
 LIGHT = [
     path
     for pattern in (
-        *(f"raylora/{name}.py" for name in ("__init__", "__main__", "cli", "errors", "suggest", "files", "console")),
+        *(f"raylora/{name}.py" for name in ("__init__", "__main__", "cli/*", "errors", "suggest", "files", "console")),
         *("raylora/paths.py", "raylora/gpus.py", "raylora/config/*.py", "raylora/config/keys/*.py"),
         *(f"raylora/tuning/{name}.py" for name in ("plan", "doubts", "resumption", "run_folder")),
         *("raylora/data/chats/*.py", "raylora/data/examples.py", "raylora/data/reading.py", "raylora/data/split.py"),
