@@ -18,6 +18,7 @@ RUNS = {
     "pack_scaling": ["images"],
     "time_to_best": ["llm"],
     "second_run": ["llm"],
+    "launches": ["llm"],
     "heterogeneous": [],
     "autoscaler_faults": [],
     "inventory": [],

@@ -76,7 +76,7 @@ class Pack:
         self.members: dict[str, Member] = {}
         self.configs: dict[str, TrainConfig] = {}
         if together is None:
-            together = RANKS_TOGETHER if base.device.type == "cuda" else 0
+            together = RANKS_TOGETHER if base.device.type != "cpu" else 0
         self._lora = PackedLora(base.model, base.dtype, together)
         # Adapters are float32 over a 16-bit base: AdamW's small steps vanish in bfloat16.
         self._adapter_dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
@@ -159,8 +159,8 @@ class Pack:
             member.adapter.grad.zero_()
         sums = torch.zeros(len(members), device=self.base.device, dtype=self._adapter_dtype)
         for batch in self._micro_batches(rows):
-            weights = torch.tensor([row.weight for row in batch], dtype=sums.dtype, device=sums.device)
-            owners = torch.tensor([row.member for row in batch], device=sums.device)
+            weights = torch.tensor([row.weight for row in batch], dtype=sums.dtype).to(sums.device)
+            owners = torch.tensor([row.member for row in batch]).to(sums.device)
             tensors = [row.tensors for row in batch]
             with self._lora.rows(_segments(batch, members), self.base.lengths(tensors)):
                 weighted = self.base.losses(tensors).to(sums.dtype) * weights
