@@ -14,6 +14,7 @@ from raylora.errors import UserError
 from raylora.files import read_regular
 from raylora.sealed_json import sealed, unsealed
 from raylora.snapshots.tree import File, Tree, safe
+from raylora.tuning.run_folder import RunFolder
 
 Kind = Literal["data", "sweep"]
 
@@ -22,9 +23,6 @@ _FORMAT: Final = 1
 LARGEST: Final = 1 << 30  #: bytes; a line a file
 #: Of the packages that decide what a sweep's numbers are, the versions are kept.
 _PACKAGES: Final = ("torch", "ray", "transformers", "diffusers", "peft", "numpy", "safetensors")
-#: Files of a sweep's folder: what tells it from data, and what it was configured with.
-_OF_A_SWEEP: Final = ("inputs.json", "journal.jsonl", "sweep.json")
-_CONFIGURATION: Final = "config.yaml"
 _LARGEST_CONFIGURATION: Final = 1 << 20
 
 
@@ -76,10 +74,11 @@ class Manifest:
 
 def of_folder(folder: Path, name: str, tree: Tree, *, made: str = "", note: str = "") -> Manifest:
     """The manifest of a folder that was read."""
-    kind: Kind = "sweep" if any(marker in tree.files for marker in _OF_A_SWEEP) else "data"
+    run = RunFolder(folder)
+    kind: Kind = "data" if run.state == "nothing" else "sweep"
     configuration = ""
-    if kind == "sweep" and _CONFIGURATION in tree.files:
-        data = read_regular(folder / _CONFIGURATION, _LARGEST_CONFIGURATION)
+    if kind == "sweep" and run.config.name in tree.files:
+        data = read_regular(run.config, _LARGEST_CONFIGURATION)
         configuration = data.decode("utf-8", "replace")
     return Manifest(name, kind, tree, configuration, versions(), made, note)
 

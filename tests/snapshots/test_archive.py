@@ -19,7 +19,7 @@ from tests.snapshots.folders import content, data_set
 
 def sweep(folder: Path) -> Path:
     data_set(folder)
-    (folder / "inputs.json").write_text("{}")
+    (folder / "journal.jsonl").write_text("{}")
     (folder / "config.yaml").write_text("lora_rank: 8\n")
     (folder / ("deep/" * 30)).mkdir(parents=True)
     (folder / ("deep/" * 30) / ("a long name " * 10)).write_text("pax")
