@@ -71,7 +71,7 @@ def test_an_encoder_that_gives_nan_is_named(tmp_path: Path) -> None:
         base = load(config, torch.device("cpu"), torch.float32)
         examples = dataset(config).train
         base.encode(examples[:1])
-        broken = base._vae if part == "VAE" else base._texts._encoders[0]
+        broken = base._encoders._vae if part == "VAE" else base._encoders._texts._encoders[0]
         next(broken.parameters()).data.fill_(math.nan)
         with pytest.raises(UserError, match=f"its {part} gives numbers that are not finite"):
             base.encode(examples[:1])

@@ -1,8 +1,15 @@
-"""A pack on a device that is no CPU, and counts: the same numbers, and no more work asked for than is needed."""
+"""A pack on a device that is no CPU, and counts: the same numbers, and no more work asked for than is needed.
+
+torch's autograd counts the devices of a process once, at its first backward: a device that comes later has no queue. So
+these tests run in a process of their own, which one test here starts.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +18,18 @@ from tests.families.loading import load
 from tests.training.fixtures import FAMILIES, Lab, lab, variants
 from tests.training.simulated_device import counted, simulated_device
 from tests.training.test_numerics import TRIALS, assert_same, staggered
+
+#: Set in the process in which the device comes first.
+ALONE = "RAYLORA_SIMULATED_DEVICE"
+alone = pytest.mark.skipif(ALONE not in os.environ, reason="in a process of its own")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ALONE in os.environ, reason="it is this process")
+def test_the_device_comes_first_in_a_process_of_its_own() -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout[-4000:]
 
 
 @pytest.fixture
@@ -23,6 +42,7 @@ def there(bench: Lab, device: torch.device) -> Lab:
     return dataclasses.replace(bench, base=load(bench.config, device, bench.base.dtype))
 
 
+@alone
 def test_a_device_keeps_its_tensors_to_itself(device: torch.device) -> None:
     weight = torch.randn(3, 4)
     with counted() as counts:
@@ -34,12 +54,13 @@ def test_a_device_keeps_its_tensors_to_itself(device: torch.device) -> None:
             ours + weight
     assert (counts.copies, counts.synchronisations) == (1, 1)
     assert counts.operations["mm"] == 2
-    alone = weight.clone().requires_grad_()
-    (alone @ torch.ones(4, 2)).square().sum().backward()
-    assert alone.grad is not None
-    assert numbers == alone.grad.tolist()
+    here = weight.clone().requires_grad_()
+    (here @ torch.ones(4, 2)).square().sum().backward()
+    assert here.grad is not None
+    assert numbers == here.grad.tolist()
 
 
+@alone
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pack_learns_the_same_on_a_device(family: str, device: torch.device) -> None:
     bench = lab(family, torch.float64)

@@ -161,7 +161,7 @@ def test_a_lock_that_was_never_taken_is_given_back(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_folder_was_taken_writes_no_results_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(plan: object, folder: RunFolder, resume: bool, dashboard: bool) -> str:
+    def lose(plan: object, folder: RunFolder, *_: object) -> str:
         assert folder._lock is not None
         folder._lock._lost = True
         return "outcome"
