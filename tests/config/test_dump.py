@@ -72,7 +72,7 @@ _configs = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=_configs, comment=st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
 def test_dump_and_load_give_an_equal_configuration(values: dict[str, object], comment: str) -> None:
     config = TrainConfig.model_validate(values)

@@ -347,7 +347,7 @@ def check_never_a_traceback(data: bytes, overrides: list[str]) -> None:
         assert load(dump_config(config)) == config
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=_mutated(), overrides=_overrides)
 def test_never_a_traceback(data: bytes, overrides: list[str]) -> None:
     check_never_a_traceback(data, overrides)
