@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -298,11 +299,20 @@ def test_killed_trials_and_trainers_go_on_from_their_checkpoints(tmp_path: Path)
             return sorted({event["trial"] for event in events(folder, "report") if event["step"] > 4})
 
         wait_for("two trials to train", lambda: len(trained()) >= 2)
-        # A trial that has a checkpoint and is not at its end: its process is the one its last result names.
-        victim = trained()[-1]
-        result = folder / "tune" / victim / "result.json"
-        lines = wait_for("Tune to copy its log", lambda: result.exists() and result.read_text().splitlines())
-        os.kill(json.loads(lines[0])["pid"], signal.SIGKILL)
+
+        def struck() -> str | None:
+            """Kill the process of a trial that has a checkpoint and is not near its end; its last result names it."""
+            for trial in reversed(trained()):
+                steps = [event["step"] for event in events(folder, "report") if event["trial"] == trial]
+                result = folder / "tune" / trial / "result.json"
+                lines = result.read_text().splitlines() if result.exists() and max(steps) < 50 else []
+                with contextlib.suppress(ProcessLookupError, json.JSONDecodeError):  # it has just ended; half a line
+                    if lines:
+                        os.kill(json.loads(lines[-1])["pid"], signal.SIGKILL)
+                        return trial
+            return None
+
+        victim = wait_for("a trial to kill", struck)
         killed.append("trial")
         back = wait_for("the trial to come back", lambda: [e for e in events(folder, "join") if e["step"] > 0])
         assert back[0]["trial"] == victim
