@@ -98,7 +98,9 @@ def _trainable(plan: Plan, folder: RunFolder, pool_name: str, slots: int) -> Any
         def __repr__(self) -> str:
             return f"{self.trial_name}, or a later one in its place"
 
-    return tune.with_resources(Trial, share)
+    named = tune.with_resources(Trial, share)
+    named.__qualname__ = Trial.__name__  # Tune keeps the name alone, and Ray's processes are called by this one
+    return named
 
 
 def make_tuner(
