@@ -4,6 +4,7 @@ ordinary files alone, of bounded size."""
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -80,6 +81,28 @@ def _check_regular(path: Path, found: os.stat_result) -> None:
     for is_kind, kind in _KINDS:
         if is_kind(found.st_mode):
             raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+def check_replaces_nothing(target: Path) -> None:
+    """See that the file or folder of a whole model lies where nothing is: unlike an adapter, it replaces none.
+
+    Raises:
+        UserError: there is something.
+    """
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        hint = "name a new file or folder, or move that away"
+        message = "there is something already, and a model is not replaced"
+        raise UserError.one(message, where=str(target), key="--to", hint=hint)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], *, size: int | None = None) -> None:

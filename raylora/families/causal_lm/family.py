@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 def _export_merged(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
     from raylora.families.causal_lm.export.merged import export_merged
 
-    return export_merged(target, tensors, config, config.base_model)
+    return export_merged(target, tensors, config)
 
 
 def _export_gguf(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
     from raylora.families.causal_lm.export.llama_cpp import export_adapter
 
-    return export_adapter(target, tensors, config, config.base_model)
+    return export_adapter(target, tensors, config)
 
 
 def _export_merged_gguf(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
     from raylora.families.causal_lm.export.llama_cpp import export_model
 
-    return export_model(target, tensors, config, config.base_model)
+    return export_model(target, tensors, config)
 
 
 class CausalLMFamily(Family):

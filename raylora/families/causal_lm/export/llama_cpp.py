@@ -17,36 +17,42 @@ from raylora.errors import UserError
 from raylora.families.causal_lm.export.merged import export_merged
 from raylora.families.causal_lm.export.peft_folder import export_peft
 from raylora.families.causal_lm.export.usage import is_gguf
-from raylora.files import write_atomically
+from raylora.families.gguf_header import read_gguf_header
+from raylora.families.safetensors_header import BrokenFileError
+from raylora.files import check_replaces_nothing, write_atomically
 
 #: Environment variable: llama.cpp's folder, where its converters are not on the PATH.
 HOME = "LLAMA_CPP"
 _ADAPTER, _MODEL = "convert_lora_to_gguf.py", "convert_hf_to_gguf.py"
 
 
-def export_adapter(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, base_model: str) -> Path:
+def export_adapter(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
     """Write an adapter as the GGUF file that `llama-cli --lora` takes.
 
     Raises:
-        UserError: the converter is not there, or it refuses the adapter; the base model is gone; no room to write.
+        UserError: something else than an adapter lies at `path`; the converter is not there, or it refuses the adapter;
+            the base model is gone; no room to write.
     """
+    if path.exists() and not _is_adapter(path):
+        check_replaces_nothing(path)
     script = converter(_ADAPTER)
     with tempfile.TemporaryDirectory(prefix="raylora-") as scratch:
-        adapter = export_peft(Path(scratch) / "adapter", tensors, config, base_model)
-        base = adapter / "base" if is_gguf(base_model) else Path(base_model)
+        adapter = export_peft(Path(scratch) / "adapter", tensors, config, config.base_model)
+        base = adapter / "base" if is_gguf(config.base_model) else Path(config.base_model)
         _convert(script, path, ["--base", str(base), "--outtype", "f32", str(adapter)])
     return path
 
 
-def export_model(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, base_model: str) -> Path:
+def export_model(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
     """Write the base model with the adapter merged into it as one GGUF file, in the base model's precision.
 
     Raises:
-        UserError: as `export_adapter`.
+        UserError: something lies at `path`; else as `export_adapter`.
     """
+    check_replaces_nothing(path)
     script = converter(_MODEL)
     with tempfile.TemporaryDirectory(prefix="raylora-", dir=_roomy(path)) as scratch:
-        merged = export_merged(Path(scratch) / "merged", tensors, config, base_model)
+        merged = export_merged(Path(scratch) / "merged", tensors, config)
         _convert(script, path, ["--outtype", "auto", str(merged)])
     return path
 
@@ -68,6 +74,14 @@ def converter(name: str) -> Path:
         hint = f"clone https://github.com/ggml-org/llama.cpp (nothing is built), and export {HOME}=ITS_FOLDER"
         raise UserError.one(f"llama.cpp's {name} is not on the PATH", hint=hint)
     return Path(on_path)
+
+
+def _is_adapter(path: Path) -> bool:
+    """Whether a file is an adapter of llama.cpp's, which an export may replace."""
+    try:
+        return read_gguf_header(path).settings.get("general.type") == "adapter"
+    except BrokenFileError:
+        return False
 
 
 def _convert(script: Path, path: Path, arguments: Sequence[str]) -> None:

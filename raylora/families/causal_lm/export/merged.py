@@ -12,15 +12,14 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from raylora.config.schema import TrainConfig
-from raylora.errors import UserError
 from raylora.families.causal_lm.export.loading import load_with_adapter
 from raylora.families.causal_lm.export.peft_folder import export_peft
 from raylora.families.causal_lm.files import ModelFiles, check
 from raylora.families.causal_lm.load import read_config
-from raylora.files import write_folder_atomically
+from raylora.files import check_replaces_nothing, write_folder_atomically
 
 
-def export_merged(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig, base_model: str) -> Path:
+def export_merged(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
     """Write the base model with the adapter's update in its weights, in the base model's own precision.
 
     The tokenizer, chat template and stop tokens are those of the exported adapter. A base model that was trained on
@@ -30,18 +29,15 @@ def export_merged(folder: Path, tensors: Mapping[str, Tensor], config: TrainConf
         folder: where to; its parents are made.
         tensors: `<module>.lora_A.weight` (r, in) and `<module>.lora_B.weight` (out, r).
         config: the trial's.
-        base_model: the base model's path.
 
     Raises:
         UserError: there is something at `folder`, the base model is gone, or no room to write.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        hint = "name a new folder, or move that away"
-        raise UserError.one("there is something already, and a model is not replaced", where=str(folder), hint=hint)
-    files = check(Path(base_model))
+    check_replaces_nothing(folder)
+    files = check(Path(config.base_model))
     plain = config.with_values({"quantize": None})
     with tempfile.TemporaryDirectory(prefix="raylora-") as scratch:
-        adapter = export_peft(Path(scratch) / "adapter", tensors, plain, base_model)
+        adapter = export_peft(Path(scratch) / "adapter", tensors, plain, config.base_model)
         loaded = load_with_adapter(files, plain, own_precision(files), torch.device("cpu"), adapter)
         _untie(loaded.model, tensors)
         model: Any = loaded.model.merge_and_unload(safe_merge=True)

@@ -19,7 +19,7 @@ from raylora.data.reading import few, shown
 from raylora.errors import UserError
 from raylora.families.diffusion.base_files.describe import describe
 from raylora.families.diffusion.base_files.model_files import UNET, ModelFiles
-from raylora.files import write_atomically, write_folder_atomically
+from raylora.files import check_replaces_nothing, write_atomically, write_folder_atomically
 
 #: Key in the metadata of a merged file: what it was made of.
 MARK = "raylora_merged"
@@ -51,10 +51,7 @@ def export_merged(target: Path, tensors: Mapping[str, Tensor], config: TrainConf
             target /= "merged.safetensors"
         elif target.suffix != ".safetensors":
             target = target.with_name(f"{target.name}.safetensors")
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        hint = "name a new file or folder, or move that away"
-        message = "there is something already, and a model is not replaced"
-        raise UserError.one(message, where=shown(target), key="--to", hint=hint)
+    check_replaces_nothing(target)
     if files.layout == "single":
         _write_file(files, target, deltas, told)
     else:

@@ -65,7 +65,7 @@ def starting_point(config: TrainConfig, unet: nn.Module, targets: Sequence[str])
     tensors: dict[str, Tensor] = {}
     for name, (down, up) in pairs.items():
         (a, b), scale = shapes[name], scales[name] / config.scale
-        if down.numel() != _size(a) or up.numel() != _size(b):
+        if down.numel() != math.prod(a) or up.numel() != math.prod(b):
             message = f"{name} is of another shape than the base model's"
             raise _refused(file, message, f"it is for {found.base}: give one for this base model")
         tensors[f"{name}.lora_A.weight"] = down.float().reshape(a)
@@ -163,13 +163,6 @@ def _alpha(name: str, alphas: Mapping[str, float], settings: Mapping[str, Any], 
 
 def _divisor(settings: Mapping[str, Any], rank: int) -> float:
     return float(rank**0.5 if settings.get("use_rslora") else rank)
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
 
 
 def _refused(file: Path, message: str, hint: str) -> UserError:

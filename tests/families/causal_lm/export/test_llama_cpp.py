@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 
@@ -59,9 +60,34 @@ def test_what_a_converter_refuses_is_told_in_its_words_and_leaves_nothing(
     config = config_of(base, lora_rank=2)
     out = tmp_path / "out" / "adapter.gguf"
     with pytest.raises(UserError, match=r"convert_lora_to_gguf\.py refuses it: ") as caught:
-        export_adapter(out, random_adapter(base, config, torch.float32), config, str(base))
+        export_adapter(out, random_adapter(base, config, torch.float32), config)
     assert words in str(caught.value) and hint in caught.value.problems[0].hint
     assert list(out.parent.iterdir()) == []
+
+
+def test_only_an_adapter_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--to` may name a model by mistake: it stays, whatever converts."""
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    for name in ("convert_lora_to_gguf.py", "convert_hf_to_gguf.py"):
+        (tmp_path / name).write_text("import sys; open(sys.argv[2], 'w').write('new')")
+    base = tiny_llama(tmp_path / "base")
+    config = config_of(base, lora_rank=2)
+    tensors = random_adapter(base, config, torch.float32)
+    for kind in ("model", "adapter"):
+        writer = gguf.GGUFWriter(tmp_path / f"{kind}.gguf", "llama")
+        writer.add_type(kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+    (tmp_path / "text.gguf").write_text("notes")
+    before = (tmp_path / "model.gguf").read_bytes()
+    for export, name in ((export_adapter, "model"), (export_adapter, "text"), (export_model, "model")):
+        with pytest.raises(UserError, match="there is something already"):
+            export(tmp_path / f"{name}.gguf", tensors, config)
+    assert (tmp_path / "model.gguf").read_bytes() == before
+    assert (tmp_path / "text.gguf").read_text() == "notes"
+    assert export_adapter(tmp_path / "adapter.gguf", tensors, config).read_text() == "new"
+    assert export_model(tmp_path / "merged.gguf", tensors, config).read_text() == "new"
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +119,10 @@ def test_llama_cpp_gives_the_loss_of_adapter_and_of_merged_model(llama: Any, tmp
         scores = torch.tensor(loaded.scores[: len(ids) - 1])
         return float(torch.nn.functional.cross_entropy(scores, torch.tensor(ids[1:])))
 
-    merged = export_model(tmp_path / "merged.gguf", tensors, config, str(base))
+    merged = export_model(tmp_path / "merged.gguf", tensors, config)
     assert math.isclose(loss(merged, None), wanted, rel_tol=0.01)
     plain = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    whole = export_model(tmp_path / "base.gguf", plain, config, str(base))
-    lora = export_adapter(tmp_path / "adapter.gguf", tensors, config, str(base))
+    whole = export_model(tmp_path / "base.gguf", plain, config)
+    lora = export_adapter(tmp_path / "adapter.gguf", tensors, config)
     assert math.isclose(loss(whole, lora), wanted, rel_tol=0.01)
     assert not math.isclose(loss(whole, None), wanted, rel_tol=0.01)

@@ -25,7 +25,7 @@ def test_the_merged_model_is_base_and_adapter(tmp_path: Path, make: Any, which: 
     base = make(tmp_path / "base")
     config = config_of(base, lora_rank=4, lora_alpha=6.0, use_rslora=rslora)
     tensors = random_adapter(base, config, torch.float32, which)
-    folder = export_merged(tmp_path / "merged", tensors, config, str(base))
+    folder = export_merged(tmp_path / "merged", tensors, config)
     adapter = export_peft(tmp_path / "adapter", tensors, config, str(base))
     ids = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_a_shared_output_layer_gets_weights_of_its_own(tmp_path: Path) -> None:
         "lm_head.lora_A.weight": torch.randn(2, width) * 0.1,
         "lm_head.lora_B.weight": torch.randn(vocabulary, 2) * 0.1,
     }
-    merged = AutoModelForCausalLM.from_pretrained(export_merged(tmp_path / "merged", tensors, config, str(base)))
+    merged = AutoModelForCausalLM.from_pretrained(export_merged(tmp_path / "merged", tensors, config))
     embedding = model.get_input_embeddings().weight
     torch.testing.assert_close(merged.get_input_embeddings().weight, embedding)
     update = config.scale * tensors["lm_head.lora_B.weight"] @ tensors["lm_head.lora_A.weight"]
@@ -66,5 +66,5 @@ def test_nothing_is_replaced_by_a_merged_model(tmp_path: Path) -> None:
     config = config_of(base, lora_rank=2)
     before = sorted(path.name for path in base.iterdir())
     with pytest.raises(UserError, match="a model is not replaced"):
-        export_merged(base, random_adapter(base, config, torch.float32), config, str(base))
+        export_merged(base, random_adapter(base, config, torch.float32), config)
     assert sorted(path.name for path in base.iterdir()) == before
