@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class UserError(Exception):
         super().__init__(self.problems)
 
     @classmethod
-    def one(cls, message: str, *, where: str = "", key: str = "", hint: str = "") -> UserError:
+    def one(cls, message: str, *, where: str = "", key: str = "", hint: str = "") -> Self:
         """Make an error of a single problem."""
         return cls([Problem(message, where, key, hint)])
 

@@ -137,6 +137,10 @@ class InFlight:
         """The machines that are this cluster's own."""
         return [machine for machine in view.machines.values() if self.owns(machine)]
 
+    def head(self) -> Machine | None:
+        """The head's machine; None if there is none."""
+        return self.inventory.view().by_identity.get(self.new_identity(HEAD_TYPE, "head").uuid)
+
     def site(self) -> Site:
         """The things that the cluster's YAML file names, looked up on vCenter anew from time to time.
 
@@ -187,10 +191,9 @@ class InFlight:
 
     def drained(self) -> set[str]:
         """Ids of the hosts that workers are to leave; the head's machine says which."""
-        view = self.inventory.view()
-        head = view.by_identity.get(self.new_identity(HEAD_TYPE, "head").uuid)
+        head = self.head()
         names = head.drained if head is not None else ()
-        return {host.id for host in view.hosts.values() if host.name in names}
+        return {host.id for host in self.inventory.view().hosts.values() if host.name in names}
 
     def refused(self, launch: Launch, error: BaseException) -> None:
         """A host has refused a node: nodes of this type back off from it."""

@@ -130,7 +130,7 @@ class NodeManager:
 
     def head(self) -> Machine | None:
         """The head's machine; None if there is none."""
-        return self.inventory.view().by_identity.get(self._inflight.new_identity(HEAD_TYPE, "head").uuid)
+        return self._inflight.head()
 
     def copies(self) -> list[Machine]:
         """Machines that carry this cluster's mark without being its own: somebody cloned a node. Never touched."""

@@ -14,7 +14,7 @@ from raylora.cluster.commands.connection import NoAnswer
 from raylora.cluster.commands.table import duration
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig
 from raylora.cluster.nodes.states import Node
-from raylora.cluster.vsan.finding import Finding
+from raylora.cluster.vsan.finding import Finding, Level
 from raylora.cluster.vsphere.properties import read_each
 from raylora.cluster.vsphere.session import VCenter
 
@@ -88,9 +88,9 @@ def shared_folder(config: ClusterConfig, nodes: list[Node]) -> Iterator[Finding]
     good = 0
     for node in nodes:
         if "shared folder" in node.note:
-            level = "refusal" if node.type == HEAD_TYPE else "warning"
+            level: Level = "refusal" if node.type == HEAD_TYPE else "warning"
             hint = "is the export there, and may this machine mount it? journalctl -u raylora-node on it says more"
-            yield Finding(level, "shared folder", node.id, node.note, hint)  # type: ignore[arg-type]
+            yield Finding(level, "shared folder", node.id, node.note, hint)
         elif node.note == "joined":
             good += 1
     if good:

@@ -21,9 +21,8 @@ from raylora.files import open_regular, write_atomically
 from raylora.snapshots import manifest as manifests
 from raylora.snapshots.manifest import LARGEST, Manifest
 from raylora.snapshots.tree import Tree, few, read_tree, safe
+from raylora.snapshots.undisturbed import undisturbed
 from raylora.suggest import printable
-from raylora.tuning.folder_lock import FolderLock
-from raylora.tuning.run_folder import RunFolder
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _CHUNK: Final = 1 << 20
@@ -50,10 +49,7 @@ def write_archive(folder: Path, to: Path | None = None) -> tuple[Path, Manifest]
         raise UserError.one("there is something at this place already", where=str(target), hint=hint)
     if target.resolve().is_relative_to(real):
         raise UserError.one("the bundle would lie in the folder that it holds", where=str(target), key="--to")
-    lock = FolderLock(real) if RunFolder(real).state != "nothing" else None
-    if lock is not None:
-        lock.acquire()
-    try:
+    with undisturbed(real):
         tree = read_tree(real, "reading")
         problems = [problem for path, leads in tree.links.items() if (problem := _leads_out(real, path, leads))]
         if problems:
@@ -67,9 +63,6 @@ def write_archive(folder: Path, to: Path | None = None) -> tuple[Path, Manifest]
             verify_archive(partial)
 
         write_atomically(target, write, size=size)
-    finally:
-        if lock is not None:
-            lock.release()
     return target, manifest
 
 

@@ -26,9 +26,9 @@ from raylora.snapshots import manifest as manifests
 from raylora.snapshots.manifest import Manifest
 from raylora.snapshots.placing import Placer, exchange, sync_file_system
 from raylora.snapshots.tree import SNAPSHOTS, Tree, alike, damage, each, few, read_tree
+from raylora.snapshots.undisturbed import undisturbed
 from raylora.suggest import printable
-from raylora.tuning.folder_lock import FolderLock
-from raylora.tuning.run_folder import RunFolder
+from raylora.tuning.folder_lock import FolderInUseError, FolderLock
 
 _DATA: Final = "data"
 _INTENT: Final = "restoring.json"  #: two renames are under way: see `_swap`
@@ -62,7 +62,7 @@ class Store:
         """
         _check_name(name)
         self._check_folder()
-        with self._held(), self._undisturbed():
+        with self._held(), undisturbed(self.folder):
             if (self.place / name).exists():
                 raise UserError.one(f"there is a snapshot {name} already", where=str(self.folder), hint="name another")
             return self._create(name, read_tree(self.folder, "reading"), note, link)
@@ -96,7 +96,7 @@ class Store:
         Raises:
             UserError: there is no such snapshot, it was altered, the folder is in use, or there is no room.
         """
-        with self._held(), self._undisturbed() as lock:
+        with self._held(), undisturbed(self.folder) as lock:
             manifest = self._known(name)
             if next(self.folder.rglob(SNAPSHOTS), None) is not None:
                 hint = "restore the folders in it, each by itself"
@@ -174,9 +174,7 @@ class Store:
         lock = FolderLock(self.place)
         try:
             lock.acquire()
-        except UserError as error:
-            if "another raylora run" not in str(error):
-                raise
+        except FolderInUseError as error:
             message = "another command works on these snapshots"
             raise UserError.one(message, where=str(self.place), hint="wait for it") from error
         try:
@@ -185,19 +183,6 @@ class Store:
         finally:
             lock.release()
             self._remove_if_empty()
-
-    @contextlib.contextmanager
-    def _undisturbed(self) -> Iterator[FolderLock | None]:
-        """See that no run writes in the folder meanwhile, if it is a sweep's."""
-        if RunFolder(self.folder).state == "nothing":
-            yield None
-            return
-        lock = FolderLock(self.folder)
-        lock.acquire()
-        try:
-            yield lock
-        finally:
-            lock.release()
 
     def _recover(self) -> None:
         intent = self.place / _INTENT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 from raylora.console import Progress
 from raylora.errors import Problem, UserError
-from raylora.files import PARTIAL_PREFIX, open_regular
+from raylora.files import PARTIAL_PREFIX, sha256
 from raylora.suggest import printable
 from raylora.tuning.folder_lock import LEASE, LOCK
 
@@ -23,7 +22,6 @@ _PASSING = {LOCK, LEASE}
 SNAPSHOTS = ".snapshots"  #: the folder, beside those that have some, in which snapshots lie
 _THREADS = min(8, (os.cpu_count() or 2) + 2)  # a shared folder answers several at a time; hashing leaves Python's lock
 _PART = 64  # files that a thread takes at a time: to hand over each by itself takes as long as to link it
-_BLOCK = 1 << 20
 _SHOWN = 5  # of many files that are wrong alike
 
 
@@ -116,19 +114,6 @@ def each(act: Callable[[str], T], paths: Iterable[str], what: str) -> list[T]:
     return outcomes
 
 
-def sha256_of(path: Path) -> str:
-    """The checksum of a file.
-
-    Raises:
-        OSError: it cannot be read, or is no ordinary file.
-    """
-    digest = hashlib.sha256()
-    with open_regular(path) as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def damage(path: Path, was: File, full: bool) -> Problem | None:
     """The damage to a file of a snapshot; None if there is none.
 
@@ -144,7 +129,7 @@ def damage(path: Path, was: File, full: bool) -> Problem | None:
             return Problem("it is no file any more", shown)
         if found.st_size == was.size and found.st_mtime_ns == was.changed and not full:
             return None
-        if found.st_size == was.size and sha256_of(path) == was.sha256:
+        if found.st_size == was.size and sha256(path) == was.sha256:
             return None
     except FileNotFoundError:
         return Problem("it is gone from the snapshot", shown)
@@ -218,7 +203,7 @@ def _read(path: Path, before: os.stat_result) -> File | Problem:
     """A file with its checksum, or why there is none."""
     shown = printable(str(path), 200)
     try:
-        digest = sha256_of(path)
+        digest = sha256(path)
         after = path.stat()
     except OSError as error:
         return Problem(f"cannot be read: {error.strerror or error}", shown)

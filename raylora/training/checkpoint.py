@@ -22,7 +22,7 @@ from torch import Tensor
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.files import write_folder_atomically
+from raylora.files import sha256, write_folder_atomically
 from raylora.sealed_json import sealed
 from raylora.training.checkpoint_format import (
     FORMAT,
@@ -30,7 +30,6 @@ from raylora.training.checkpoint_format import (
     changed_keys,
     read_state,
     read_validation,
-    sha256,
 )
 from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.member import BestValidation, Member

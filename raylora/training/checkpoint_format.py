@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.numpy import load_file
 from raylora.config.marks import keys_affecting
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.files import open_regular, read_regular
+from raylora.files import read_regular, sha256
 from raylora.sealed_json import unsealed
 
 FORMAT = 1
@@ -95,9 +94,3 @@ def whole_state(folder: Path) -> dict[str, Any] | None:
         return read_state(folder)
     except UserError:
         return None
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,6 +25,7 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
+from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
 from raylora.files import user_errors_for
 from raylora.training.base_losses import prepare
@@ -82,6 +83,7 @@ class Trainer:
         self._closed = self._vacated = False
         self._places = on_the_way
         self._on_the_way: OnTheWay | None = None
+        self._family: Family | None = None
         self._pack: Pack | None = None
         self._threads, self._sharing = threads, sharing
         self._load_error: BaseException | None = None
@@ -102,8 +104,9 @@ class Trainer:
                 return
             self._waiting.pop(trial, None)
             try:
-                pack = self._need_pack()
-                start = {} if resume else resolve(config).starting_point(config, pack.base)
+                pack, family = self._need_pack(), self._family
+                assert family is not None  # it comes before the pack
+                start = {} if resume else family.starting_point(config, pack.base)
                 member = pack.join(trial, config, resume)
                 if start:
                     member.adapter.load({**member.adapter.tensors(), **start})
@@ -281,7 +284,7 @@ class Trainer:
         if self._threads:
             torch.set_num_threads(self._threads)
         device = own_device()
-        family = resolve(self._config)
+        self._family = family = resolve(self._config)
         dataset = read_dataset(family, self._config)
         if self._places is not None:
             self._on_the_way = OnTheWay(self._places, family, self._config, dataset)

@@ -73,6 +73,10 @@ class Holder:
         return f"{self.user} on {self.host}, process {self.process}, since {began}"
 
 
+class FolderInUseError(UserError):
+    """Another process holds a folder."""
+
+
 class FolderLock:
     """The lock of one folder, in the folder itself: that is all that its users have in common.
 
@@ -93,7 +97,8 @@ class FolderLock:
         """Take the folder.
 
         Raises:
-            UserError: another process holds it, or it cannot be written to.
+            FolderInUseError: another process holds it.
+            UserError: it cannot be written to.
         """
         self._flock = self._lock()
         try:
@@ -205,12 +210,12 @@ class FolderLock:
             return False
         return self._flock is not None or not _is_alive(holder.process)
 
-    def _busy(self, holder: Holder | None) -> UserError:
+    def _busy(self, holder: Holder | None) -> FolderInUseError:
         who = f" ({holder.words()})" if holder else ""
         died = ""
         if holder and holder.boot != self._me.boot:
             died = f"; if that machine has died, try again in {EXPIRES:.0f} seconds"
-        return UserError.one(
+        return FolderInUseError.one(
             f"another raylora run is writing here{who}",
             where=str(self._folder),
             key="output_dir",

@@ -9,7 +9,7 @@ from typing import Any
 from raylora.data.reading import shown
 from raylora.errors import Problem
 from raylora.families.adapter_file import weights_of
-from raylora.training.checkpoint_format import sha256
+from raylora.files import sha256
 from raylora.tuning.plan import Plan
 
 _ID = 16  # digits of an example's id that are kept: enough to tell the examples of one data set apart

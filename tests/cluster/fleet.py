@@ -9,7 +9,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from raylora.cluster.config import load_cluster_config
+from raylora.cluster.config import ClusterConfig, load_cluster_config
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.vsphere.inventory import Inventory
@@ -21,8 +21,14 @@ from tests.cluster.vcsim import Simulator
 @contextlib.contextmanager
 def fleet(sim: Simulator, folder: Path, /, **changes: Any) -> Iterator[NodeManager]:
     """A session, an inventory and nodes, ended when the block ends; `changes` replace keys of the YAML file."""
-    config = load_cluster_config(sites.in_simulator(sim, folder, **changes))
-    with VCenter(config.vcenter, patience=20.0) as vcenter:
+    with nodes_of(load_cluster_config(sites.in_simulator(sim, folder, **changes)), patience=20.0) as nodes:
+        yield nodes
+
+
+@contextlib.contextmanager
+def nodes_of(config: ClusterConfig, patience: float) -> Iterator[NodeManager]:
+    """The nodes of a cluster, for as long as the block lasts; `patience` is the session's, in seconds."""
+    with VCenter(config.vcenter, patience=patience) as vcenter:
         inventory = Inventory(vcenter, config.name).start()
         nodes = NodeManager(vcenter, inventory, config)
         try:

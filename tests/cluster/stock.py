@@ -18,9 +18,8 @@ from pyVmomi import vim
 
 from raylora.cluster.config import load_cluster_config
 from raylora.cluster.nodes.manager import NodeManager
-from raylora.cluster.vsphere.inventory import Inventory
-from raylora.cluster.vsphere.session import VCenter
 from tests.cluster import vcsim
+from tests.cluster.fleet import nodes_of
 
 TEMPLATE = "DC0_C0_RP0_VM0"
 
@@ -64,12 +63,5 @@ def manager(port: int, folder: Path, **changes: Any) -> Iterator[NodeManager]:
     } | changes
     path = folder / "cluster.yaml"
     path.write_text(json.dumps(values))
-    config = load_cluster_config(path)
-    with VCenter(config.vcenter, patience=10.0) as session:
-        inventory = Inventory(session, config.name).start()
-        nodes = NodeManager(session, inventory, config)
-        try:
-            yield nodes
-        finally:
-            nodes.close()
-            inventory.stop()
+    with nodes_of(load_cluster_config(path), patience=10.0) as nodes:
+        yield nodes

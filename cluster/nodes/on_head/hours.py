@@ -18,7 +18,7 @@ from typing import Final
 from raylora.cluster.config import ClusterConfig
 from raylora.cluster.nodes.identity import HOURS_KEY
 from raylora.cluster.nodes.inflight import InFlight
-from raylora.cluster.nodes.on_head.writing import head_of, write
+from raylora.cluster.nodes.on_head.writing import write
 from raylora.cluster.vsphere.types import Machine
 from raylora.sealed_json import sealed, unsealed
 
@@ -105,7 +105,7 @@ class HeadHours:
         Raises: as `VCenter.read`.
         """
         inflight = self._inflight
-        head = head_of(inflight)
+        head = inflight.head()
         if head is None:
             return
         if self._counted is None:

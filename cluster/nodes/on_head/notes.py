@@ -8,7 +8,7 @@ from typing import Final
 
 from raylora.cluster.nodes.identity import NOTES_KEY
 from raylora.cluster.nodes.inflight import InFlight
-from raylora.cluster.nodes.on_head.writing import head_of, write
+from raylora.cluster.nodes.on_head.writing import write
 
 _PERIOD: Final = 10.0  # seconds between two changes
 
@@ -28,7 +28,7 @@ class HeadNotes:
         written, before = self._written
         if text == before or time.monotonic() - written < _PERIOD:
             return
-        head = head_of(inflight)
+        head = inflight.head()
         if head is None:
             return
         self._written = (time.monotonic(), text)
@@ -37,7 +37,7 @@ class HeadNotes:
 
     def read(self) -> dict[str, str]:
         """The notes that are there; empty if there are none, or none that can be read."""
-        head = head_of(self._inflight)
+        head = self._inflight.head()
         if head is None or not head.notes:
             return {}
         try:

@@ -1,4 +1,4 @@
-"""The head's machine, and the writing of one key into its extraConfig: the old value or the new one is there."""
+"""The writing of one key into the extraConfig of the head's machine: the old value or the new one is there."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ import logging
 
 from pyVmomi import vim
 
-from raylora.cluster.config import HEAD_TYPE
 from raylora.cluster.nodes.clone_spec import options
 from raylora.cluster.nodes.inflight import TROUBLE, InFlight
 from raylora.cluster.vsphere.faults import format_error
-from raylora.cluster.vsphere.types import Machine
 
 log = logging.getLogger(__name__)
 
 
-def head_of(inflight: InFlight) -> Machine | None:
-    """The head's machine; None if there is none."""
-    head = inflight.new_identity(HEAD_TYPE, "head")
-    return inflight.inventory.view().by_identity.get(head.uuid)
-
-
 def write(inflight: InFlight, key: str, text: str) -> bool:
     """Write a key of the head's extraConfig; returns whether it is there. Trouble on the way is only logged."""
-    head = head_of(inflight)
+    head = inflight.head()
     try:
         machine = inflight.fresh(head.id) if head is not None else None
         if machine is None or not inflight.owns(machine):

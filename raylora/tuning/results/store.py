@@ -19,9 +19,8 @@ from safetensors.numpy import save_file
 
 from raylora.errors import UserError
 from raylora.families.registry import named
-from raylora.files import read_regular, write_atomically, write_text_atomically
+from raylora.files import read_regular, sha256, write_atomically, write_text_atomically
 from raylora.sealed_json import sealed, unsealed
-from raylora.training import checkpoint_format
 from raylora.tuning.results.types import SearchRange, SweepOutcome, TrialOutcome, Validation
 from raylora.tuning.run_folder import RunFolder
 
@@ -54,7 +53,7 @@ def save(folder: RunFolder, outcome: SweepOutcome) -> None:
         "trials": trials,
     }
     write_atomically(folder.losses, lambda partial: save_file(arrays, partial))
-    facts["losses_sha256"] = checkpoint_format.sha256(folder.losses)
+    facts["losses_sha256"] = sha256(folder.losses)
     write_text_atomically(folder.outcome, sealed(_plain(facts)) + "\n")
 
 
