@@ -30,7 +30,7 @@ from raylora.training.encoded_dataset import EncodedDataset  # noqa: E402
 from raylora.training.pack import Pack  # noqa: E402
 from tests.families.causal_lm.tiny_lm import tiny_llama  # noqa: E402 - they lie beside the package, not in it
 from tests.families.diffusion.tiny import tiny_sd  # noqa: E402
-from tests.training.simulated_device import Counts, counted, simulated_device  # noqa: E402
+from tests.training.device.simulated_device import Counts, counted, simulated_device  # noqa: E402
 
 TARGETS = ("attention", "linear", "all")
 

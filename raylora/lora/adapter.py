@@ -1,8 +1,4 @@
-"""One trial's LoRA: the A and B of every target module, over one flat buffer.
-
-The flat buffer is what makes a pack cheap: zeroing gradients, clipping and AdamW are a handful of operations
-on one tensor a trial, however many modules the model has.
-"""
+"""One trial's LoRA: the A and B of every target module, as rows of one matrix, see `columns.py` and `stack.py`."""
 
 from __future__ import annotations
 
@@ -11,35 +7,11 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from raylora.lora.columns import Columns, Shapes
+from raylora.lora.stack import Rows
 from raylora.rng import generator
-
-Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-
-def lora_shapes(model: nn.Module, targets: list[str], rank: int) -> Shapes:
-    """Shapes of (A, B) by module name: Linear (r, in), (out, r); Conv2d (r, in, kh, kw), (out, r, 1, 1).
-
-    Raises:
-        TypeError: a target is neither Linear nor an ungrouped Conv2d padded with so many zeros.
-    """
-    modules = dict(model.named_modules())
-    shapes: Shapes = {}
-    for name in targets:
-        module = modules[name]
-        if isinstance(module, nn.Linear):
-            shapes[name] = ((rank, module.in_features), (module.out_features, rank))
-        elif isinstance(module, nn.Conv2d) and module.groups == 1 and _pads_with_zeros(module):
-            height, width = module.kernel_size
-            shapes[name] = ((rank, module.in_channels, height, width), (module.out_channels, rank, 1, 1))
-        else:
-            raise TypeError(f"{name} is a {type(module).__name__}: LoRA goes on Linear and ungrouped Conv2d")
-    return shapes
-
-
-def _pads_with_zeros(module: nn.Conv2d) -> bool:
-    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +32,10 @@ class LoraSettings:
 
 
 class Adapter:
-    """A and B of all targets, their gradients, and the scale of the update.
+    """A and B of all targets, their gradients and AdamW's moments, and the scale of the update.
 
     Attributes:
-        flat: all parameters, (numel,); the tensors of `a` and `b` are views into it.
-        a, b: leaf tensors by module name, with `.grad` as views into `flat.grad`.
-        gradients: their gradients by module name: views into `flat.grad`.
-        compute: A and B by module name in the precision that layers compute in; as of the last `cast`.
+        rows: its numbers; those of a pack's adapters lie in one stack.
         scale: factor of the update B·A.
         rank: inner dimension of all A and B.
         dropout: probability of dropping an input element before A.
@@ -76,67 +45,36 @@ class Adapter:
         self.scale = settings.scale
         self.rank = settings.rank
         self.dropout = settings.dropout
-        sizes = [math.prod(shape) for pair in shapes.values() for shape in pair]
-        self.flat = torch.zeros(sum(sizes), device=device, dtype=dtype)
-        self.flat.grad = torch.zeros_like(self.flat)
-        self.a: dict[str, Tensor] = {}
-        self.b: dict[str, Tensor] = {}
-        self.gradients: dict[str, tuple[Tensor, Tensor]] = {}
-        self.compute: dict[str, tuple[Tensor, Tensor]] = {}
-        self._copy: Tensor | None = None
-        offset = 0
-        for name, (a_shape, b_shape) in shapes.items():
-            for store, shape in ((self.a, a_shape), (self.b, b_shape)):
-                size = math.prod(shape)
-                leaf = self.flat.detach()[offset : offset + size].view(shape).requires_grad_()
-                leaf.grad = self.flat.grad[offset : offset + size].view(shape)
-                store[name] = leaf
-                offset += size
-            self.gradients[name] = self.a[name].grad, self.b[name].grad  # type: ignore[assignment]
-            self._initialise(name, settings.seed)
-
-    def _initialise(self, name: str, seed: int) -> None:
-        # PEFT's and Microsoft's start: A uniform as nn.Linear, B zero. Drawn in float32 on the CPU, keyed by
-        # the module, so that it is the same on every device, in every precision and among any other targets.
-        a = self.a[name]
-        bound = 1.0 / math.sqrt(math.prod(a.shape[1:]))
-        drawn = torch.empty(a.shape, dtype=torch.float32).uniform_(
-            -bound, bound, generator=generator(seed, "init", name)
-        )
-        with torch.no_grad():
-            a.copy_(drawn)
-
-    def cast(self, dtype: torch.dtype) -> None:
-        """Bring `compute` up to date: the parameters themselves if they are of that dtype, else one copy of all."""
-        if dtype == self.flat.dtype:
-            if not self.compute:
-                self.compute = {name: (a.detach(), self.b[name].detach()) for name, a in self.a.items()}
-            return
-        if self._copy is None:
-            self._copy = torch.empty_like(self.flat, dtype=dtype)
-            self.compute = {}
-            offset = 0
-            for name, a in self.a.items():
-                pair = []
-                for tensor in (a, self.b[name]):
-                    pair.append(self._copy[offset : offset + tensor.numel()].view(tensor.shape))
-                    offset += tensor.numel()
-                self.compute[name] = pair[0], pair[1]
-        self._copy.copy_(self.flat.detach())
+        columns = Columns(shapes)
+        made = torch.device("meta") if device.type == "meta" else torch.device("cpu")
+        weights = torch.zeros(settings.rank, columns.width, device=made, dtype=dtype)
+        if made.type != "meta":
+            for name in shapes:
+                _initialise(columns.pair(weights, name)[0], settings.seed, name)
+        self.rows = Rows.alone(columns, weights.to(device))
 
     @property
-    def grad(self) -> Tensor:
-        """All gradients, (numel,)."""
-        assert self.flat.grad is not None
-        return self.flat.grad
+    def weights(self) -> Tensor:
+        """All A and B, (rank, width)."""
+        return self.rows.weights
+
+    @property
+    def targets(self) -> list[str]:
+        """The modules that get an update."""
+        return list(self.rows.columns.places)
+
+    def pair(self, name: str) -> tuple[Tensor, Tensor]:
+        """A and B of a target as PEFT shapes them: views."""
+        return self.rows.columns.pair(self.rows.weights, name)
+
+    def gradients(self, name: str) -> tuple[Tensor, Tensor]:
+        """Their gradients."""
+        return self.rows.columns.pair(self.rows.grad, name)
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy on the CPU under `<module>.lora_A.weight` and `<module>.lora_B.weight`."""
-        named = {}
-        for name, a in self.a.items():
-            named[f"{name}.lora_A.weight"] = a.detach().to("cpu", copy=True)
-            named[f"{name}.lora_B.weight"] = self.b[name].detach().to("cpu", copy=True)
-        return named
+        named = self.rows.columns.named(self.rows.weights.cpu())  # one read of the device
+        return {name: view.clone(memory_format=torch.contiguous_format) for name, view in named.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over tensors as `tensors()` gives them.
@@ -144,14 +82,31 @@ class Adapter:
         Raises:
             ValueError: names or shapes are not those of this adapter.
         """
-        own = {
-            f"{name}.lora_{letter}.weight": t for letter, d in (("A", self.a), ("B", self.b)) for name, t in d.items()
-        }
-        if own.keys() != tensors.keys():
-            odd = sorted(own.keys() ^ tensors.keys())
-            raise ValueError(f"the adapter has other modules: {', '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
-        with torch.no_grad():
-            for name, target in own.items():
-                if target.shape != tensors[name].shape:
-                    raise ValueError(f"{name} is {tuple(tensors[name].shape)}, expected {tuple(target.shape)}")
-                target.copy_(tensors[name])
+        matrix = torch.empty(self.rows.weights.shape, dtype=self.rows.weights.dtype)
+        self.rows.columns.check(matrix, tensors)
+        for name, view in self.rows.columns.named(matrix).items():
+            view.copy_(tensors[name])
+        self.rows.weights.copy_(matrix)
+
+    def moments(self) -> dict[str, Tensor]:
+        """A copy on the CPU of AdamW's moments, `exp_avg` and `exp_avg_sq`: (numel,) each, in order of `tensors`."""
+        held = {"exp_avg": self.rows.exp_avg, "exp_avg_sq": self.rows.exp_avg_sq}
+        return {name: self.rows.columns.flat(matrix.cpu()) for name, matrix in held.items()}
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Take over what `moments` gave.
+
+        Raises:
+            ValueError: they are of another size.
+        """
+        for name, held in (("exp_avg", self.rows.exp_avg), ("exp_avg_sq", self.rows.exp_avg_sq)):
+            matrix = torch.empty(held.shape, dtype=held.dtype)
+            self.rows.columns.fill(matrix, moments[name])
+            held.copy_(matrix)
+
+
+def _initialise(a: Tensor, seed: int, name: str) -> None:
+    # PEFT's and Microsoft's start: A uniform as nn.Linear, B zero. Drawn in float32 on the CPU, keyed by
+    # the module, so that it is the same on every device, in every precision and among any other targets.
+    bound = 1.0 / math.sqrt(math.prod(a.shape[1:]))
+    a.copy_(torch.empty(a.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator(seed, "init", name)))

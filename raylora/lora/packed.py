@@ -1,13 +1,12 @@
 """Many adapters in one frozen model: each applies to its own rows of a batch.
 
 Every target computes, for each trial, x W^T + bias + scale · (x A^T) B^T on that trial's rows alone. Ranks are
-never padded. The adapters' gradients are added to `Adapter.grad` by the backward pass itself: autograd would keep a
-node, a cast and an addition for every A and every B.
+never padded.
 
-On a GPU, where a small product costs its launch and not its arithmetic, the adapters of neighbouring rows of a linear
-layer are multiplied together: their A stacked, what belongs to others multiplied by zero. Sums of a trial then run
-over zeros of its neighbours, and zero times NaN is NaN: whoever uses `together` repeats a pass that was not finite
-without it.
+On a GPU, where a small product costs its launch and not its arithmetic, the adapters of neighbouring rows that lie one
+below the other in a stack are multiplied together: as a batch of products if they are alike; else with all ranks at
+every position, where what belongs to others is multiplied by zero. Sums of a trial then run over zeros of its
+neighbours, and zero times NaN is NaN: whoever uses `together` repeats a pass that was not finite without it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raylora.lora.adapter import Adapter
-from raylora.lora.frozen_weight import matrix
+from raylora.lora.products import Batched, Product, convolution, linear
+from raylora.lora.stack import Rows, below, joined
 from raylora.rng import generator
 
 
@@ -40,31 +38,42 @@ class Segment:
     adapter: Adapter
     row_keys: tuple[str, ...] | None = None
 
+    @property
+    def drops(self) -> bool:
+        """Whether there is dropout."""
+        return self.adapter.dropout > 0.0 and self.row_keys is not None
 
-class _Product(NamedTuple):
-    """One low-rank product of a layer: over positions `start` to `stop` of its flattened input, of one trial or more.
 
-    The A of several trials are stacked, and so are their B; `mixed` then gives a position the update of its own
-    trial alone.
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Neighbouring segments whose adapters are multiplied together.
 
     Attributes:
-        start, stop: positions of the flattened input; of a convolution, rows of the batch.
-        a, b: (ranks, in) and (out, ranks) in the input's dtype; of a convolution with their kernels.
-        scale: factor of the product for one trial, applied in an addition, where it costs nothing; 1 for several.
-        mixed: None for one trial. For several (positions, ranks): each trial's scale, and zero where a position
-            belongs to another trial.
-        mask: inverted-dropout mask of the input, or None.
-        add: adds gradients of a and b, which are still without `scale`, to those of their adapters.
+        segments: one or more.
+        rows: their adapters' in the stack.
+        scale: that of a single adapter; 1 for several.
+        mixed: see `Product`; None for one adapter, and for several that are alike.
     """
 
-    start: int
-    stop: int
-    a: Tensor
-    b: Tensor
+    segments: tuple[Segment, ...]
+    rows: Rows
     scale: float
-    mixed: Tensor | None
-    mask: Tensor | None
-    add: Callable[[Tensor, Tensor], None]
+    mixed: Tensor | None = None
+
+    @property
+    def start(self) -> int:
+        return self.segments[0].start
+
+    @property
+    def stop(self) -> int:
+        return self.segments[-1].stop
+
+    def product(self, start: int, stop: int, name: str, mask: Tensor | None) -> Product:
+        """Their product in a layer."""
+        pair = self.rows.pair(name)
+        if len(self.segments) > 1 and self.mixed is None:
+            return Batched(start, stop, pair, self.scale, None, mask, len(self.segments))
+        return Product(start, stop, pair, self.scale, self.mixed, mask)
 
 
 class PackedLora:
@@ -81,9 +90,8 @@ class PackedLora:
         self._dtype = dtype
         self._modules = dict(model.named_modules())
         self._attached: set[str] = set()
-        self._segments: Sequence[Segment] = ()
+        self._groups: list[_Group] = []
         self._lengths: Sequence[int] | None = None
-        self._scales: dict[tuple[Any, ...], Tensor] = {}
         #: An input that needs a gradient, so that autograd runs the backward of layers whose own input needs none.
         self._anchor = torch.zeros((), requires_grad=True)
 
@@ -104,39 +112,71 @@ class PackedLora:
             lengths: positions of each row, if rows lie one behind the other in dimension 1 of a batch of one; None if
                 dimension 0 is the row.
         """
-        self._segments, self._lengths, self._scales = segments, lengths, {}
-        for segment in segments:
-            segment.adapter.cast(self._dtype)
+        self._groups, self._lengths = [self._group(run, lengths) for run in self._runs(segments)], lengths
+        for group in self._groups:
+            group.rows.cast(self._dtype)
         try:
             yield
         finally:
-            self._segments, self._lengths, self._scales = (), None, {}
+            self._groups, self._lengths = [], None
+
+    def _runs(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """Segments that are multiplied together in one list."""
+        runs: list[list[Segment]] = []
+        ranks = 0
+        for segment in segments:
+            last = runs[-1][-1] if runs else None
+            ranks += segment.adapter.rank
+            near = last is not None and last.stop == segment.start and below(last.adapter.rows, segment.adapter.rows)
+            if near and ranks <= self.together:
+                runs[-1].append(segment)
+            else:
+                runs.append([segment])
+                ranks = segment.adapter.rank
+        return runs
+
+    def _group(self, run: Sequence[Segment], lengths: Sequence[int] | None) -> _Group:
+        rows = joined([segment.adapter.rows for segment in run])
+        if _alike(run, lengths):
+            return _Group(tuple(run), rows, run[0].adapter.scale)
+        exact = torch.promote_types(self._dtype, torch.float32)  # as precise as the number that a trial alone has
+        start = run[0].start
+        mixed = torch.zeros(run[-1].stop - start, 1, len(rows), dtype=exact)
+        rank = 0
+        for segment in run:
+            mixed[segment.start - start : segment.stop - start, :, rank : rank + segment.adapter.rank] = (
+                segment.adapter.scale
+            )
+            rank += segment.adapter.rank
+        if lengths is not None:
+            mixed = mixed.repeat_interleave(torch.tensor(lengths[start : run[-1].stop]), dim=0)
+        return _Group(tuple(run), rows, 1.0, mixed.to(rows.weights.device))
 
     def _forward(self, name: str) -> Callable[[Tensor], Tensor]:
         module = self._modules[name]
         plain = module.forward
 
         def forward(x: Tensor) -> Tensor:
-            live = [segment for segment in self._segments if name in segment.adapter.a]
+            live = [group for group in self._groups if name in group.rows.columns.places]
             if not live:
                 return plain(x)  # type: ignore[no-any-return]
             self._check(name, x)
             if isinstance(module, nn.Conv2d) and _is_pointwise(module):
                 # A product at each position, over a view: pictures lie with their channels innermost.
                 rows = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-                products = self._products(name, rows, live)
-                output = _PackedLinear.apply(rows, self._anchor, module.weight.flatten(1), module.bias, products)  # type: ignore[no-untyped-call]
-                return output.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+                products = [self._product(name, rows, group) for group in live]
+                output = linear(rows, self._anchor, module.weight.flatten(1), module.bias, products)
+                return output.permute(0, 3, 1, 2)
             if isinstance(module, nn.Conv2d):
-                return _PackedConv.apply(x, self._anchor, module, self._convolution_products(name, x, live))  # type: ignore[no-any-return, no-untyped-call]
+                return convolution(x, self._anchor, module, [self._of_pictures(name, x, group) for group in live])
             assert isinstance(module, nn.Linear)
-            products = self._products(name, x, live)
-            return _PackedLinear.apply(x, self._anchor, module.weight, module.bias, products)  # type: ignore[no-any-return, no-untyped-call]
+            products = [self._product(name, x, group) for group in live]
+            return linear(x, self._anchor, module.weight, module.bias, products)
 
         return forward
 
     def _check(self, name: str, x: Tensor) -> None:
-        rows = self._segments[-1].stop
+        rows = self._groups[-1].stop
         if self._lengths is None:
             right, seen, there = x.shape[0] == rows, f"{x.shape[0]} rows", f"{rows}"
         else:
@@ -148,217 +188,56 @@ class PackedLora:
                 "its dimension 0 is not the example, so it cannot be packed"
             )
 
-    def _convolution_products(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Product]:
-        """The products of a convolution: `start` and `stop` count rows, masks are (rows, channels, height, width)."""
-        products = []
-        for segment in live:
-            drawn, pair = _dropout_rows(segment, name, x, None), segment.adapter.compute[name]
-            mask = None if drawn is None else torch.stack(drawn).to(x.device)
-            products.append(_product_of_one(segment.adapter, name, (segment.start, segment.stop), pair, mask))
-        return products
+    def _product(self, name: str, x: Tensor, group: _Group) -> Product:
+        start, stop = self._span(x, group)
+        drawn = _dropout_rows(group, name, x, self._lengths)
+        # A row draws its tokens in order, so padding behind them (which depends on the pack) changes none of them.
+        mask = None if drawn is None else torch.cat([row.reshape(-1, x.shape[-1]) for row in drawn]).to(x.device)
+        return group.product(start, stop, name, mask)
 
-    def _products(self, name: str, x: Tensor, live: Sequence[Segment]) -> list[_Product]:
-        products: list[_Product] = []
-        waiting: list[Segment] = []
-        for segment in live:
-            alone = segment.adapter.dropout > 0 and segment.row_keys is not None
-            ranks = sum(other.adapter.rank for other in waiting) + segment.adapter.rank
-            if waiting and (alone or ranks > self.together or waiting[-1].stop != segment.start):
-                products.append(self._product(name, x, waiting))
-                waiting = []
-            waiting.append(segment)
-            if alone:
-                products.append(self._product(name, x, waiting))
-                waiting = []
-        if waiting:
-            products.append(self._product(name, x, waiting))
-        return products
+    def _of_pictures(self, name: str, x: Tensor, group: _Group) -> Product:
+        """The product of a convolution: `start` and `stop` count rows, masks are (rows, channels, height, width)."""
+        drawn = _dropout_rows(group, name, x, None)
+        mask = None if drawn is None else torch.stack(drawn).to(x.device)
+        return group.product(group.start, group.stop, name, mask)
 
-    def _product(self, name: str, x: Tensor, segments: Sequence[Segment]) -> _Product:
-        spans = [self._span(x, segment.start, segment.stop) for segment in segments]
-        adapters = [segment.adapter for segment in segments]
-        start, stop = spans[0][0], spans[-1][1]
-        pairs = [(a.flatten(1), b.flatten(1)) for a, b in (adapter.compute[name] for adapter in adapters)]
-        if len(segments) == 1:
-            return _product_of_one(adapters[0], name, spans[0], pairs[0], self._dropout_mask(segments[0], name, x))
-
-        def add(grad_a: Tensor, grad_b: Tensor) -> None:
-            ranks = [adapter.rank for adapter in adapters]
-            columns = torch.split(grad_b, ranks, dim=1)
-            for adapter, of_a, of_b in zip(adapters, torch.split(grad_a, ranks), columns, strict=True):
-                _adder(adapter, name)(of_a, of_b)
-
-        key = (start, stop, *(id(adapter) for adapter in adapters))
-        if key not in self._scales:
-            exact = torch.promote_types(x.dtype, torch.float32)  # as precise as the number that a trial alone has
-            scale = x.new_zeros(stop - start, sum(adapter.rank for adapter in adapters), dtype=exact)
-            rank = 0
-            for adapter, span in zip(adapters, spans, strict=True):
-                scale[span[0] - start : span[1] - start, rank : rank + adapter.rank] = adapter.scale
-                rank += adapter.rank
-            self._scales[key] = scale
-        a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1)
-        return _Product(start, stop, a, b, 1.0, self._scales[key], None, add)
-
-    def _span(self, x: Tensor, start: int, stop: int) -> tuple[int, int]:
+    def _span(self, x: Tensor, group: _Group) -> tuple[int, int]:
         if self._lengths is not None:
-            before = sum(self._lengths[:start])
-            return before, before + sum(self._lengths[start:stop])
+            before = sum(self._lengths[: group.start])
+            return before, before + sum(self._lengths[group.start : group.stop])
         each = math.prod(x.shape[1:-1])
-        return start * each, stop * each
-
-    def _dropout_mask(self, segment: Segment, name: str, x: Tensor) -> Tensor | None:
-        """Inverted-dropout mask of a segment's positions, (positions, in), drawn row by row.
-
-        A row draws its tokens in order, so padding behind them (which depends on the pack) changes none of them.
-        """
-        drawn = _dropout_rows(segment, name, x, self._lengths)
-        return None if drawn is None else torch.cat([row.reshape(-1, x.shape[-1]) for row in drawn]).to(x.device)
+        return group.start * each, group.stop * each
 
 
-def _product_of_one(
-    adapter: Adapter, name: str, span: tuple[int, int], pair: tuple[Tensor, Tensor], mask: Tensor | None
-) -> _Product:
-    """The product of a trial by itself."""
-    return _Product(*span, *pair, adapter.scale, None, mask, _adder(adapter, name, adapter.scale))
+def _alike(run: Sequence[Segment], lengths: Sequence[int] | None) -> bool:
+    """Whether the adapters of segments have one rank and scale, and as many positions each."""
+    kinds = {
+        (
+            segment.adapter.rank,
+            segment.adapter.scale,
+            segment.stop - segment.start if lengths is None else sum(lengths[segment.start : segment.stop]),
+        )
+        for segment in run
+    }
+    return len(kinds) == 1
 
 
-def _adder(adapter: Adapter, name: str, scale: float = 1.0) -> Callable[[Tensor, Tensor], None]:
-    def add(grad_a: Tensor, grad_b: Tensor) -> None:
-        of_a, of_b = adapter.gradients[name]
-        of_a.add_(grad_a.view_as(of_a), alpha=scale)
-        of_b.add_(grad_b.view_as(of_b), alpha=scale)
-
-    return add
-
-
-def _dropout_rows(segment: Segment, name: str, x: Tensor, lengths: Sequence[int] | None) -> list[Tensor] | None:
-    p = segment.adapter.dropout
-    if p == 0.0 or segment.row_keys is None:
+def _dropout_rows(group: _Group, name: str, x: Tensor, lengths: Sequence[int] | None) -> list[Tensor] | None:
+    """Inverted-dropout masks of a group's rows, on the CPU; None if none of its trials has dropout."""
+    if not any(segment.drops for segment in group.segments):
         return None
     rows = []
-    for number, key in enumerate(segment.row_keys, segment.start):
-        shape = x.shape[1:] if lengths is None else (lengths[number], x.shape[-1])
-        rows.append((torch.rand(shape, generator=generator("dropout", key, name)) >= p).to(x.dtype) / (1.0 - p))
+    for segment in group.segments:
+        p = segment.adapter.dropout
+        for number in range(segment.start, segment.stop):
+            shape = x.shape[1:] if lengths is None else (lengths[number], x.shape[-1])
+            if segment.row_keys is None or p == 0.0:
+                rows.append(torch.ones(shape, dtype=x.dtype))
+                continue
+            key = segment.row_keys[number - segment.start]
+            rows.append((torch.rand(shape, generator=generator("dropout", key, name)) >= p).to(x.dtype) / (1.0 - p))
     return rows
 
 
 def _is_pointwise(module: nn.Conv2d) -> bool:
     return module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0)
-
-
-class _PackedLinear(torch.autograd.Function):
-    """x W^T + bias, plus scale · (x A^T) B^T for each product, in place of the output; W is frozen."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, products: list[_Product]
-    ) -> Tensor:
-        output = F.linear(x, matrix(weight, x.dtype), bias)
-        flat, out = _flat(x), output.view(-1, output.shape[-1])
-        hiddens = []
-        for product in products:
-            hidden = _masked(flat[product.start : product.stop], product.mask) @ product.a.t()
-            if product.mixed is not None:
-                hidden.mul_(product.mixed)
-            out[product.start : product.stop].addmm_(hidden, product.b.t(), alpha=product.scale)
-            hiddens.append(hidden)
-        ctx.save_for_backward(flat, *hiddens)
-        ctx.weight, ctx.products, ctx.shape = weight, products, x.shape
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        flat, *hiddens = ctx.saved_tensors
-        grad = _flat(gradients[0])
-        grad_x = grad @ matrix(ctx.weight, grad.dtype) if ctx.needs_input_grad[0] else None
-        for product, hidden in zip(ctx.products, hiddens, strict=True):
-            own = grad[product.start : product.stop]
-            grad_hidden = own @ product.b
-            if product.mixed is not None:
-                grad_hidden.mul_(product.mixed)
-            grad_a = grad_hidden.t() @ _masked(flat[product.start : product.stop], product.mask)
-            product.add(grad_a, own.t() @ hidden)
-            if grad_x is None:
-                continue
-            if product.mask is None:
-                grad_x[product.start : product.stop].addmm_(grad_hidden, product.a, alpha=product.scale)
-            else:
-                grad_x[product.start : product.stop].addcmul_(
-                    grad_hidden @ product.a, product.mask, value=product.scale
-                )
-        return None if grad_x is None else grad_x.view(ctx.shape), None, None, None, None
-
-
-def _flat(x: Tensor) -> Tensor:
-    """(rows, ..., features) as (rows * ..., features)."""
-    return x.reshape(-1, x.shape[-1])
-
-
-def _masked(rows: Tensor, mask: Tensor | None) -> Tensor:
-    return rows if mask is None else rows * mask
-
-
-class _PackedConv(torch.autograd.Function):
-    """The same for a convolution: A has the module's own kernel, stride and padding, B is a product at each position.
-
-    Pictures lie with their channels innermost, where B's product is one over a view and the base's convolution needs
-    no reordering on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, module: nn.Conv2d, products: list[_Product]) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-
-        def convolve(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            found = F.conv2d(rows, weight, bias, module.stride, module.padding, module.dilation)
-            return found.contiguous(memory_format=torch.channels_last)
-
-        output = convolve(x, module.weight, module.bias)
-        out = _positions(output)
-        each = len(out) // len(x)
-        hiddens = []
-        for product in products:
-            flat = _positions(convolve(_masked(x[product.start : product.stop], product.mask), product.a, None))
-            out[product.start * each : product.stop * each].addmm_(flat, product.b.flatten(1).t(), alpha=product.scale)
-            hiddens.append(flat)
-        ctx.save_for_backward(x, *hiddens)
-        ctx.module, ctx.products = module, products
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, *hiddens = ctx.saved_tensors
-        grad = gradients[0].contiguous(memory_format=torch.channels_last)
-        wanted = ctx.needs_input_grad[0]
-        grad_x = None
-        if wanted:
-            grad_x, _ = _conv_backward(ctx.module, grad, x, ctx.module.weight, (True, False))
-            grad_x = grad_x.contiguous(memory_format=torch.channels_last)
-        flat = _positions(grad)
-        count, _, height, width = grad.shape
-        each = len(flat) // count
-        for product, hidden in zip(ctx.products, hiddens, strict=True):
-            own = flat[product.start * each : product.stop * each]
-            grad_hidden = own @ product.b.flatten(1)
-            placed = grad_hidden.view(product.stop - product.start, height, width, -1).permute(0, 3, 1, 2)
-            rows = _masked(x[product.start : product.stop], product.mask)
-            grad_rows, grad_a = _conv_backward(ctx.module, placed, rows, product.a, (wanted, True))
-            product.add(grad_a, own.t() @ hidden)
-            if grad_x is not None:
-                grad_x[product.start : product.stop].add_(_masked(grad_rows, product.mask), alpha=product.scale)
-        return grad_x, None, None, None
-
-
-def _positions(x: Tensor) -> Tensor:
-    """(rows, channels, height, width) with channels innermost as (rows * height * width, channels): a view."""
-    return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
-
-
-def _conv_backward(
-    module: nn.Conv2d, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
-) -> tuple[Tensor, Tensor]:
-    """Gradients of a convolution without bias with respect to its input and its weight, if wanted."""
-    where = module.stride, module.padding, module.dilation
-    found = torch.ops.aten.convolution_backward(grad, x, weight, None, *where, False, [0, 0], 1, [*wanted, False])
-    return found[0], found[1]

@@ -1,7 +1,7 @@
 """A trial's checkpoint: a folder that is whole or absent, of safetensors and JSON alone.
 
     adapter.safetensors     A and B as they are now
-    optimizer.safetensors   AdamW's moments over the flat buffer
+    optimizer.safetensors   AdamW's step and moments: those of A and B one behind the other
     best.safetensors        A and B at the best validation
     validation.safetensors  losses on the held-out rows: the base model's, and those of the best validation
     state.json              step, status, history, configuration, and the SHA-256 of the other files
@@ -43,12 +43,9 @@ def save(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset
     """
 
     def write(partial: Path) -> None:
-        moments = member.optimizer.state.get(member.adapter.flat, {})
         files: dict[str, Mapping[str, Tensor]] = {
             "adapter.safetensors": member.adapter.tensors(),
-            "optimizer.safetensors": {
-                key: value.detach().cpu() for key, value in moments.items() if isinstance(value, Tensor)
-            },
+            "optimizer.safetensors": _optimizer(member),
         }
         arrays = {"base": data.base_losses, "counts": data.validation_counts}
         if member.best is not None:
@@ -102,15 +99,10 @@ def load(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset
         )
     try:
         member.adapter.load(load_file(folder / "adapter.safetensors"))
+        if moments := load_file(folder / "optimizer.safetensors"):
+            member.adapter.load_moments(moments)
     except ValueError as error:
         raise UserError.one(str(error), where=str(folder), hint=FRESH_START) from error
-    moments = load_file(folder / "optimizer.safetensors")
-    if moments:
-        # AdamW keeps its step as a CPU tensor and its moments beside the parameter.
-        device = member.adapter.flat.device
-        member.optimizer.state[member.adapter.flat] = {
-            key: value if key == "step" else value.to(device) for key, value in moments.items()
-        }
     member.step, member.status, member.reason = state["step"], state["status"], state["reason"]
     member.seconds, member.loss_steps = state["seconds"], state["loss_steps"]
     member.loss_sum = _nan(state["loss_sum"])
@@ -124,6 +116,11 @@ def load(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset
             adapter=load_file(folder / "best.safetensors"),
             **state["best"],
         )
+
+
+def _optimizer(member: Member) -> dict[str, Tensor]:
+    """AdamW's state as torch's own has it: nothing before its first step."""
+    return {"step": torch.tensor(float(member.step)), **member.adapter.moments()} if member.step else {}
 
 
 def _finite(number: float) -> float | None:

@@ -1,4 +1,4 @@
-"""A trial as the pack sees it: its adapter, optimizer, place in the data, and best value so far."""
+"""A trial as the pack sees it: its adapter, schedule, place in the data, and best value so far."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from raylora.data.order import DataOrder
 from raylora.families.base import Losses
 from raylora.lora.adapter import Adapter
+from raylora.lora.optimizer import Update
 from raylora.training.settings import OptimizerSettings
 
 Status = Literal["running", "finished", "diverged"]
@@ -48,14 +48,6 @@ class Member:
         self.adapter = adapter
         self.settings = settings
         self._order = DataOrder(settings.seed, examples, settings.batch_size)
-        self.optimizer = torch.optim.AdamW(
-            [self.adapter.flat],
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-            fused=True,  # one pass over the flat buffer, a fifth of the time of ten
-        )
         self.step = 0
         self.status: Status = "running"
         self.reason = ""
@@ -93,18 +85,25 @@ class Member:
         """End this trial, and no other."""
         self.status, self.reason = "diverged", reason
 
-    def update(self, loss: float, grad_norm: float) -> None:
-        """Clip and apply the gradients of one step; a loss or gradient that is not finite ends the trial untouched."""
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            self.diverge(f"{what} became {loss if what == 'loss' else grad_norm} at step {self.step + 1}")
-            return
+    def takes(self, loss: float, grad_norm: float) -> bool:
+        """Whether the gradients of a step may be applied; a loss or gradient that is not finite ends the trial."""
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return True
+        what = "loss" if not math.isfinite(loss) else "gradient"
+        self.diverge(f"{what} became {loss if what == 'loss' else grad_norm} at step {self.step + 1}")
+        return False
+
+    def update(self, grad_norm: float) -> Update:
+        """The coming step of AdamW, where the gradients have this norm."""
+        own = self.settings
         # As torch's clip_grad_norm_: the epsilon belongs to it.
-        coefficient = self.settings.max_grad_norm / (grad_norm + 1e-6)
-        if coefficient < 1.0:
-            self.adapter.grad.mul_(coefficient)
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate
-        self.optimizer.step()
+        factor = min(1.0, own.max_grad_norm / (grad_norm + 1e-6))
+        return Update(
+            self.adapter.rows, factor, self.step + 1, self.learning_rate, own.betas, own.epsilon, own.weight_decay
+        )
+
+    def advance(self, loss: float, grad_norm: float) -> None:
+        """Note that the gradients of a step were applied."""
         self.step += 1
         self.loss_sum += loss
         self.loss_steps += 1

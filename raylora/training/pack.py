@@ -21,8 +21,11 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel, Losses, Tensors
-from raylora.lora.adapter import Adapter, lora_shapes
+from raylora.lora import optimizer
+from raylora.lora.adapter import Adapter
+from raylora.lora.columns import lora_shapes
 from raylora.lora.packed import PackedLora, Segment
+from raylora.lora.stack import Stack
 from raylora.rng import generator
 from raylora.training import checkpoint
 from raylora.training.encoded_dataset import EncodedDataset
@@ -80,6 +83,7 @@ class Pack:
         self._lora = PackedLora(base.model, base.dtype, together)
         # Adapters are float32 over a 16-bit base: AdamW's small steps vanish in bfloat16.
         self._adapter_dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
+        self._stacks: dict[tuple[str, ...], Stack] = {}  # by targets
         self._budget: MemoryBudget | None = None
         self._largest = sys.maxsize  # elements of the largest row
         if config is not None:
@@ -114,6 +118,12 @@ class Pack:
         self._lora.attach(targets)
         if self._budget is not None:
             self._budget.enter(trial, adapter, self._lora)
+        try:
+            self._stack(adapter).add(adapter.rows)
+        except BaseException:  # no memory to move the others
+            if self._budget is not None:
+                self._budget.leave(trial)
+            raise
         self.members[trial], self.configs[trial] = member, config
         return member
 
@@ -122,19 +132,23 @@ class Pack:
         if self._budget is not None:
             self._budget.leave(trial)
         del self.configs[trial]
-        return self.members.pop(trial)
+        member = self.members.pop(trial)
+        self._stack(member.adapter).remove(member.adapter.rows)
+        return member
 
     def step(self, trials: Iterable[str] | None = None) -> None:
         """One optimizer step of the named running trials (default: all)."""
         names = self.members if trials is None else trials
-        members = [m for m in (self.members[name] for name in names) if m.status == "running"]
+        members = self._in_order([m for m in (self.members[name] for name in names) if m.status == "running"])
         if not members:
             return
         started = time.perf_counter()
         rows = self._training_rows(members)
         figures = self._alone_if_not_finite(lambda: self._in_memory(lambda: self._gradients(members, rows)))
-        for member, loss, norm in zip(members, *figures, strict=True):
-            member.update(loss, norm)
+        taken = [(m, *own) for m, own in zip(members, zip(*figures, strict=True), strict=True) if m.takes(*own)]
+        optimizer.update([member.update(norm) for member, _, norm in taken])
+        for member, loss, norm in taken:
+            member.advance(loss, norm)
         share = (time.perf_counter() - started) / len(members)
         for member in members:
             member.seconds += share
@@ -155,19 +169,32 @@ class Pack:
 
     def _gradients(self, members: Sequence[Member], rows: Sequence[_Row]) -> list[list[float]]:
         """Compute the gradients of all members; gives their losses, and the norms of their gradients."""
-        for member in members:
-            member.adapter.grad.zero_()
-        sums = torch.zeros(len(members), device=self.base.device, dtype=self._adapter_dtype)
+        adapters = [member.adapter.rows for member in members]
+        optimizer.zero_gradients(adapters)
+        device, losses = self.base.device, []
+        owners: list[int] = []
         for batch in self._micro_batches(rows):
-            weights = torch.tensor([row.weight for row in batch], dtype=sums.dtype).to(sums.device)
-            owners = torch.tensor([row.member for row in batch]).to(sums.device)
+            weights = torch.tensor([row.weight for row in batch], dtype=self._adapter_dtype).to(device)
             tensors = [row.tensors for row in batch]
             with self._lora.rows(_segments(batch, members), self.base.lengths(tensors)):
-                weighted = self.base.losses(tensors).to(sums.dtype) * weights
+                weighted = self.base.losses(tensors).to(self._adapter_dtype) * weights
                 torch.autograd.backward(weighted.sum())
-            sums.index_add_(0, owners, weighted.detach())
-        norms = torch.stack([member.adapter.grad.norm() for member in members])
-        return torch.stack([sums, norms]).tolist()  # type: ignore[no-any-return]  # one read of the device for all
+            losses.append(weighted.detach())
+            owners += [row.member for row in batch]
+        found = torch.cat([*losses, *optimizer.rank_norms(adapters)]).tolist()  # one read of the device for all
+        sums = [0.0] * len(members)
+        for owner, loss in zip(owners, found, strict=False):
+            sums[owner] += loss
+        return [sums, optimizer.norms(adapters, found[len(owners) :])]
+
+    def _stack(self, adapter: Adapter) -> Stack:
+        """The stack of the adapters with the same targets."""
+        return self._stacks.setdefault(tuple(adapter.targets), Stack(self.base.dtype))
+
+    def _in_order(self, members: Sequence[Member]) -> list[Member]:
+        """Members as their adapters lie in stacks, so that neighbours there are neighbours in a batch."""
+        places = {id(rows): at for at, rows in enumerate(r for stack in self._stacks.values() for r in stack.parts)}
+        return sorted(members, key=lambda member: places[id(member.adapter.rows)])
 
     def _in_memory(self, action: Callable[[], T]) -> T:
         """Do something that starts anew with fewer rows at once each time the device's memory does not suffice.
@@ -206,14 +233,17 @@ class Pack:
         shaped = zip(self.data.validation_shapes, self.data.validation_rows, strict=True)
         flat = [(shape, row) for shape, rows in shaped for row in rows]
         numbered = [_Row(i, "", 1.0, shape, row) for i, (shape, row) in enumerate(flat)]
-        losses = np.empty(len(flat))
+        order, found = [], []
         with torch.no_grad():
             for rows in self._micro_batches(numbered):
                 segments = [] if member is None else [Segment(0, len(rows), member.adapter)]
                 tensors = [row.tensors for row in rows]
                 with self._lora.rows(segments, self.base.lengths(tensors)):
-                    values = self.base.losses(tensors)
-                losses[[row.member for row in rows]] = values.double().cpu().numpy()
+                    found.append(self.base.losses(tensors))
+                order += [row.member for row in rows]
+        losses = np.empty(len(flat))
+        if found:
+            losses[order] = torch.cat(found).double().cpu().numpy()  # one read of the device for all
         return losses.reshape(counts.shape), counts
 
     def save(self, trial: str, folder: Path) -> None:

@@ -8,12 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raylora.lora.adapter import Adapter, LoraSettings, lora_shapes
+from raylora.lora.adapter import Adapter, LoraSettings
+from raylora.lora.columns import lora_shapes
 from raylora.lora.packed import PackedLora, Segment
+from raylora.lora.stack import Stack
 from raylora.rng import generator
 
 #: Rank, alpha and dropout of each trial; no scale is 1 or a power of 2.
-TRIALS = ((3, 5.0, 0.0), (2, 3.0, 0.4), (5, 7.0, 0.4), (1, 0.3, 0.0))
+TRIALS = {
+    "mixed": ((3, 5.0, 0.0), (2, 3.0, 0.4), (5, 7.0, 0.4), (1, 0.3, 0.0)),
+    "alike": ((3, 5.0, 0.0), (3, 5.0, 0.4), (3, 5.0, 0.0)),
+    "in two products": ((3, 5.0, 0.0), (3, 5.0, 0.0), (250, 5.0, 0.0), (2, 3.0, 0.0)),
+}
 ROWS = 2  # of each trial
 NAME = "0"
 
@@ -24,20 +30,21 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def adapters(model: nn.Module) -> list[Adapter]:
-    made = []
-    for number, (rank, alpha, dropout) in enumerate(TRIALS):
+def adapters(model: nn.Module, kind: str) -> list[Adapter]:
+    made, stack = [], Stack(torch.float64)
+    for number, (rank, alpha, dropout) in enumerate(TRIALS[kind]):
         settings = LoraSettings(rank, scale=alpha / rank, dropout=dropout)
         adapter = Adapter(lora_shapes(model, [NAME], rank), settings, torch.device("cpu"), torch.float64)
         with torch.no_grad():
-            adapter.flat.copy_(torch.randn(adapter.flat.shape, generator=generator("test", number)))
+            adapter.weights.copy_(torch.randn(adapter.weights.shape, generator=generator("test", number)))
+        stack.add(adapter.rows)
         made.append(adapter)
     return made
 
 
 def alone(layer: nn.Module, adapter: Adapter, x: Tensor, keys: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Output of a trial's rows by the formula, and its A and B as leaves of that graph."""
-    a, b = (tensor.detach().clone().requires_grad_() for tensor in (adapter.a[NAME], adapter.b[NAME]))
+    a, b = (tensor.detach().clone().requires_grad_() for tensor in adapter.pair(NAME))
     seen = x
     if adapter.dropout:
         inner = _is_pointwise(layer)  # a product at each position: drawn with its channels innermost
@@ -56,14 +63,15 @@ def _is_pointwise(layer: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("together", [0, 256])
+@pytest.mark.parametrize("trials_are", TRIALS)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_outputs_and_gradients_are_those_of_each_trial_alone(kind: str, together: int) -> None:
+def test_outputs_and_gradients_are_those_of_each_trial_alone(kind: str, trials_are: str, together: int) -> None:
     make, shape = LAYERS[kind]
     torch.manual_seed(0)
     model = nn.Sequential(make()).double().requires_grad_(False)
     plain = make().double().requires_grad_(False)
     plain.load_state_dict(model[0].state_dict())
-    trials = adapters(model)
+    trials = adapters(model, trials_are)
     draw = generator("test", kind)
     x = torch.randn(ROWS * len(trials), *shape, generator=draw, dtype=torch.float64).requires_grad_()
 
@@ -84,5 +92,5 @@ def test_outputs_and_gradients_are_those_of_each_trial_alone(kind: str, together
         expected, a, b = alone(plain, adapter, rows, keys[number])
         torch.testing.assert_close(output[own], expected)
         gradients = torch.autograd.grad(expected, (rows, a, b), grad[own])
-        for found, wanted in zip((grad_x[own], *adapter.gradients[NAME]), gradients, strict=True):
+        for found, wanted in zip((grad_x[own], *adapter.gradients(NAME)), gradients, strict=True):
             torch.testing.assert_close(found, wanted)

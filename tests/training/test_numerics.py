@@ -259,7 +259,7 @@ def test_in_bfloat16_a_pack_is_as_near_to_a_trial_alone_as_rounding_is(family: s
     watched = staggered(bench, configs, together=together)
     for i, config in enumerate(configs):
         assert watched.losses[str(i)] == pytest.approx(alone(bench, config)[0], rel=2**-7)
-        assert watched.done[str(i)].adapter.flat.dtype == torch.float32
+        assert watched.done[str(i)].adapter.weights.dtype == torch.float32
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -245,7 +245,7 @@ class DiffusionModel:
         """
         predicted, noise, speed = self.predict(rows)
         weights = torch.stack([row["weight"] for row in rows]).to(predicted)
-        huber = torch.stack([row["huber"] for row in rows]).to(predicted)
+        huber = torch.stack([row["huber"] for row in rows])
         wanted = noise if self.prediction_type == "epsilon" else speed
         errors = penalty(predicted - wanted, huber)
         if any("mask" in row for row in rows):

@@ -58,8 +58,8 @@ def penalty(error: Tensor, huber: Tensor) -> Tensor:
 
     Args:
         error: (rows, ...).
-        huber: (rows,), where the line begins; 0 for the square. Twice the pseudo-Huber loss times it, so that small
-            errors count as their squares do.
+        huber: (rows,) on the CPU, where the line begins; 0 for the square. Twice the pseudo-Huber loss times it, so
+            that small errors count as their squares do.
     """
     square = error.square()
     if not bool((huber > 0).any()):

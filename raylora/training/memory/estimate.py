@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example
 from raylora.families.family import Family
-from raylora.lora.adapter import Adapter, lora_shapes
+from raylora.lora.adapter import Adapter
+from raylora.lora.columns import lora_shapes
 from raylora.lora.packed import PackedLora
 from raylora.training.memory.budget import Cost, measure, pass_bytes, trial_bytes
 from raylora.training.settings import lora_settings

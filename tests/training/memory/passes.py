@@ -6,7 +6,8 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import Tensors
-from raylora.lora.adapter import Adapter, lora_shapes
+from raylora.lora.adapter import Adapter
+from raylora.lora.columns import lora_shapes
 from raylora.lora.packed import PackedLora
 from raylora.training.settings import lora_settings
 from tests.training.fixtures import Lab

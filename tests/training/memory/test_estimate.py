@@ -26,5 +26,5 @@ def test_an_estimate_without_weights_agrees_with_the_measurement(family: str, va
     lora, adapter, row, _ = largest_pass(bench, **values)
     fixed, per_row = measure(lambda rows: pass_bytes(bench.base, lora, adapter, row, rows), GIB)
     assert expected.base == model_bytes(bench.base.model)
-    assert expected.trial == 4 * adapter.flat.nbytes
+    assert expected.trial == 4 * adapter.weights.nbytes
     assert expected.fixed + 3 * expected.row == pytest.approx(fixed + 3 * per_row, rel=0.35)

@@ -18,7 +18,7 @@ from raylora.data.reading import few, read_text, shown
 from raylora.errors import UserError
 from raylora.families import adapter_file
 from raylora.families.diffusion.components import quiet
-from raylora.lora.adapter import lora_shapes
+from raylora.lora.columns import lora_shapes
 
 _KEY = "init_from"
 _PAIR = re.compile(

@@ -15,7 +15,8 @@ from raylora.families.causal_lm.export.loading import held_out_loss, load_with_a
 from raylora.families.causal_lm.export.peft_folder import export_peft
 from raylora.families.causal_lm.files import check
 from raylora.families.causal_lm.model import CausalLM
-from raylora.lora.adapter import Adapter, LoraSettings, lora_shapes
+from raylora.lora.adapter import Adapter, LoraSettings
+from raylora.lora.columns import lora_shapes
 from raylora.lora.coverage import coverage
 from raylora.lora.packed import PackedLora, Segment
 from tests.families.causal_lm.architectures import ARCHITECTURES, make
@@ -37,7 +38,7 @@ def value(model: CausalLM, adapter: Adapter | None, rows: list[Tensors]) -> floa
     """The loss per token over rows, as a pack computes it: those that may share a pass do."""
     lora = PackedLora(model.model, model.dtype)
     if adapter is not None:
-        lora.attach(list(adapter.a))
+        lora.attach(adapter.targets)
     groups: dict[object, list[Tensors]] = defaultdict(list)
     for row in rows:
         groups[model.shape_key(row)].append(row)
@@ -59,8 +60,8 @@ def test_the_export_is_what_was_trained(tmp_path: Path, name: str) -> None:
     targets = model.targets("linear")
     adapter = Adapter(lora_shapes(model.model, targets, 4), LoraSettings(4, config.scale), CPU, torch.float32)
     torch.manual_seed(1)
-    for b in adapter.b.values():
-        b.data.normal_(0, 0.05)
+    for name in targets:
+        adapter.pair(name)[1].normal_(0, 0.05)
     examples = chats(4)
     rows = rows_of(model, examples)
     before, trained = value(model, None, rows), value(model, adapter, rows)

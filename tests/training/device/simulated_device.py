@@ -5,7 +5,8 @@ is a single number. Counted is what costs a GPU's time however small it is: kern
 or writes elements: views and fresh memory are none), copies to the device, and synchronisations, at which the CPU waits
 until the device has done everything.
 
-It is torch's private-use backend, of which there is one a process, and which stays once it is there.
+It is torch's private-use backend, of which there is one a process; it stays once it is there, and has to be there
+before the first backward pass. So it is for processes of its own.
 """
 
 from __future__ import annotations

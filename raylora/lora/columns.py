@@ -1,0 +1,118 @@
+"""The columns of a LoRA's matrix: where each target's A and B lie in a row of it.
+
+A row is one rank of the whole adapter: of each target a row of A and a column of B, one behind the other. So the rows
+of several adapters that lie one below the other are, at each target's columns, those adapters' A stacked, and their B.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def lora_shapes(model: nn.Module, targets: list[str], rank: int) -> Shapes:
+    """Shapes of (A, B) by module name: Linear (r, in), (out, r); Conv2d (r, in, kh, kw), (out, r, 1, 1).
+
+    Raises:
+        TypeError: a target is neither Linear nor an ungrouped Conv2d padded with so many zeros.
+    """
+    modules = dict(model.named_modules())
+    shapes: Shapes = {}
+    for name in targets:
+        module = modules[name]
+        if isinstance(module, nn.Linear):
+            shapes[name] = ((rank, module.in_features), (module.out_features, rank))
+        elif isinstance(module, nn.Conv2d) and module.groups == 1 and _pads_with_zeros(module):
+            height, width = module.kernel_size
+            shapes[name] = ((rank, module.in_channels, height, width), (module.out_channels, rank, 1, 1))
+        else:
+            raise TypeError(f"{name} is a {type(module).__name__}: LoRA goes on Linear and ungrouped Conv2d")
+    return shapes
+
+
+def _pads_with_zeros(module: nn.Conv2d) -> bool:
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A target's columns.
+
+    Attributes:
+        a: those of a row of A.
+        b: those of a column of B.
+        inputs: shape of a row of A, (in,) or (in, kh, kw).
+        kernel: whether B has two more dimensions, (out, rank, 1, 1).
+    """
+
+    a: slice
+    b: slice
+    inputs: tuple[int, ...]
+    kernel: bool
+
+
+class Columns:
+    """The columns of all targets.
+
+    Attributes:
+        width: how many there are.
+        places: by target.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.width = 0
+        self.places: dict[str, Place] = {}
+        for name, (a, b) in shapes.items():
+            middle = self.width + math.prod(a[1:])
+            end = middle + b[0]
+            self.places[name] = Place(slice(self.width, middle), slice(middle, end), a[1:], len(b) > 2)
+            self.width = end
+
+    def pair(self, matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """A and B of a target as PEFT shapes them: views of a matrix (ranks, width)."""
+        place = self.places[name]
+        b = matrix[:, place.b].t()
+        return matrix[:, place.a].view(len(matrix), *place.inputs), b[:, :, None, None] if place.kernel else b
+
+    def named(self, matrix: Tensor) -> dict[str, Tensor]:
+        """The views of all targets, under `<module>.lora_A.weight` and `<module>.lora_B.weight`."""
+        found = {}
+        for name in self.places:
+            found[f"{name}.lora_A.weight"], found[f"{name}.lora_B.weight"] = self.pair(matrix, name)
+        return found
+
+    def flat(self, matrix: Tensor) -> Tensor:
+        """A copy of a matrix as checkpoints have it, (numel,): A and B of each target, as PEFT lays them out."""
+        return torch.cat([tensor.reshape(-1) for tensor in self.named(matrix).values()])
+
+    def fill(self, matrix: Tensor, flat: Tensor) -> None:
+        """Write what `flat` gave into a matrix.
+
+        Raises:
+            ValueError: it has another size.
+        """
+        if flat.shape != (matrix.numel(),):
+            raise ValueError(f"{tuple(flat.shape)} numbers for an adapter of {matrix.numel()}")
+        views = list(self.named(matrix).values())
+        for view, part in zip(views, torch.split(flat, [view.numel() for view in views]), strict=True):
+            view.copy_(part.view(view.shape))
+
+    def check(self, matrix: Tensor, tensors: Mapping[str, Tensor]) -> None:
+        """Compare names and shapes of tensors with what `named` gives.
+
+        Raises:
+            ValueError: they are others.
+        """
+        own = self.named(matrix)
+        if own.keys() != tensors.keys():
+            odd = sorted(own.keys() ^ tensors.keys())
+            raise ValueError(f"the adapter has other modules: {', '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
+        for name, view in own.items():
+            if view.shape != tensors[name].shape:
+                raise ValueError(f"{name} is {tuple(tensors[name].shape)}, expected {tuple(view.shape)}")

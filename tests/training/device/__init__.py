@@ -1,0 +1,1 @@
+"""What packs ask of a device, on one that is simulated."""
