@@ -44,6 +44,11 @@ def zero_gradients(adapters: Sequence[Rows]) -> None:
         joined(run).grad.zero_()
 
 
+def gradients(adapters: Sequence[Rows]) -> list[Tensor]:
+    """The gradients of adapters, (ranks, width) a tensor, those of neighbours as one."""
+    return [joined(run).grad for run in neighbours(adapters)]
+
+
 def rank_norms(adapters: Sequence[Rows]) -> list[Tensor]:
     """The L2 norm of each rank's gradients, (ranks,) a tensor, in the adapters' order; see `norms`."""
     return [torch.linalg.vector_norm(joined(run).grad, dim=1) for run in neighbours(adapters)]

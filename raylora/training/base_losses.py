@@ -19,21 +19,30 @@ from raylora.families.base import BaseModel, Losses
 from raylora.files import write_atomically
 from raylora.training.encoded_dataset import EncodedDataset, encode
 from raylora.training.pack import Pack
+from raylora.training.parallel.workers import OneWorker
 
 log = logging.getLogger(__name__)
 
 
-def prepare(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDataset:
+def prepare(base: BaseModel, dataset: Dataset, cache_root: Path, workers: OneWorker | None = None) -> EncodedDataset:
     """Encode a data set through the cache, and compute the base model's losses once for it.
+
+    Args:
+        base: the base model.
+        dataset: the examples.
+        cache_root: folder of the cache.
+        workers: those that do so with this one; None: there are none.
 
     Raises:
         UserError: examples that cannot be encoded, no room for the cache, or the base model itself gives NaN.
     """
-    data = encode(base, dataset, cache_root)
+    workers = workers or OneWorker()
+    data = encode(base, dataset, cache_root, workers)
     path = cache_root / "base-losses" / f"{data.held_out_digest}.safetensors"
     data.base_losses = _read(path)
-    if data.base_losses.shape != data.validation_counts.shape:
-        data.base_losses, _ = Pack(base, data).held_out_losses(None)
+    lacks = data.base_losses.shape != data.validation_counts.shape
+    if any(workers.add([float(lacks)])):  # all compute them, or none
+        data.base_losses, _ = Pack(base, data, workers=workers).held_out_losses(None)
         if not np.isfinite(data.base_losses).all():
             raise _not_finite(base)
         tensors = {"losses": torch.from_numpy(data.base_losses)}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Hashable
+import platform
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
+import torch
 
 from raylora.data.cache import EncodedCache
 from raylora.data.examples import Dataset
 from raylora.families.base import BaseModel, Losses, Tensors
+from raylora.files import user_errors_for
+from raylora.training.parallel.workers import OneWorker
 
 
 @dataclasses.dataclass
@@ -42,17 +48,49 @@ class EncodedDataset:
         return np.array([[float(row["count"]) for row in rows] for rows in self.validation_rows])
 
 
-def encode(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDataset:
+@contextlib.contextmanager
+def encoding_for_all(cache_root: Path, threads: int | None, sharing: int) -> Iterator[None]:
+    """Hold the lock under which one of the trainers that share a machine encodes, with the cores of all of them.
+
+    The others wait, and then find its work in the cache.
+
+    Args:
+        cache_root: folder of the cache.
+        threads: of this trainer; None leaves torch's own choice.
+        sharing: trainers that share the machine.
+    """
+    if sharing == 1 or not threads:
+        yield
+        return
+    lock = cache_root / "locks" / f"encoding-{platform.node()}.lock"
+    with user_errors_for(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):
+        torch.set_num_threads(threads * sharing)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def encode(base: BaseModel, dataset: Dataset, cache_root: Path, workers: OneWorker) -> EncodedDataset:
     """Encode a data set through the cache; the base model's losses are still to be computed, see `base_losses.py`.
+
+    Of several workers each encodes a part of it first, and reads that of the others from the cache.
 
     Raises:
         UserError: examples that cannot be encoded, or no room for the cache.
     """
     cache = EncodedCache(cache_root / "encoded")
+    examples = [*dataset.train, *dataset.held_out]
     try:
-        encoded = cache.get_or_encode(
-            base.fingerprint, [*dataset.train, *dataset.held_out], base.encode, base.encoded_at_once
-        )
+        if workers.size > 1:
+            parts = list({example.id: example for example in examples}.values())
+            cache.get_or_encode(
+                base.fingerprint, parts[workers.rank :: workers.size], base.encode, base.encoded_at_once
+            )
+            workers.wait()
+        encoded = cache.get_or_encode(base.fingerprint, examples, base.encode, base.encoded_at_once)
     finally:
         base.release_encoders()
     train, held_out = encoded[: len(dataset.train)], encoded[len(dataset.train) :]

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import BaseModel, Losses, Tensors
@@ -31,6 +32,7 @@ from raylora.training import checkpoint
 from raylora.training.encoded_dataset import EncodedDataset
 from raylora.training.member import Member
 from raylora.training.memory.budget import MOST_ROWS, MemoryBudget, NoRoomError, cut, given_limit, is_out_of_memory
+from raylora.training.parallel.workers import OneWorker
 from raylora.training.settings import lora_settings, optimizer_settings
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class Pack:
         config: names the memory limit, by which there are fewer rows if need be; None: memory is not looked at.
         together: see `PackedLora`; None: as suits the device.
         sharing: trainers that share the machine's memory.
+        workers: those that compute its steps with it, each in a pack of its own with the same trials.
 
     Attributes:
         members: the trials in the pack, by name, the newest last.
@@ -72,9 +75,11 @@ class Pack:
         config: TrainConfig | None = None,
         together: int | None = None,
         sharing: int = 1,
+        workers: OneWorker | None = None,
     ) -> None:
         self.base = base
         self.data = data
+        self._workers = workers or OneWorker()
         self.max_rows = max_rows
         self.members: dict[str, Member] = {}
         self.configs: dict[str, TrainConfig] = {}
@@ -144,7 +149,7 @@ class Pack:
             return
         started = time.perf_counter()
         rows = self._training_rows(members)
-        figures = self._alone_if_not_finite(lambda: self._in_memory(lambda: self._gradients(members, rows)))
+        figures = self._alone_if_not_finite(lambda: self._gradients(members, rows))
         taken = [(m, *own) for m, own in zip(members, zip(*figures, strict=True), strict=True) if m.takes(*own)]
         optimizer.update([member.update(norm) for member, _, norm in taken])
         for member, loss, norm in taken:
@@ -170,7 +175,19 @@ class Pack:
     def _gradients(self, members: Sequence[Member], rows: Sequence[_Row]) -> list[list[float]]:
         """Compute the gradients of all members; gives their losses, and the norms of their gradients."""
         adapters = [member.adapter.rows for member in members]
-        optimizer.zero_gradients(adapters)
+        with self._workers.timed(len(rows)):
+            owners, losses = self._in_memory(lambda: self._passes(members, rows))
+        for gradients in optimizer.gradients(adapters):
+            self._workers.add_tensor(gradients)
+        found = torch.cat([*losses, *optimizer.rank_norms(adapters)]).tolist()  # one read of the device for all
+        sums = [0.0] * len(members)
+        for owner, loss in zip(owners, found, strict=False):
+            sums[owner] += loss
+        return [self._workers.add(sums), optimizer.norms(adapters, found[len(owners) :])]
+
+    def _passes(self, members: Sequence[Member], rows: Sequence[_Row]) -> tuple[list[int], list[Tensor]]:
+        """Add up the gradients of rows; gives whose they are, and their losses, in the order of their passes."""
+        optimizer.zero_gradients([member.adapter.rows for member in members])
         device, losses = self.base.device, []
         owners: list[int] = []
         for batch in self._micro_batches(rows):
@@ -181,11 +198,7 @@ class Pack:
                 torch.autograd.backward(weighted.sum())
             losses.append(weighted.detach())
             owners += [row.member for row in batch]
-        found = torch.cat([*losses, *optimizer.rank_norms(adapters)]).tolist()  # one read of the device for all
-        sums = [0.0] * len(members)
-        for owner, loss in zip(owners, found, strict=False):
-            sums[owner] += loss
-        return [sums, optimizer.norms(adapters, found[len(owners) :])]
+        return owners, losses
 
     def _stack(self, adapter: Adapter) -> Stack:
         """The stack of the adapters with the same targets."""
@@ -232,7 +245,8 @@ class Pack:
         counts = self.data.validation_counts
         shaped = zip(self.data.validation_shapes, self.data.validation_rows, strict=True)
         flat = [(shape, row) for shape, rows in shaped for row in rows]
-        numbered = [_Row(i, "", 1.0, shape, row) for i, (shape, row) in enumerate(flat)]
+        own = range(len(flat))[self._workers.own(len(flat))]
+        numbered = [_Row(i, "", 1.0, *flat[i]) for i in own]
         order, found = [], []
         with torch.no_grad():
             for rows in self._micro_batches(numbered):
@@ -241,27 +255,33 @@ class Pack:
                 with self._lora.rows(segments, self.base.lengths(tensors)):
                     found.append(self.base.losses(tensors))
                 order += [row.member for row in rows]
-        losses = np.empty(len(flat))
+        losses = np.zeros(len(flat))
         if found:
             losses[order] = torch.cat(found).double().cpu().numpy()  # one read of the device for all
-        return losses.reshape(counts.shape), counts
+        return np.array(self._workers.add(losses.tolist())).reshape(counts.shape), counts
 
     def save(self, trial: str, folder: Path) -> None:
-        """Write a trial's checkpoint: whole or absent."""
+        """Write a trial's checkpoint: whole or absent.
+
+        Raises:
+            DivergedError: the workers of this pack do not hold the same adapter.
+        """
+        self._workers.check_same([self.members[trial].adapter.weights])
         checkpoint.save(folder, self.members[trial], self.configs[trial], self.data)
 
     def _training_rows(self, members: Sequence[Member]) -> list[_Row]:
-        rows: list[_Row] = []
+        drawn: list[tuple[int, str, Hashable, Tensors]] = []
+        counts = [0.0] * len(members)
         for number, member in enumerate(members):
-            config, drawn = self.configs[member.trial], []
-            for position, index in enumerate(member.next_batch()):
+            config, batch = self.configs[member.trial], member.next_batch()
+            for position in range(len(batch))[self._workers.own(len(batch))]:
                 key = member.row_key(position)
-                encoded = self.data.train[index]
+                encoded = self.data.train[batch[position]]
                 row = self.base.training_row(encoded, config, generator(key, "draw"))
-                drawn.append((key, self.base.shape_key(encoded), row))
-            total = sum(float(tensors["count"]) for _, _, tensors in drawn)
-            rows += [_Row(number, key, 1.0 / total, shape, tensors) for key, shape, tensors in drawn]
-        return rows
+                drawn.append((number, key, self.base.shape_key(encoded), row))
+                counts[number] += float(row["count"])
+        totals = self._workers.add(counts)
+        return [_Row(number, key, 1.0 / totals[number], shape, row) for number, key, shape, row in drawn]
 
     def _micro_batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Rows that may share a forward pass and fit into memory, each trial's side by side.

@@ -6,7 +6,6 @@ locked, and a trial that waits for the scheduler's decision waits alone while it
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -15,24 +14,24 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-import filelock
 import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
 from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
-from raylora.files import user_errors_for
 from raylora.training.base_losses import prepare
+from raylora.training.encoded_dataset import encoding_for_all
 from raylora.training.member import Member
 from raylora.training.memory.budget import NoRoomError
 from raylora.training.on_the_way import OnTheWay, Places
 from raylora.training.pack import Pack
+from raylora.training.parallel.workers import OneWorker
 from raylora.training.scratch_folder import ScratchFolder
 from raylora.training.trial_report import Report
 
@@ -59,6 +58,7 @@ class Trainer:
         threads: CPU threads; None leaves torch's own choice.
         sharing: trainers that share the machine's memory, this one among them.
         on_the_way: where its one trial leaves adapters and samples while it trains; None: nowhere.
+        workers: trainers that compute its pack's steps with it, in processes of their own; None: there are none.
     """
 
     def __init__(
@@ -70,8 +70,10 @@ class Trainer:
         threads: int | None = None,
         sharing: int = 1,
         on_the_way: Places | None = None,
+        workers: OneWorker | None = None,
     ) -> None:
         self._config = config
+        self._workers = workers or OneWorker()
         self._cache_root = cache_root
         self._validate_every = validate_every
         self._events = events
@@ -289,30 +291,13 @@ class Trainer:
         if self._places is not None:
             self._on_the_way = OnTheWay(self._places, family, self._config, dataset)
         base = family.load(self._config, device, family.dtype(self._config, device))
-        with self._encoding():
-            data = prepare(base, dataset, self._cache_root)
+        # Workers share the encoding, and wait for each other: none may keep another from it.
+        alone = self._sharing if self._workers.size == 1 else 1
+        with encoding_for_all(self._cache_root, self._threads, alone):
+            data = prepare(base, dataset, self._cache_root, self._workers)
         read = [*data.train, *(rows[0] for rows in data.validation_rows)]
-        self._event("loaded", "", encoded=data.encoded, notes=base.notes(read))
-        return Pack(base, data, config=self._config, sharing=self._sharing)
-
-    @contextlib.contextmanager
-    def _encoding(self) -> Iterator[None]:
-        """Hold the lock under which one of the trainers that share a machine encodes, with the cores of all of them.
-
-        The others wait, and then find its work in the cache.
-        """
-        if self._sharing == 1 or not self._threads:
-            yield
-            return
-        lock = self._cache_root / "locks" / f"encoding-{platform.node()}.lock"
-        with user_errors_for(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock):
-            torch.set_num_threads(self._threads * self._sharing)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(self._threads)
+        self._event("loaded", "", encoded=data.encoded, workers=self._workers.size, notes=base.notes(read))
+        return Pack(base, data, config=self._config, sharing=self._sharing, workers=self._workers)
 
     def _need_pack(self) -> Pack:
         if self._load_error is not None:

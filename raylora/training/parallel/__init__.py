@@ -1,0 +1,1 @@
+"""Data-parallel training: workers that compute one pack's steps together."""

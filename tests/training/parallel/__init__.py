@@ -1,0 +1,1 @@
+"""Tests of workers that compute a pack's steps together."""
