@@ -11,9 +11,9 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families.causal_lm import quantization as quantized
 from raylora.families.causal_lm.export.peft_folder import export_peft
 from raylora.families.resolve import resolve
+from raylora.lora import quantization as quantized
 from raylora.lora.frozen_weight import matrix
 from raylora.training.base_losses import prepare
 from raylora.training.memory.budget import model_bytes
