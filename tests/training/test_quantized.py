@@ -100,7 +100,7 @@ def problems(**values: object) -> str:
 
 def test_what_cannot_be_quantized_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "quantize: weights in 4 bits cannot be unpacked to float64" in problems(precision="float64")
-    assert "quantize: is for language models" in problems(base_model=config("diffusion").base_model)
+    assert "quantize: is for language models and flow matching" in problems(base_model=config("diffusion").base_model)
     assert "quantize: a .gguf file" in str([*quantized.problems(gguf())][0])
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))

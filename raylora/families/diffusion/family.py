@@ -81,7 +81,9 @@ class DiffusionFamily(ImageFamily):
 
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
         if config.quantize is not None:
-            yield Problem("is for language models: image models stay in 16 bits", "", "quantize", "remove the key")
+            yield Problem(
+                "is for language models and flow matching: a UNet stays in 16 bits", "", "quantize", "remove the key"
+            )
         instead = {"max_length": "captions are read up to caption_tokens"}
         yield from foreign_keys(config, ChatKeys, "language models", instead)
         if config.max_timestep is not None and config.min_timestep >= config.max_timestep:

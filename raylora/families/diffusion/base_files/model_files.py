@@ -23,7 +23,10 @@ PARTS: dict[Kind, tuple[str, ...]] = {
     "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
 }
 TOKENIZERS: dict[Kind, tuple[str, ...]] = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
-WANTED = "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL"
+WANTED = (
+    "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL, or a "
+    "diffusers folder of Stable Diffusion 3 or Flux.1"
+)
 
 #: Numbers of blocks and layers in the configurations of parts, and more than the deepest has.
 _DEPTHS = ("block_out_channels", "layers_per_block", "transformer_layers_per_block", "num_hidden_layers")

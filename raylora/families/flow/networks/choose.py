@@ -1,0 +1,15 @@
+"""The network of a model's architecture."""
+
+from __future__ import annotations
+
+from raylora.families.flow.base_files import FlowFiles
+from raylora.families.flow.networks.flux import Flux
+from raylora.families.flow.networks.network import Network
+from raylora.families.flow.networks.sd3 import StableDiffusion3
+
+_NETWORKS: dict[str, type[Network]] = {"flux": Flux, "sd3": StableDiffusion3}
+
+
+def network_of(files: FlowFiles) -> Network:
+    """What differs between a model's architecture and others."""
+    return _NETWORKS[files.architecture.name](files)
