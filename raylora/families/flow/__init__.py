@@ -1,1 +1,1 @@
-"""Image models that learn by flow matching (Stable Diffusion 3, Flux): a transformer that predicts velocities."""
+"""Image models that learn by flow matching (Stable Diffusion 3, Flux, ...): transformers that predict velocities."""

@@ -43,6 +43,16 @@ class FlowFiles:
     halves: frozenset[str]
     weights: tuple[Path, ...]
 
+    @property
+    def pipeline(self) -> str:
+        """The class of its pipeline in diffusers."""
+        return str(read_json(self.config / "model_index.json", KEY)["_class_name"])
+
+    @property
+    def distilled(self) -> bool:
+        """Whether its pipeline says that it was distilled to few steps without guidance."""
+        return bool(read_json(self.config / "model_index.json", KEY).get("is_distilled"))
+
     def settings(self, part: str) -> dict[str, Any]:
         """The configuration of a part: `transformer`, `vae`, `scheduler`, ..."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"

@@ -98,9 +98,11 @@ def load_scheduler(files: FlowFiles) -> Any:
 
 def assemble(files: FlowFiles, transformer: Any, vae: Any) -> Any:
     """A pipeline that paints from embeddings: without text encoders."""
-    absent = dict.fromkeys((*files.architecture.texts, *files.architecture.tokenizers))
+    others: dict[str, Any] = dict.fromkeys((*files.architecture.texts, *files.architecture.tokenizers))
+    if files.distilled:
+        others["is_distilled"] = True
     with quiet():
-        pipeline = _pipeline_class(files)(transformer=transformer, vae=vae, scheduler=load_scheduler(files), **absent)
+        pipeline = _pipeline_class(files)(transformer=transformer, vae=vae, scheduler=load_scheduler(files), **others)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -108,7 +110,7 @@ def assemble(files: FlowFiles, transformer: Any, vae: Any) -> Any:
 def _pipeline_class(files: FlowFiles) -> Any:
     import diffusers
 
-    return getattr(diffusers, files.architecture.pipeline)
+    return getattr(diffusers, files.pipeline)
 
 
 def _from_folder(class_: Any, files: FlowFiles, part: str, dtype: torch.dtype) -> Any:

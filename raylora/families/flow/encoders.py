@@ -14,6 +14,7 @@ from raylora.families.base import Tensors
 from raylora.families.flow.base_files import FlowFiles
 from raylora.families.flow.components import load_texts, load_vae
 from raylora.families.flow.networks.network import Network
+from raylora.families.images.encoded import filled
 from raylora.families.images.encoding import encode_example, gives_nan, pixels_of
 from raylora.families.images.loading import quiet
 
@@ -78,7 +79,8 @@ class Encoders:
     def _captions(self, captions: tuple[str, ...]) -> Tensors:
         once = {caption: self.caption(caption) for caption in dict.fromkeys(captions)}
         each = [once[caption] for caption in captions]
-        return {name: torch.stack([texts[name] for texts in each]) for name in each[0]}
+        stacked = {name: torch.stack([texts[name] for texts in each]) for name in each[0] if name != "prompt"}
+        return {"prompt": filled([texts["prompt"] for texts in each]), **stacked}
 
     def _latents(self, picture: Image.Image) -> Tensor:
         if self._vae is None:

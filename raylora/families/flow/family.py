@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from raylora.config.keys.chats import ChatKeys
 from raylora.data.examples import Example, ImageExample
 from raylora.data.reading import few
-from raylora.errors import Problem
+from raylora.errors import Problem, UserError
 from raylora.families.family import Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.flow import base_files
 from raylora.families.flow.base_files import FlowFiles
@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 
 
 def _export_kohya(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
-    from raylora.families.flow.export.kohya import export_kohya
+    from raylora.families.flow.export.kohya import BLOCKS, export_kohya
 
     files = base_files.describe(Path(config.base_model), config.base_model_config)
+    if files.architecture.name not in BLOCKS:
+        message = f"sd-scripts has no names for layers of {files.architecture.title}"
+        hint = "the adapter as it is exported has the names that ComfyUI and diffusers know"
+        raise UserError.one(message, where=config.base_model, key="--layout", hint=hint)
     return export_kohya(target, tensors, config, files.architecture)
 
 
@@ -45,7 +49,7 @@ def _export_peft(target: Path, tensors: Mapping[str, Any], config: TrainConfig) 
 
 
 class FlowFamily(ImageFamily):
-    """Stable Diffusion 3 and Flux: images with captions, judged by the error of velocities against the base model's."""
+    """Stable Diffusion 3, Flux and others: images with captions, judged by velocities against the base model's."""
 
     name = "flow"
     title = "flow matching (images)"

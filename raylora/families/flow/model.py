@@ -26,7 +26,7 @@ from raylora.families.flow.networks.network import Network
 from raylora.families.flow.sigmas import VALIDATION_SIGMAS, draw_sigma
 from raylora.families.flow.sizes import sizes
 from raylora.families.flow.targets import layers
-from raylora.families.images.encoded import form, has_forms, seed_of
+from raylora.families.images.encoded import filled, form, has_forms, seed_of
 from raylora.families.images.loss import row_losses
 from raylora.families.images.sizes import Sizes
 from raylora.families.objectives import diffusion_objective
@@ -143,11 +143,11 @@ class FlowModel:
         self._encoders.release()
 
     def shape_key(self, encoded: Tensors) -> Hashable:
-        """The size of latents and caption: pictures of one bucket may share a pass."""
-        return (*encoded["latents"].shape[-3:], encoded["prompt"].shape[-2])
+        """The size of latents: pictures of one bucket may share a pass, whatever their captions' lengths."""
+        return tuple(encoded["latents"].shape[-3:])
 
     def largest_row(self, examples: Sequence[Example]) -> Tensors:
-        """A row of the largest picture that fits a bucket; captions are all as long."""
+        """A row of the largest picture that fits a bucket; the caption as long as any is read."""
         width, height = max(self._buckets, key=lambda bucket: bucket[0] * bucket[1])
         factor = self.network.vae_factor
         latents = torch.zeros(self.network.latent_channels, height // factor, width // factor)
@@ -202,7 +202,11 @@ class FlowModel:
         sigma = stack("sigma", torch.float32)
         share = sigma.to(exact)[:, None, None, None]
         noisy = (1.0 - share) * latents + share * noise
-        texts: Tensors = {name: stack(name, self.dtype) for name in ("prompt", "pooled") if name in rows[0]}
+        texts: Tensors = {"prompt": filled([row["prompt"] for row in rows]).to(self.device, self.dtype)}
+        if "pooled" in rows[0]:
+            texts["pooled"] = stack("pooled", self.dtype)
+        if "tokens" in rows[0]:
+            texts["tokens"] = torch.stack([row["tokens"] for row in rows])
         predicted = self.network.predict(self.model, noisy.to(self.dtype), sigma, texts)
         return row_losses(predicted.to(exact), noise - latents, rows)
 

@@ -6,25 +6,16 @@ import re
 
 from torch import nn
 
-from raylora.families.flow.architectures import Architecture
+from raylora.families.flow.architectures import LAST, Architecture
 
 
 def layers(model: nn.Module, architecture: Architecture, word: str) -> list[str]:
-    """Names of the linear layers that a word of `lora_targets` means, in model order.
-
-    Without two of Stable Diffusion 3's last text block: the queries, since what comes of them is thrown away, and the
-    modulation, whose two halves lie the other way round in the original, so that other programs would apply its update
-    to the wrong one.
-    """
+    """Names of the linear layers that a word of `lora_targets` means, in model order, without the dead ones."""
     wanted = re.compile(architecture.pattern(word))
-    left = {
-        f"{name}.{layer}"
-        for name, module in model.named_modules()
-        if getattr(module, "context_pre_only", False) and hasattr(module, "norm1_context")
-        for layer in ("attn.add_q_proj", "norm1_context.linear")
-    }
+    last = len(getattr(model, "transformer_blocks", ())) - 1
+    dead = re.compile(architecture.dead.replace(LAST, str(last)))
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and wanted.fullmatch(name) and name not in left
+        if isinstance(module, nn.Linear) and wanted.fullmatch(name) and not dead.fullmatch(name)
     ]

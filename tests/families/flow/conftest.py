@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests.families.flow.tiny import tiny_flux, tiny_sd3
+from tests.families.flow.tiny_chat import tiny_flux2, tiny_qwen_image, tiny_z_image
 from tests.training.fixtures import write_images
 
-BUILD = {"flux": tiny_flux, "sd3": tiny_sd3}
+BUILD = {
+    "flux": tiny_flux,
+    "sd3": tiny_sd3,
+    "flux2": tiny_flux2,
+    "qwen_image": tiny_qwen_image,
+    "z_image": tiny_z_image,
+}
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_from_the_plan_to_the_exported_adapter(name: str, flows: Path, tmp_path:
     assert losses[0].tolist() == pytest.approx(theirs.tolist(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "flux2", "qwen_image", "z_image"])
 def test_samples_show_the_adapter_and_depend_on_nothing_else(name: str, flows: Path, tmp_path: Path) -> None:
     settings = config(flows, name, sample_prompts=["a cat --s 2 --d 7 --n dog", "a cat --s 2 --w 64"])
     bench_model = resolve(settings).meta_model(settings, torch.float32)

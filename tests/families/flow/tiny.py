@@ -42,7 +42,7 @@ def _t5() -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def _vae() -> AutoencoderKL:
+def tiny_vae() -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -58,7 +58,7 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _saved(folder: Path, class_: Any, models: dict[str, Any], others: dict[str, Any]) -> Path:
+def saved(folder: Path, class_: Any, models: dict[str, Any], others: dict[str, Any]) -> Path:
     for model in models.values():
         wake(model)
     class_(**models, **others).save_pretrained(folder)
@@ -82,7 +82,7 @@ def tiny_flux(folder: Path, seed: int = 0, layers: int = 2, guidance: bool = Tru
         )
         models = {
             "transformer": transformer,
-            "vae": _vae(),
+            "vae": tiny_vae(),
             "text_encoder": CLIPTextModel(text_config()),
             "text_encoder_2": _t5(),
         }
@@ -91,7 +91,7 @@ def tiny_flux(folder: Path, seed: int = 0, layers: int = 2, guidance: bool = Tru
             "tokenizer_2": tiny_t5_tokenizer(folder / "tokenizer_2"),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guidance),
         }
-        return _saved(folder, FluxPipeline, models, others)
+        return saved(folder, FluxPipeline, models, others)
 
 
 def tiny_sd3(folder: Path, seed: int = 0, layers: int = 2) -> Path:
@@ -114,7 +114,7 @@ def tiny_sd3(folder: Path, seed: int = 0, layers: int = 2) -> Path:
         )
         models = {
             "transformer": transformer,
-            "vae": _vae(),
+            "vae": tiny_vae(),
             "text_encoder": CLIPTextModelWithProjection(text_config()),
             "text_encoder_2": CLIPTextModelWithProjection(text_config(24, "gelu", 24)),
             "text_encoder_3": _t5(),
@@ -125,4 +125,4 @@ def tiny_sd3(folder: Path, seed: int = 0, layers: int = 2) -> Path:
             "tokenizer_3": tiny_t5_tokenizer(folder / "tokenizer_3"),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
         }
-        return _saved(folder, StableDiffusion3Pipeline, models, others)
+        return saved(folder, StableDiffusion3Pipeline, models, others)

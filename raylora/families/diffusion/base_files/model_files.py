@@ -25,7 +25,7 @@ PARTS: dict[Kind, tuple[str, ...]] = {
 TOKENIZERS: dict[Kind, tuple[str, ...]] = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
 WANTED = (
     "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL, or a "
-    "diffusers folder of Stable Diffusion 3 or Flux.1"
+    "diffusers folder of Stable Diffusion 3, Flux, Qwen-Image or Z-Image"
 )
 
 #: Numbers of blocks and layers in the configurations of parts, and more than the deepest has.

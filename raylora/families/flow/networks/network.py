@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ class Network(abc.ABC):
     Attributes:
         settings: the transformer's configuration.
         caption_tokens: tokens of a caption that are read.
+        ragged: whether captions are as long as they are (`tokens` says how long), and not all filled up to one length.
     """
+
+    ragged: ClassVar[bool] = False
 
     def __init__(self, files: FlowFiles) -> None:
         self.files = files
@@ -80,7 +83,8 @@ class Network(abc.ABC):
             model: the transformer.
             noisy: (rows, channels, h, w), in its precision.
             sigma: share of noise (rows,), float32.
-            texts: what `caption` gives, stacked.
+            texts: what `caption` gives, stacked: ragged captions filled up with zeros to the longest, and `tokens` (on
+                the CPU).
 
         Returns:
             (rows, channels, h, w): towards noise, away from the picture.

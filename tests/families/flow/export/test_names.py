@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from raylora.config.schema import TrainConfig
+from raylora.errors import UserError
 from raylora.families.flow.architectures import named
 from raylora.families.flow.base_files import describe
 from raylora.families.flow.components import assemble, load_transformer, load_vae
@@ -26,6 +27,13 @@ from tests.families.loading import load
 
 CPU = torch.device("cpu")
 WIDTH = 32  #: of the tiny transformers
+MODELSPEC = {
+    "flux": "flux-1-dev/lora",
+    "sd3": "stable-diffusion-3/lora",
+    "flux2": "flux-2/lora",
+    "qwen_image": "qwen-image/lora",
+    "z_image": "z-image/lora",
+}
 FULL = {"lora_rank": 2, "lora_alpha": 6.0, "use_rslora": True, "lora_targets": "all", "save_precision": "float32"}
 
 
@@ -47,8 +55,11 @@ def delta(tensors: dict[str, Tensor], module: str) -> Tensor:
     return tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
 
 
-@pytest.mark.parametrize("targets", ["attention", "linear", "all"])
-@pytest.mark.parametrize("name", ["flux", "sd3"])
+ALL = [(name, targets) for name in ("flux", "sd3") for targets in ("attention", "linear", "all")]
+ALL += [(name, "all") for name in ("flux2", "qwen_image", "z_image")]
+
+
+@pytest.mark.parametrize(("name", "targets"), ALL)
 def test_every_layer_is_known_and_applied_as_it_was_trained(
     name: str, targets: str, flows: Path, tmp_path: Path
 ) -> None:
@@ -64,7 +75,7 @@ def test_every_layer_is_known_and_applied_as_it_was_trained(
         keys, metadata = set(file.keys()), file.metadata()
     assert keys == {f"transformer.{module}.lora_{letter}.weight" for module in modules for letter in "AB"}
     assert [module for module in modules if known(name, module) is None] == []  # ComfyUI's map
-    assert metadata["modelspec.architecture"] == {"flux": "flux-1-dev/lora", "sd3": "stable-diffusion-3/lora"}[name]
+    assert metadata["modelspec.architecture"] == MODELSPEC[name]
     assert float(metadata["ss_network_alpha"]) == pytest.approx(6.0 * math.sqrt(2))
 
     found = loaded_deltas(flows / name, path)
@@ -72,6 +83,10 @@ def test_every_layer_is_known_and_applied_as_it_was_trained(
     for module in modules:
         torch.testing.assert_close(found[module], settings.scale * delta(tensors, module), rtol=1e-4, atol=1e-5)
 
+    if name not in ("flux", "sd3"):
+        with pytest.raises(UserError, match="sd-scripts has no names"):
+            resolve(settings).other_layouts["kohya"].export(tmp_path / "kohya.safetensors", tensors, settings)
+        return
     kohya = load_file(export_kohya(tmp_path / "kohya.safetensors", tensors, settings, named(name)))
     wanted = {sd_scripts_name(layer) for module in modules if (layer := (known(name, module) or ("",))[0])}
     assert set(kohya) == {
