@@ -17,9 +17,15 @@ _OVERRIDES = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def cluster() -> None:
     """Virtual machines with cards, on your own vCenter.
 
-    CLUSTER is a YAML file such as configs/cluster/vmware.yaml; KEY=VALUE overrides what it says. Ray decides how many
-    machines there are: they come with the trials that wait, and go when they are idle.
+    CLUSTER is a YAML file such as `raylora config --example cluster` prints; KEY=VALUE overrides what it says. Ray
+    decides how many machines there are: they come with the trials that wait, and go when they are idle.
     """
+
+
+@cluster.command()
+def template() -> None:
+    """Print the folder with the scripts that make the worker template: make-template.sh says how."""
+    click.echo(Path(__file__).parent / "template")
 
 
 @cluster.command()

@@ -70,9 +70,21 @@ def doctor(config: Path | None) -> int:
     return 2 if any(finding.level == "bad" for finding in findings) else 0
 
 
+#: Commented configurations that come with raylora: links to those of the repository's `configs/`.
+_EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
 @cli.command("config")
-def config_reference() -> None:
+@click.option(
+    "--example",
+    type=click.Choice(["style", "character", "product", "cluster"]),
+    help="Print a commented configuration to begin with: of a use, or of a cluster.",
+)
+def config_reference(example: str | None) -> None:
     """Print every key of a configuration file, with its default and its meaning."""
+    if example is not None:
+        click.echo((_EXAMPLES / f"{example}.yaml").read_text(encoding="utf-8"), nl=False)
+        return
     from raylora.config.reference import reference
 
     click.echo(reference())

@@ -311,7 +311,7 @@ class Teller:
         """The laptop is opened again; the machines go, the cluster is taken down."""
         story = self.story
         sweep = ("sweep", "--cluster", str(self.cluster), str(self.folder / "sweep.yaml"), "--json")
-        story.result = json.loads(self.raylora(*sweep).done())
+        story.result = json.loads(self.raylora(*sweep).done().splitlines()[-1])
         story.times.append(("the sweep has ended", time.time() - self.started))
         for trial in story.references:
             kept = max(self.run.glob(f"tune/{trial}/checkpoint_*"))
