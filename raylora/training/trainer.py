@@ -72,10 +72,8 @@ class Trainer:
         on_the_way: Places | None = None,
         workers: OneWorker | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._cache_root, self._validate_every = config, cache_root, validate_every
         self._workers = workers or OneWorker()
-        self._cache_root = cache_root
-        self._validate_every = validate_every
         self._events = events
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._going: dict[str, Future[Report]] = {}
@@ -286,11 +284,13 @@ class Trainer:
         if self._threads:
             torch.set_num_threads(self._threads)
         device = own_device()
+        self._event("loading", "")
         self._family = family = resolve(self._config)
         dataset = read_dataset(family, self._config)
         if self._places is not None:
             self._on_the_way = OnTheWay(self._places, family, self._config, dataset)
         base = family.load(self._config, device, family.dtype(self._config, device))
+        self._event("encoding", "", examples=len(dataset.train) + len(dataset.held_out))
         # Workers share the encoding, and wait for each other: none may keep another from it.
         alone = self._sharing if self._workers.size == 1 else 1
         with encoding_for_all(self._cache_root, self._threads, alone):
