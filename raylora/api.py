@@ -54,6 +54,7 @@ def train(
     dashboard: bool = False,
     callbacks: Sequence[Callback] = (),
     on_event: Tell | None = None,
+    devices: int | None = None,
 ) -> SweepResult:
     """Train one LoRA and export it: a sweep of one trial.
 
@@ -65,6 +66,9 @@ def train(
         callbacks: Ray Tune's own (`ray.tune.Callback`): told of every trial and report, as the metrics `value`,
             `examples`, `train_loss` and more; those of W&B and MLflow among them.
         on_event: told of what happens, as one of `raylora.tuning.live.events`; by default lines on standard error.
+        devices: the most cards that train it together, each a share of every batch, by Ray Train; without cards, the
+            most machines. It begins on those there are, and takes in what comes. The result is that of one, which is
+            what None takes.
 
     Raises:
         UserError: the input cannot be used.
@@ -75,7 +79,15 @@ def train(
         config = load_config("configs/quickstart/style.yaml")
         print(train(config).adapter_path)
     """
-    return _run(config, None, resume, dashboard, callbacks, on_event)
+    if devices is not None and devices < 1:
+        raise UserError.one(f"{devices} devices train nothing", key="devices", hint="name 1 or more, or leave it out")
+    if devices is not None and callbacks:
+        raise UserError.one(
+            "callbacks are Ray Tune's, and a run over several devices is Ray Train's",
+            key="callbacks",
+            hint="leave out devices, or give on_event, which is told of the same",
+        )
+    return _run(config, None, resume, dashboard, callbacks, on_event, devices)
 
 
 def sweep(
@@ -127,6 +139,7 @@ def _run(
     dashboard: bool,
     callbacks: Sequence[Callback],
     on_event: Tell | None,
+    devices: int | None = None,
 ) -> SweepResult:
     from raylora.tuning.results.finish import finish
     from raylora.tuning.run import run_to_end
@@ -134,7 +147,7 @@ def _run(
     planned = _plan(config, sweep_config, resume)
     for line in planned.about_data():
         say(line)
-    outcome, ranking = run_to_end(planned, resume, dashboard, finish, callbacks, on_event)
+    outcome, ranking = run_to_end(planned, resume, dashboard, finish, callbacks, on_event, devices)
     return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 
 

@@ -22,6 +22,7 @@ RUNS = {
     "time_to_best": ["llm"],
     "second_run": ["llm"],
     "launches": ["llm"],
+    "parallel/data_parallel": ["llm"],
     "heterogeneous": [],
     "autoscaler_faults": [],
     "inventory": [],
@@ -38,10 +39,12 @@ def test_a_benchmark_ends_with_one_line_of_json(name: str, tmp_path: Path) -> No
         command += ["--precision", "float32", "--profile"]
     if name == "pack_scaling":
         command += ["--packs", "1", "4"]
+    if name == "parallel/data_parallel":
+        command += ["--workers", "1", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["name"] == name
+    assert result["name"] == Path(name).name
     assert result["device"]
     for family in RUNS[name]:
         assert result[f"ratio_{family}"] > 0

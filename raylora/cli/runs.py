@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -43,14 +44,28 @@ _DASHBOARD = click.option(
 @_RESUME
 @_EVENTS
 @_DASHBOARD
-def train(config: Path, overrides: tuple[str, ...], resume: bool | None, as_json: bool, dashboard: bool) -> None:
+@click.option(
+    "--devices",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Train it on up to N cards together (without cards: N machines), each with a share of every batch. A card "
+    "that dies or comes meanwhile costs the steps since the last report; the result is that of one card.",
+)
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    resume: bool | None,
+    as_json: bool,
+    dashboard: bool,
+    devices: int | None,
+) -> None:
     """Train one LoRA as CONFIG says, and export it.
 
     KEY=VALUE overrides what CONFIG says: raylora train my.yaml lora_rank=16 learning_rate=1e-4
     """
     from raylora import api
 
-    _run(api.train, config, overrides, resume, as_json, dashboard)
+    _run(functools.partial(api.train, devices=devices), config, overrides, resume, as_json, dashboard)
 
 
 @cli.command()
@@ -67,6 +82,7 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool | None, as_json
     "the same command follows it again.",
 )
 @click.option("--stop", is_flag=True, help="Stop a sweep that runs on the cluster.")
+@click.option("--devices", hidden=True)
 @click.option(
     "--force", is_flag=True, help="Send it although vSAN or the machines are not fit for it; that is recorded."
 )
@@ -79,11 +95,14 @@ def sweep(
     cluster: Path | None,
     stop: bool,
     force: bool,
+    devices: str | None,
 ) -> int | None:
     """Try many configurations, rank them, and export the best adapter.
 
     The search space stands under `sweep:` in CONFIG; without it, learning rates and ranks are tried.
     """
+    if devices is not None:
+        raise click.UsageError("--devices goes with raylora train; a sweep runs its trials on all devices by itself")
     if stop and cluster is None:
         raise click.UsageError("--stop goes with --cluster; a sweep on this machine is stopped with Ctrl-C")
     if force and cluster is None:

@@ -46,6 +46,7 @@ def run_to_end(
     finish: Callable[[Plan, SweepOutcome], T],
     callbacks: Sequence[Callback] = (),
     tell: Tell | None = None,
+    devices: int | None = None,
 ) -> T:
     """`run`, and `finish` with what came out, while no other process may do so in the same `output_dir`.
 
@@ -56,6 +57,7 @@ def run_to_end(
         finish: what makes the results of it.
         callbacks: of Ray Tune's, called beside our own.
         tell: who is told of what happens; None: lines of text on standard error.
+        devices: as many train its one trial together, by Ray Train; None: it is a trial of Ray Tune's.
 
     Raises:
         UserError: another process works there; and all that `run` and `finish` raise.
@@ -65,13 +67,19 @@ def run_to_end(
         folder.check_resumable(dump_config(plan.config))  # before anything is written into a folder that is no run's
     with folder.hold():
         going_on = goes_on(plan, folder) if resume is None else resume
-        outcome = run(plan, folder, going_on, dashboard, callbacks, tell or Lines().tell)
+        outcome = run(plan, folder, going_on, dashboard, callbacks, tell or Lines().tell, devices)
         folder.check_held()
         return finish(plan, outcome)
 
 
 def run(
-    plan: Plan, folder: RunFolder, resume: bool, dashboard: bool, callbacks: Sequence[Callback], tell: Tell
+    plan: Plan,
+    folder: RunFolder,
+    resume: bool,
+    dashboard: bool,
+    callbacks: Sequence[Callback],
+    tell: Tell,
+    devices: int | None = None,
 ) -> SweepOutcome:
     """Run, or go on with, a planned sweep; returns what came out, not yet ranked or exported.
 
@@ -82,6 +90,7 @@ def run(
         dashboard: start Ray's dashboard, if Ray is started here.
         callbacks: of Ray Tune's, called beside our own.
         tell: who is told of what happens.
+        devices: see `run_to_end`.
 
     Raises:
         UserError: nothing to resume, something that has changed since the run was started, an `output_dir` that
@@ -94,7 +103,10 @@ def run(
     prepare(plan, folder, text, resume)
     before = _before(plan, folder) if resume else None
     folder.clock.begin(resume)
-    device, interrupted = _tune(plan, folder, before, dashboard, callbacks, tell)
+    if devices is None:
+        device, interrupted = _tune(plan, folder, before, dashboard, callbacks, tell)
+    else:
+        device, interrupted = _train(plan, folder, before, dashboard, devices, tell)
     trials = folder.journal.read()
     if interrupted:
         done = sum(trial.state == "over" for trial in trials)
@@ -183,6 +195,29 @@ def _tune(
             return words, True
         folder.journal.close()
         return ray_cluster.devices().words(), False
+
+
+def _train(
+    plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool, devices: int, tell: Tell
+) -> tuple[str, bool]:
+    """Let Ray Train run; gives what `_tune` does."""
+    from raylora.tuning.parallel.run import train_on  # Ray Train imports for seconds
+
+    interrupted = False
+    with ray_cluster.running(dashboard) as url, signals.catching():
+        words = ray_cluster.devices().words()
+        if before is not None and not before.left:
+            return words, False
+        tell = also(Metrics().tell, tell)
+        tell(_began(plan, folder, before, words, dashboard_address.words(url)))
+        try:
+            interrupted = train_on(plan, folder, before, devices, tell)
+        finally:
+            if not folder.lost:
+                folder.clock.keep()
+            tell(RunEnded(interrupted=interrupted))
+        folder.check_held()
+        return words if interrupted else ray_cluster.devices().words(), interrupted
 
 
 def _began(plan: Plan, folder: RunFolder, before: Continuation | None, devices: str, dashboard: str) -> RunStarted:

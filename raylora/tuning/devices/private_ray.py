@@ -34,6 +34,17 @@ def draining_nodes() -> set[str]:
     return set(state.get_draining_nodes())
 
 
+def release_train_resources(trainer: Any) -> None:
+    """Give back what Ray Train holds for a run that was killed: another would be kept from it for three minutes.
+
+    Args:
+        trainer: the run's `TorchTrainer`. Only its own end in order releases it publicly.
+    """
+    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client as coordinator
+
+    coordinator.TrainAutoscalingCoordinatorClient(f"train-{trainer.train_run_context.run_id}").cancel_resource_request()
+
+
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
     """Let a Ray that is started meanwhile listen on the loopback device alone, metrics included.

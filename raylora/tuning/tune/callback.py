@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,25 +121,9 @@ class Progress(Callback):  # type: ignore[misc]
         self._note(trial, "running", result)
         if result[DEVICE] == "cpu" and trial.placement_group_factory.required_resources.get("GPU"):
             self._say_no_card(result["hostname"])
-        value = None if result[STATUS] == "diverged" else float(result[METRIC])
-        best = value is not None and value < self._best
-        self._best = min(self._best, DIVERGED_VALUE if value is None else value)
-        self._tell(
-            TrialReported(
-                trial=str(trial),
-                step=int(result[STEP]),
-                total_steps=int(result[TOTAL_STEPS]),
-                examples=int(result[TIME]),
-                value=value,
-                value_error=_known(result.get(ERROR)),
-                best=best,
-                train_loss=_known(result["train_loss"]),
-                examples_per_second=result[ROWS] / result[STEP_SECONDS] if result[STEP_SECONDS] else None,
-                pack=int(result[PACK_ROWS]),
-                step_seconds=result[STEP_SECONDS] or None,
-                card=self._nodes.card(result[NODE], result[DEVICE_ID]),
-            )
-        )
+        self._tell(reported(str(trial), result, self._best, self._nodes.card(result[NODE], result[DEVICE_ID])))
+        if result[STATUS] != "diverged":
+            self._best = min(self._best, result[METRIC])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended, by itself or by the scheduler."""
@@ -185,6 +170,32 @@ class Progress(Callback):  # type: ignore[misc]
         if not self._said_no_card:
             say(f"torch finds no CUDA on {host}, whose GPUs Ray counts: trials there train on its CPU, far slower")
         self._said_no_card = True
+
+
+def reported(trial: str, result: Mapping[str, Any], lowest: float, card: str) -> TrialReported:
+    """The event of a report.
+
+    Args:
+        trial: who made it.
+        result: what it says.
+        lowest: the lowest value before it.
+        card: the device and its machine, in words.
+    """
+    value = None if result[STATUS] == "diverged" else float(result[METRIC])
+    return TrialReported(
+        trial=trial,
+        step=int(result[STEP]),
+        total_steps=int(result[TOTAL_STEPS]),
+        examples=int(result[TIME]),
+        value=value,
+        value_error=_known(result.get(ERROR)),
+        best=value is not None and value < lowest,
+        train_loss=_known(result["train_loss"]),
+        examples_per_second=result[ROWS] / result[STEP_SECONDS] if result[STEP_SECONDS] else None,
+        pack=int(result[PACK_ROWS]),
+        step_seconds=result[STEP_SECONDS] or None,
+        card=card,
+    )
 
 
 def lowest_value(before: Continuation) -> float:

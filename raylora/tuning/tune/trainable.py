@@ -18,6 +18,7 @@ from ray import tune
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.training.memory.host import machine_memory
+from raylora.training.trial_report import Report
 from raylora.tuning.devices.slots import cpu_trainers
 from raylora.tuning.tune import trial_folder
 from raylora.tuning.tune.result_keys import (
@@ -92,20 +93,22 @@ def _pass_reports(trial: str, trainer: Any, pool: Any, experiment: Path, here: d
             ray.get(pool.saved.remote(trial))
             time.sleep(GOES)
             raise RuntimeError(f"Ray has said that this machine goes, and {GOES:g} s later it is still there")
-        metrics: dict[str, Any] = {
-            METRIC: DIVERGED_VALUE,
-            **report.metrics,
-            STATUS: report.status,
-            REASON: report.reason,
-            DEVICE: report.device,
-            PACK_ROWS: report.rows,
-            STEP_SECONDS: report.step_seconds,
-            TIMESTEPS: report.metrics[TIME],
-            **here,
-        }
-        tune.report(metrics)
+        tune.report({**result_of(report), TIMESTEPS: report.metrics[TIME], **here})
         if report.status != "running":
             return
+
+
+def result_of(report: Report) -> dict[str, Any]:
+    """What a sweep hears of a trainer's report."""
+    return {
+        METRIC: DIVERGED_VALUE,
+        **report.metrics,
+        STATUS: report.status,
+        REASON: report.reason,
+        DEVICE: report.device,
+        PACK_ROWS: report.rows,
+        STEP_SECONDS: report.step_seconds,
+    }
 
 
 def trial_label(names: Sequence[str]) -> Callable[[Any], str]:

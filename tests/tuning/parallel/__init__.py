@@ -1,0 +1,1 @@
+"""Tests of one run over several devices."""
