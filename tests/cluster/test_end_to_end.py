@@ -261,7 +261,7 @@ class Teller:
         """The laptop is opened again; the machines go, the cluster is taken down."""
         story = self.story
         sweep = ("sweep", "--cluster", str(self.cluster), str(self.folder / "sweep.yaml"), "--json")
-        story.result = json.loads(self.raylora(*sweep).done())
+        story.result = json.loads(self.raylora(*sweep).done().splitlines()[-1])
         story.times.append(("the sweep has ended", time.time() - self.started))
         self._search(json.loads((self.folder / "home/raylora/clusters/cats.json").read_text())["token"])
         story.strangers = self.strangers.outcomes()

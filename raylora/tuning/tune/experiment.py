@@ -25,12 +25,17 @@ from raylora.paths import cache_root
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.devices.mixed_gpu_scheduler import MixedGPUScheduler
 from raylora.tuning.devices.trainer_pool import TrainerPool
+from raylora.tuning.live.events import Tell
+from raylora.tuning.live.lines import Lines
 from raylora.tuning.plan import Plan
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune import search_space
 from raylora.tuning.tune.callback import TRAINER_POOL, Curves, Progress
 from raylora.tuning.tune.continuation import Continuation
 from raylora.tuning.tune.trainable import NAMESPACE, run_trial, trial_label
+
+#: Seconds that trials have to save themselves after a Ctrl-C: a step of theirs ends first.
+SAVING = 25.0
 
 
 @contextlib.contextmanager
@@ -81,6 +86,12 @@ def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
         ray.kill(handle)
 
 
+def save_trials(pool_name: str) -> None:
+    """Let the trials of a pool save themselves where they stand, as far as they do so in time."""
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):  # ValueError: the pool has ended already
+        ray.get(ray.get_actor(pool_name, namespace=NAMESPACE).save_all.remote(), timeout=SAVING)
+
+
 def _slots(plan: Plan) -> int:
     return plan.slots(ray_cluster.devices().cards(plan.config.device))
 
@@ -111,6 +122,7 @@ def make_tuner(
     pool_name: str,
     before: Continuation | None = None,
     callbacks: Sequence[tune.Callback] = (),
+    tell: Tell | None = None,
 ) -> tune.Tuner:
     """A tuner for a sweep that begins, or for the rest of one that goes on.
 
@@ -122,6 +134,7 @@ def make_tuner(
         pool_name: name of its trainer pool.
         before: of a sweep that goes on, what was before; some of it is left to do.
         callbacks: of Tune's, beside our own.
+        tell: who is told of what happens; None: lines of text on standard error.
     """
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
     devices, device, slots = ray_cluster.devices(), plan.config.device, _slots(plan)
@@ -130,7 +143,6 @@ def make_tuner(
         scheduler = MixedGPUScheduler(scheduler, devices.share(slots, device), plan.config.batch_size)
     todo = before or Continuation(drawn=plan.trials)
     label = trial_label(todo.names())
-    examples = len(plan.dataset.train) + len(plan.dataset.held_out)
     at_once = devices.at_once(slots, plan.trials, device)
     return tune.Tuner(
         _trainable(plan, folder, pool_name, slots),
@@ -148,7 +160,7 @@ def make_tuner(
             storage_path=str(folder.path.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             stop=_time_is_over(sweep, folder),
-            callbacks=[Progress(folder, plan.trials, plan.family.objective_name, todo, examples), Curves(), *callbacks],
+            callbacks=[Progress(folder, plan.trials, todo, tell or Lines().tell), Curves(), *callbacks],
             verbose=0,
         ),
     )
