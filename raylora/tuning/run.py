@@ -92,8 +92,8 @@ def run(
     text = dump_config(plan.config)
     ray_cluster.check_reachable()  # before an earlier run is moved for nothing
     prepare(plan, folder, text, resume)
-    folder.clock.begin(resume)
     before = _before(plan, folder) if resume else None
+    folder.clock.begin(resume)
     device, interrupted = _tune(plan, folder, before, dashboard, callbacks, tell)
     trials = folder.journal.read()
     if interrupted:
@@ -120,9 +120,9 @@ def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
         folder.start(config, inputs)
         return
     folder.check_resumable(config)
-    folder.mend_config()
     if problems := list(changes(plan, folder.read_inputs(), inputs)):
         raise UserError(problems)
+    folder.mend_config()
 
 
 def _before(plan: Plan, folder: RunFolder) -> Continuation:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import optuna
 import ray
 from ray import tune
+from ray.tune.stopper import Stopper
 from ray.tune.trainable import wrap_function
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -149,7 +151,6 @@ def make_tuner(
             num_samples=todo.left,
             search_alg=search_space.searcher(sweep, plan.config.seed, at_once, plan.first_points(), before),
             scheduler=scheduler,
-            time_budget_s=_time_left(sweep, folder),
             reuse_actors=True,
             trial_dirname_creator=label,
             trial_name_creator=label,
@@ -158,18 +159,33 @@ def make_tuner(
             name=folder.experiment.name,
             storage_path=str(folder.path.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
+            stop=_time_is_over(sweep, folder),
             callbacks=[Progress(folder, plan.trials, todo, tell or Lines().tell), Curves(), *callbacks],
             verbose=0,
         ),
     )
 
 
-def _time_left(sweep: SweepConfig, folder: RunFolder) -> float | None:
-    """Seconds of the sweep's time that the processes before this one have left; None if it has no limit."""
+class TimeIsOver(Stopper):  # type: ignore[misc]
+    """Ends all trials after some seconds, by a clock that nobody sets: Tune's own looks at the machine's."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial ends by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._end
+
+
+def _time_is_over(sweep: SweepConfig, folder: RunFolder) -> TimeIsOver | None:
+    """The end of the sweep's time, of which the processes before this one have had some; None if it has no limit."""
     if sweep.time_budget_minutes is None:
         return None
-    # Tune takes 0 for no limit; where the time is over, its trials end as soon as they begin.
-    return max(1.0, sweep.time_budget_minutes * 60 - folder.clock.total())
+    return TimeIsOver(sweep.time_budget_minutes * 60 - folder.clock.total())
 
 
 def remove_pickles(experiment: Path) -> None:
