@@ -57,6 +57,11 @@ def describe_folder(path: Path) -> ModelFiles:
     for tokenizer in TOKENIZERS[kind]:
         if not has_vocabulary(path / tokenizer):
             problems.append(missing(path / tokenizer, "vocab.json"))
+        for file in sorted((path / tokenizer).glob("*.json")):
+            try:
+                read_json(file, KEY)
+            except UserError as error:
+                problems += error.problems
     if not (path / "scheduler" / "scheduler_config.json").is_file():
         problems.append(missing(path / "scheduler", "scheduler_config.json"))
     if problems:
