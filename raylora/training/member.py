@@ -99,7 +99,7 @@ class Member:
         # As torch's clip_grad_norm_: the epsilon belongs to it.
         factor = min(1.0, own.max_grad_norm / (grad_norm + 1e-6))
         return Update(
-            self.adapter.rows, factor, self.step + 1, self.learning_rate, own.betas, own.epsilon, own.weight_decay
+            self.adapter.blocks, factor, self.step + 1, self.learning_rate, own.betas, own.epsilon, own.weight_decay
         )
 
     def advance(self, loss: float, grad_norm: float) -> None:

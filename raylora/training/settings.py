@@ -76,4 +76,13 @@ def optimizer_settings(config: TrainConfig, examples: int) -> OptimizerSettings:
 
 def lora_settings(config: TrainConfig) -> LoraSettings:
     """The adapter settings of a configuration."""
-    return LoraSettings(config.lora_rank, config.scale, config.lora_dropout, config.seed)
+    return LoraSettings(
+        config.lora_rank,
+        config.scale,
+        config.lora_dropout,
+        config.seed,
+        conv_rank=config.conv_rank,
+        conv_scale=config.scale_of_kernels,
+        dora=config.use_dora,
+        pissa=config.starts_with_pissa,
+    )

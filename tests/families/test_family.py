@@ -16,6 +16,8 @@ from raylora.families.diffusion.family import DiffusionFamily
 from raylora.families.family import Family
 
 OTHERS: dict[str, Any] = {
+    "conv_alpha": 1.0,
+    "conv_rank": 4,
     "caption_dropout": 0.1,
     "caption_shuffle": True,
     "caption_tokens": 150,
@@ -25,7 +27,6 @@ OTHERS: dict[str, Any] = {
     "folders": {"more": {"path": "data"}},
     "huber_delta": 0.5,
     "ip_noise_gamma": 0.1,
-    "init_from": "file",
     "keep_tokens": 1,
     "loss": "huber",
     "masked_loss": True,

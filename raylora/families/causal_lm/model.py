@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from raylora.config.schema import TrainConfig
 from raylora.data.examples import ChatExample, Example, TextExample
 from raylora.errors import UserError
 from raylora.families.base import Losses, Tensors
-from raylora.families.causal_lm.export.peft_targets import skeleton_of, without_refused
+from raylora.families.causal_lm.export.peft_targets import peft_targets, skeleton_of, without_refused
 from raylora.families.causal_lm.kernels.conv1d import replace_conv1d
 from raylora.families.causal_lm.kernels.linear_cross_entropy import head_loss
 from raylora.families.causal_lm.kernels.packed_attention import Layout
@@ -63,6 +64,7 @@ class CausalLM:
         self._sharing = sharing(model, self.max_length)
         self._ropes = dynamic_ropes(model)
         self._targets: dict[tuple[str, ...], list[str]] = {}
+        self._peft_targets = functools.cache(lambda found: peft_targets(found, skeleton_of(model)))
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
         """Notes for the person on how chats were read: a missing template, what of `encoded` is cut or not learnt."""
@@ -76,6 +78,19 @@ class CausalLM:
                 f"answers that are not learnt, as the chat template leaves out the thoughts before them: {bare}"
             )
         return told
+
+    def updated(self, config: TrainConfig) -> list[str]:
+        """The layers that `lora_targets` means; see `targets`, whose errors it raises.
+
+        Raises:
+            UserError: DoRA on layers that PEFT takes by their weights, where it knows none.
+        """
+        found = self.targets(config.lora_targets)
+        if config.use_dora and (weights := self._peft_targets(tuple(found)).parameters):
+            message = f"PEFT, by which the adapter is loaded, takes no DoRA for {weights[0]} of this architecture"
+            hint = "remove use_dora, or leave out such layers with a pattern as lora_targets"
+            raise UserError.one(message, where=self.where, key="use_dora", hint=hint)
+        return found
 
     def targets(self, which: str | Sequence[str]) -> list[str]:
         """Linear layers of the decoder: those of its attention, or all (`linear` and `all` are the same here), or some.
