@@ -98,8 +98,12 @@ class CausalLMFamily(Family):
         instead = {
             "caption_tokens": "chats are read up to max_length",
             "resolution": "max_length bounds what is read",
-            "folders": "train_data_dir may be a folder of many files",
         }
+        for name, folder in config.folders.items():
+            for key in ("metadata_path", "trigger"):
+                if getattr(folder, key):
+                    message = "is for image models, and has no effect here"
+                    yield Problem(message, "", f"folders.{name}.{key}", "remove the key")
         for keys in (ImageDataKeys, ImageKeys):
             yield from foreign_keys(config, keys, "image models", instead)
 
@@ -179,7 +183,9 @@ class CausalLMFamily(Family):
 
     def read(self, config: TrainConfig) -> Found:
         validation = Path(config.validation_path) if config.validation_path else None
-        found = reader.read(Path(config.train_data_dir), config.train_on, validation)
+        further = [(name, Path(folder.path), folder.repeats) for name, folder in config.folders.items()]
+        main = Path(config.train_data_dir)
+        found = reader.read(main, config.train_on, validation, repeats=config.repeats, further=further)
         with unreadable_files(self.base_model):
             tokens = self._tokens
         from raylora.families.causal_lm.rendering.usable import usable

@@ -85,6 +85,7 @@ class DiffusionModel:
         prediction_type: "epsilon" (noise) or "v_prediction" (velocity).
     """
 
+    encoded_at_once = 16
     fixed_pass_bytes = False  # next to none: of 0.87 GiB for SD 1.5, 6 MiB, which would take long to follow
 
     def __init__(
