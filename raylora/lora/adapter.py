@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from raylora.config.keys.optimizer import OptimizerName
 from raylora.lora.columns import Columns, Shapes
+from raylora.lora.optimizers.averaging import judged
+from raylora.lora.optimizers.rules import fresh
+from raylora.lora.optimizers.state import State
 from raylora.lora.stack import Rows
 from raylora.rng import generator
 
@@ -23,16 +28,20 @@ class LoraSettings:
         scale: factor of the update B·A.
         dropout: probability of dropping an input element before A.
         seed: of the first weights.
+        optimizer: by whose name it is trained.
+        averaged: whether a running mean of the weights is kept, and judged in their place.
     """
 
     rank: int
     scale: float
     dropout: float = 0.0
     seed: int = 0
+    optimizer: OptimizerName = "adamw"
+    averaged: bool = False
 
 
 class Adapter:
-    """A and B of all targets, their gradients and AdamW's moments, and the scale of the update.
+    """A and B of all targets, their gradients and what the optimizer keeps of them, and the scale of the update.
 
     Attributes:
         rows: its numbers; those of a pack's adapters lie in one stack.
@@ -45,13 +54,15 @@ class Adapter:
         self.scale = settings.scale
         self.rank = settings.rank
         self.dropout = settings.dropout
+        self._settings = settings
         columns = Columns(shapes)
         made = torch.device("meta") if device.type == "meta" else torch.device("cpu")
         weights = torch.zeros(settings.rank, columns.width, device=made, dtype=dtype)
         if made.type != "meta":
             for name in shapes:
                 _initialise(columns.pair(weights, name)[0], settings.seed, name)
-        self.rows = Rows.alone(columns, weights.to(device))
+        weights = weights.to(device)
+        self.rows = Rows.alone(columns, weights, self._fresh_state(columns, weights))
 
     @property
     def weights(self) -> Tensor:
@@ -73,11 +84,32 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy on the CPU under `<module>.lora_A.weight` and `<module>.lora_B.weight`."""
-        named = self.rows.columns.named(self.rows.weights.cpu())  # one read of the device
+        return self._copy(self.rows.weights)
+
+    def exported(self) -> dict[str, Tensor]:
+        """The same of the weights that are judged and exported: their average, where one is kept."""
+        return self._copy(judged(self.rows.weights, self.rows.state))
+
+    def _copy(self, weights: Tensor) -> dict[str, Tensor]:
+        named = self.rows.columns.named(weights.cpu())  # one read of the device
         return {name: view.clone(memory_format=torch.contiguous_format) for name, view in named.items()}
 
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[None]:
+        """Within this block the weights are those that are judged and exported."""
+        weights = self.rows.weights
+        if (average := judged(weights, self.rows.state)) is weights:
+            yield
+            return
+        trained = weights.clone()
+        weights.copy_(average)
+        try:
+            yield
+        finally:
+            weights.copy_(trained)
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over tensors as `tensors()` gives them.
+        """Take over tensors as `tensors()` gives them, as the first weights: the optimizer starts afresh.
 
         Raises:
             ValueError: names or shapes are not those of this adapter.
@@ -87,22 +119,48 @@ class Adapter:
         for name, view in self.rows.columns.named(matrix).items():
             view.copy_(tensors[name])
         self.rows.weights.copy_(matrix)
+        self.rows.state.copy_(self._fresh_state(self.rows.columns, self.rows.weights))
 
-    def moments(self) -> dict[str, Tensor]:
-        """A copy on the CPU of AdamW's moments, `exp_avg` and `exp_avg_sq`: (numel,) each, in order of `tensors`."""
-        held = {"exp_avg": self.rows.exp_avg, "exp_avg_sq": self.rows.exp_avg_sq}
-        return {name: self.rows.columns.flat(matrix.cpu()) for name, matrix in held.items()}
+    def state(self) -> dict[str, Tensor]:
+        """A copy on the CPU of what the optimizer keeps, by name.
 
-    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Take over what `moments` gave.
+        What it keeps of every weight is (numel,), in order of `tensors`; anything else is as it lies in memory.
+        """
+        found = {}
+        for name, held in self.rows.state.named().items():
+            matrix = held.cpu()
+            found[name] = self.rows.columns.flat(matrix) if self._of_weights(held) else matrix.clone()
+        return found
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave.
 
         Raises:
-            ValueError: they are of another size.
+            ValueError: it is of another optimizer, or of another size.
         """
-        for name, held in (("exp_avg", self.rows.exp_avg), ("exp_avg_sq", self.rows.exp_avg_sq)):
+        own = self.rows.state.named()
+        if own.keys() != state.keys():
+            raise ValueError(f"the optimizer keeps {', '.join(own)}, and not {', '.join(state)}")
+        for name, held in own.items():
             matrix = torch.empty(held.shape, dtype=held.dtype)
-            self.rows.columns.fill(matrix, moments[name])
+            if self._of_weights(held):
+                self.rows.columns.fill(matrix, state[name])
+            elif matrix.shape != state[name].shape:
+                raise ValueError(f"{name} is {tuple(state[name].shape)}, expected {tuple(matrix.shape)}")
+            else:
+                matrix.copy_(state[name])
             held.copy_(matrix)
+
+    def found_rate(self) -> float:
+        """The factor of the learning rate that the optimizer has found: Prodigy's d; 1 of all others."""
+        found = self.rows.state.of_adapters.get("d")
+        return 1.0 if found is None else float(found)
+
+    def _of_weights(self, held: Tensor) -> bool:
+        return held.shape == self.rows.weights.shape
+
+    def _fresh_state(self, columns: Columns, weights: Tensor) -> State:
+        return fresh(self._settings.optimizer, self._settings.averaged, weights, columns)
 
 
 def _initialise(a: Tensor, seed: int, name: str) -> None:

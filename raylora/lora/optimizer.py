@@ -1,41 +1,21 @@
-"""The optimizer of a pack: each trial's gradients clipped to its own norm, and its own AdamW step.
+"""The step of a pack: each trial's gradients clipped to its own norm, and a step of its own optimizer.
 
-What is one number a trial (norms, factors of clipping) is computed for neighbours in the stack at once; AdamW itself is
-torch's fused kernel, one call a trial, since it takes one learning rate, and reads and writes each number once.
+What is one number a trial (norms, factors of clipping) is computed for neighbours in the stack at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from raylora.lora.optimizers.averaging import update_mean
+from raylora.lora.optimizers.rules import RULES
+from raylora.lora.optimizers.update import Update
 from raylora.lora.stack import Rows, joined, neighbours
-
-
-class Update(NamedTuple):
-    """The numbers of one adapter's coming AdamW step.
-
-    Attributes:
-        rows: the adapter's.
-        factor: of its gradients before the step: 1, or less to clip them.
-        step: number of the step, from 1 on.
-        learning_rate: of this step.
-        betas: decay of the running means of the gradient and of its square.
-        epsilon: AdamW's.
-        weight_decay: AdamW's, decoupled.
-    """
-
-    rows: Rows
-    factor: float
-    step: int
-    learning_rate: float
-    betas: tuple[float, float]
-    epsilon: float
-    weight_decay: float
 
 
 def zero_gradients(adapters: Sequence[Rows]) -> None:
@@ -70,21 +50,14 @@ def update(updates: Sequence[Update]) -> None:
             lengths = torch.tensor([len(rows) for rows in run])
             column = torch.tensor(own, dtype=grad.dtype).repeat_interleave(lengths)[:, None]
             grad.mul_(column.to(grad.device))
-    steps = torch.tensor([float(one.step) for one in updates]).to(updates[0].rows.weights.device)
-    for one, step in zip(updates, steps.unbind(), strict=True):
-        rows = one.rows
-        torch._fused_adamw_(
-            [rows.weights],
-            [rows.grad],
-            [rows.exp_avg],
-            [rows.exp_avg_sq],
-            [],
-            [step],
-            lr=one.learning_rate,
-            beta1=one.betas[0],
-            beta2=one.betas[1],
-            weight_decay=one.weight_decay,
-            eps=one.epsilon,
-            amsgrad=False,
-            maximize=False,
-        )
+    for alike in _alike(updates):
+        RULES[alike[0].optimizer].step(alike)
+        update_mean(alike)
+
+
+def _alike(updates: Sequence[Update]) -> Iterator[list[Update]]:
+    """Neighbours whose optimizers keep the same."""
+    by_rows = {id(one.rows): one for one in updates}
+    for run in neighbours(one.rows for one in updates):
+        for _, rows in itertools.groupby(run, key=lambda rows: rows.state.kind):
+            yield [by_rows[id(one)] for one in rows]

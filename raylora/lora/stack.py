@@ -1,13 +1,16 @@
 """The stack: the adapters of a pack, one below the other, so that what is done to all of them is done at once.
 
-Of adapters with the same targets weights, gradients and AdamW's moments are a matrix each (ranks, width), see
+Of adapters with the same targets weights, gradients and what optimizers keep are a matrix each (ranks, width), see
 `columns.py`. An adapter's rows are contiguous, and at a target's columns they are its A and its B. Zeroing gradients,
 their norms, clipping, and the copy in the precision that layers compute in are then one operation for any number of
-neighbours, and so is a layer's product with their A. Joining and leaving, which are seldom, make the matrices anew.
+neighbours, and so is a layer's product with their A. Those of one optimizer lie side by side, so that its step is too.
+Joining and leaving, which are seldom, make the matrices anew.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 from raylora.lora.columns import Columns
+from raylora.lora.optimizers.state import State
 
 
 class Pair(NamedTuple):
@@ -39,32 +43,29 @@ class Rows:
         columns: where targets lie in a row.
         weights: (ranks, width).
         grad: their gradients.
-        exp_avg, exp_avg_sq: AdamW's running means of the gradient and of its square.
+        state: what the optimizer keeps of them; nothing of neighbours with several optimizers.
         stack: where they lie; None: by themselves.
         start: the first of them in the stack.
     """
 
     weights: Tensor
     grad: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
+    state: State
 
     def __init__(self, columns: Columns, stack: Stack | None = None, start: int = 0) -> None:
         self.columns = columns
         self.stack, self.start = stack, start
 
     @classmethod
-    def alone(cls, columns: Columns, weights: Tensor) -> Rows:
-        """Rows by themselves that were never trained."""
+    def alone(cls, columns: Columns, weights: Tensor, state: State) -> Rows:
+        """Rows by themselves."""
         made = cls(columns)
-        made.hold(weights, *(torch.zeros_like(weights) for _ in range(3)))
+        made.hold(weights, torch.zeros_like(weights), state)
         return made
 
-    def hold(
-        self, weights: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, copy: Tensor | None = None
-    ) -> None:
+    def hold(self, weights: Tensor, grad: Tensor, state: State, copy: Tensor | None = None) -> None:
         """Take these matrices; `copy` is room for the weights in the precision that layers compute in."""
-        self.weights, self.grad, self.exp_avg, self.exp_avg_sq = weights, grad, exp_avg, exp_avg_sq
+        self.weights, self.grad, self.state = weights, grad, state
         self._copy, self._compute = copy, weights
         self._pairs: dict[str, Pair] = {}
 
@@ -96,6 +97,14 @@ class Rows:
         return self._pairs[name]
 
 
+class _Alike(NamedTuple):
+    """The rows of a stack whose optimizers keep the same: the first of each adapter, one beyond the last, the state."""
+
+    starts: list[int]
+    stop: int
+    state: State
+
+
 class Stack:
     """Rows of adapters with the same targets.
 
@@ -110,11 +119,12 @@ class Stack:
         self.parts: list[Rows] = []
         self._dtype = dtype
         self._matrices: tuple[Tensor, ...] = ()
+        self._states: list[_Alike] = []
         self._copy: Tensor | None = None
         self._joined: dict[tuple[int, int], Rows] = {}
 
     def add(self, rows: Rows) -> None:
-        """Let an adapter in, below the others. Gradients are zero afterwards."""
+        """Let an adapter in, below the others of its optimizer. Gradients are zero afterwards."""
         self._take([*self.parts, rows])
 
     def remove(self, rows: Rows) -> None:
@@ -135,14 +145,21 @@ class Stack:
 
     def _take(self, parts: list[Rows]) -> None:
         """Make the matrices of these anew; all is as it was if memory ends."""
+        parts = sorted(parts, key=_kind)
+        matrices: tuple[Tensor, ...] = ()
+        states: list[_Alike] = []
+        copy = None
         if parts:
-            weights, exp_avg, exp_avg_sq = (
-                torch.cat([getattr(part, name) for part in parts]) for name in ("weights", "exp_avg", "exp_avg_sq")
-            )
+            weights = torch.cat([part.weights for part in parts])
+            start = 0
+            for _, group in itertools.groupby(parts, key=_kind):
+                alike = list(group)
+                *starts, stop = itertools.accumulate(map(len, alike), initial=start)
+                states.append(_Alike(starts, stop, State.joined([part.state for part in alike])))
+                start = stop
             copy = torch.empty_like(weights, dtype=self._dtype) if self._dtype != weights.dtype else None
-            self._matrices, self._copy = (weights, torch.zeros_like(weights), exp_avg, exp_avg_sq), copy
-        else:
-            self._matrices, self._copy = (), None
+            matrices = weights, torch.zeros_like(weights)
+        self._matrices, self._states, self._copy = matrices, states, copy
         self.parts, self._joined = parts, {}
         start = 0
         for part in parts:
@@ -152,8 +169,19 @@ class Stack:
             start = stop
 
     def _lend(self, rows: Rows, start: int, stop: int) -> None:
-        weights, grad, exp_avg, exp_avg_sq = (matrix[start:stop] for matrix in self._matrices)
-        rows.hold(weights, grad, exp_avg, exp_avg_sq, None if self._copy is None else self._copy[start:stop])
+        weights, grad = (matrix[start:stop] for matrix in self._matrices)
+        rows.hold(weights, grad, self._state(start, stop), None if self._copy is None else self._copy[start:stop])
+
+    def _state(self, start: int, stop: int) -> State:
+        for starts, end, state in self._states:
+            if starts[0] <= start and stop <= end:
+                adapters = slice(bisect.bisect_left(starts, start), bisect.bisect_left(starts, stop))
+                return state.part(slice(start - starts[0], stop - starts[0]), adapters)
+        return State()
+
+
+def _kind(rows: Rows) -> tuple[str, ...]:
+    return rows.state.kind
 
 
 def neighbours(parts: Iterable[Rows]) -> list[list[Rows]]:
