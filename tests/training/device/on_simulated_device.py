@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from raylora.config.keys.optimizer import HABITS
 from raylora.training.pack import Pack
 from tests.families.loading import load
 from tests.training.device.simulated_device import Counts, counted, simulated_device
@@ -20,6 +21,10 @@ from tests.training.fixtures import FAMILIES, Lab, lab, variants
 from tests.training.test_numerics import TRIALS, staggered
 
 TARGETS = ("attention", "linear", "all")
+RECIPES: dict[str, dict[str, object]] = {
+    **{name: {"optimizer": name} for name in HABITS if name != "adamw"},
+    "averaged": {"ema_decay": 0.9, "lora_plus_ratio": 4.0},
+}
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -55,6 +60,7 @@ def learnt(here: Lab, there: Lab) -> dict[str, float]:
     """How far apart losses and weights are that trials learn on the CPU and on the device."""
     found = {}
     kinds = {"ranks differ": TRIALS[1:3], "alike": [{**TRIALS[1], "seed": seed} for seed in (1, 2)]}
+    kinds["optimizers"] = [{**TRIALS[1], "optimizer": name, "learning_rate": None} for name in HABITS]
     kinds["dropout"] = [{**values, "lora_dropout": 0.3} for values in TRIALS[1:3]]
     for kind, trials in kinds.items():
         configs = variants(here.config, [{**values, "max_steps": 3, "lora_targets": "all"} for values in trials])
@@ -106,17 +112,20 @@ def asked(there: Lab) -> dict[str, Any]:
     train = [encoded for encoded in there.data.train if there.base.shape_key(encoded) == shape]
     data = dataclasses.replace(there.data, train=train)
     found = {}
-    for targets in TARGETS:
+    kinds: dict[str, dict[str, object]] = {targets: {"lora_targets": targets} for targets in TARGETS}
+    for recipe, values in RECIPES.items():
+        kinds[recipe] = {"lora_targets": "attention", **values}
+    for kind, values in kinds.items():
         for size in (1, 8):
             pack = Pack(there.base, data)
             for seed in range(size):
-                pack.join(str(seed), there.config.with_values({"lora_targets": targets, "seed": seed}))
+                pack.join(str(seed), there.config.with_values({**values, "seed": seed}))
             pack.step()
             with counted() as step:
                 pack.step()
             with counted() as validation:
                 pack.validate("0")
-            found[f"{targets} {size}"] = {**summary(step), "validation": validation.synchronisations}
+            found[f"{kind} {size}"] = {**summary(step), "validation": validation.synchronisations}
     return found
 
 
