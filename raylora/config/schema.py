@@ -12,6 +12,7 @@ from pydantic import Field
 
 from raylora.config.aliases import KEY_ALIASES
 from raylora.config.fields import fields_of
+from raylora.config.keys.optimizer import HABITS
 from raylora.config.keys.sweep import SWEEP, SweepConfig
 from raylora.config.keys.trial import TrialKeys
 from raylora.config.loader import FileFormat, schema_issues
@@ -40,6 +41,16 @@ class TrainConfig(TrialKeys):
     def scale(self) -> float:
         """The factor of the update B·A: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
         return self.alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or what suits the optimizer."""
+        return HABITS[self.optimizer].learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """`adam_beta1` and `adam_beta2`, or what suits the optimizer."""
+        return self.adam_beta1, HABITS[self.optimizer].beta2 if self.adam_beta2 is None else self.adam_beta2
 
     @property
     def rank_of_kernels(self) -> int:
@@ -130,8 +141,8 @@ class TrainConfig(TrialKeys):
         report, the sweep around a run.
         """
         values = self.model_dump(include=set(keys_affecting(type(self), "result", "input")))
-        values["lora_alpha"] = self.alpha
-        values["conv_rank"], values["conv_alpha"] = self.rank_of_kernels, self.alpha_of_kernels
+        values |= {"lora_alpha": self.alpha, "learning_rate": self.peak_learning_rate, "adam_beta2": self.betas[1]}
+        values |= {"conv_rank": self.rank_of_kernels, "conv_alpha": self.alpha_of_kernels}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

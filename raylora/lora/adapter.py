@@ -7,14 +7,19 @@ a block of rows for themselves. With DoRA the magnitudes of all targets are one 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from raylora.config.keys.optimizer import OptimizerName
 from raylora.lora.columns import Columns, MagnitudeColumns, has_kernel, lora_shapes
+from raylora.lora.optimizers.averaging import judged
+from raylora.lora.optimizers.rules import fresh
+from raylora.lora.optimizers.state import State
 from raylora.lora.stack import Rows
 from raylora.rng import generator
 
@@ -32,6 +37,8 @@ class LoraSettings:
         conv_scale: their scale; None: as the rest.
         dora: whether outputs of a target have magnitudes of their own (weight-decomposed LoRA, arXiv 2402.09353).
         pissa: whether what A and B start with is taken off again, by as many rows that are not trained.
+        optimizer: by whose name it is trained.
+        averaged: whether a running mean of the weights is kept, and judged in their place.
     """
 
     rank: int
@@ -42,6 +49,8 @@ class LoraSettings:
     conv_scale: float | None = None
     dora: bool = False
     pissa: bool = False
+    optimizer: OptimizerName = "adamw"
+    averaged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Part:
 
 
 class Adapter:
-    """A and B of all targets, their gradients and AdamW's moments, and the scale of the update.
+    """A and B of all targets, their gradients and what the optimizer keeps of them, and the scale of the update.
 
     Args:
         model: has the targets; its weights are not looked at.
@@ -84,6 +93,7 @@ class Adapter:
     ) -> None:
         self.targets = list(targets)
         self.dropout = settings.dropout
+        self._settings = settings
         shapes = lora_shapes(model, self.targets, settings.rank, settings.conv_rank)
         made = torch.device("meta") if device.type == "meta" else torch.device("cpu")
         parts = []
@@ -101,12 +111,12 @@ class Adapter:
             if made.type != "meta":
                 for name in own:
                     _initialise(columns.pair(weights[:rank], name)[0], settings.seed, name)
-            parts.append(Part(Rows.alone(columns, weights.to(device), fixed), scale))
+            parts.append(Part(self._rows(columns, weights.to(device), fixed), scale))
         self.parts = tuple(parts)
         self.magnitude: Rows | None = None
         if settings.dora:
             columns = MagnitudeColumns(shapes)
-            self.magnitude = Rows.alone(columns, torch.zeros(1, columns.width, device=device, dtype=dtype))
+            self.magnitude = self._rows(columns, torch.zeros(1, columns.width, device=device, dtype=dtype))
         #: All that is trained.
         self.blocks = (*(part.rows for part in self.parts), *([] if self.magnitude is None else [self.magnitude]))
 
@@ -146,20 +156,40 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy on the CPU by PEFT's names: `<module>.lora_A.weight`, `.lora_B.weight`, `.lora_magnitude_vector`."""
+        return self._copy([rows.weights for rows in self.blocks])
+
+    def exported(self) -> dict[str, Tensor]:
+        """The same of the weights that are judged and exported: their average, where one is kept."""
+        return self._copy([judged(rows.weights, rows.state) for rows in self.blocks])
+
+    def _copy(self, matrices: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Copies on the CPU of matrices of all blocks, by name: one read of the device."""
+        flat = torch.cat([matrix.reshape(-1) for matrix in matrices]).cpu()
+        parts = torch.split(flat, [matrix.numel() for matrix in matrices])
         found: dict[str, Tensor] = {}
-        for rows, matrix in zip(self.blocks, self._read([rows.weights for rows in self.blocks]), strict=True):
-            named = rows.columns.named(matrix)
+        for rows, part in zip(self.blocks, parts, strict=True):
+            named = rows.columns.named(part.view(rows.weights.shape))
             found |= {name: view.clone(memory_format=torch.contiguous_format) for name, view in named.items()}
         return found
 
-    def _read(self, matrices: Sequence[Tensor]) -> list[Tensor]:
-        """Copies on the CPU of matrices of all blocks: one read of the device."""
-        flat = torch.cat([matrix.reshape(-1) for matrix in matrices]).cpu()
-        parts = torch.split(flat, [matrix.numel() for matrix in matrices])
-        return [part.view(matrix.shape) for part, matrix in zip(parts, matrices, strict=True)]
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[None]:
+        """Within this block the weights are those that are judged and exported."""
+        averages = [judged(rows.weights, rows.state) for rows in self.blocks]
+        if all(average is rows.weights for average, rows in zip(averages, self.blocks, strict=True)):
+            yield
+            return
+        trained = [rows.weights.clone() for rows in self.blocks]
+        for rows, average in zip(self.blocks, averages, strict=True):
+            rows.weights.copy_(average)
+        try:
+            yield
+        finally:
+            for rows, weights in zip(self.blocks, trained, strict=True):
+                rows.weights.copy_(weights)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over tensors as `tensors()` gives them.
+        """Take over tensors as `tensors()` gives them, as the first weights: the optimizer starts afresh.
 
         Raises:
             ValueError: names or shapes are not those of this adapter.
@@ -173,34 +203,66 @@ class Adapter:
             view.copy_(tensors[name])
         for rows, matrix in zip(self.blocks, matrices, strict=True):
             rows.weights.copy_(matrix)
+        self.restart()
 
-    def moments(self) -> dict[str, Tensor]:
-        """A copy on the CPU of AdamW's moments, `exp_avg` and `exp_avg_sq`: (numel,) each, in order of `tensors`."""
+    def restart(self) -> None:
+        """Let the optimizer start afresh from the weights as they are."""
+        for rows in self.blocks:
+            rows.state.copy_(self._fresh_state(rows.columns, rows.weights))
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy on the CPU of what the optimizer keeps, by name; behind those of further blocks stands their number.
+
+        What it keeps of every weight is (numel,), in order of `tensors`; anything else is as it lies in memory.
+        """
         found = {}
-        for name in _MOMENTS:
-            matrices = self._read([getattr(rows, name) for rows in self.blocks])
-            own = zip(self.blocks, matrices, strict=True)
-            found[name] = torch.cat([rows.columns.flat(matrix) for rows, matrix in own])
+        for name, (rows, held) in self._kept().items():
+            matrix = held.cpu()
+            found[name] = rows.columns.flat(matrix) if _of_weights(rows, held) else matrix.clone()
         return found
 
-    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Take over what `moments` gave.
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave.
 
         Raises:
-            ValueError: they are of another size.
+            ValueError: it is of another optimizer, or of another size.
         """
-        sizes = [rows.weights.numel() for rows in self.blocks]
-        for name in _MOMENTS:
-            if moments[name].shape != (sum(sizes),):
-                raise ValueError(f"{tuple(moments[name].shape)} numbers for an adapter of {sum(sizes)}")
-            for rows, flat in zip(self.blocks, torch.split(moments[name], sizes), strict=True):
-                held: Tensor = getattr(rows, name)
-                matrix = torch.empty(held.shape, dtype=held.dtype)
-                rows.columns.fill(matrix, flat)
-                held.copy_(matrix)
+        own = self._kept()
+        if own.keys() != state.keys():
+            raise ValueError(f"the optimizer keeps {', '.join(own)}, and not {', '.join(state)}")
+        for name, (rows, held) in own.items():
+            matrix = torch.empty(held.shape, dtype=held.dtype)
+            if _of_weights(rows, held):
+                rows.columns.fill(matrix, state[name])
+            elif matrix.shape != state[name].shape:
+                raise ValueError(f"{name} is {tuple(state[name].shape)}, expected {tuple(matrix.shape)}")
+            else:
+                matrix.copy_(state[name])
+            held.copy_(matrix)
+
+    def found_rate(self) -> float:
+        """The factor of the learning rate that the optimizer has found: Prodigy's d; 1 of all others."""
+        found = self.blocks[0].state.of_adapters.get("d")
+        return 1.0 if found is None else float(found)
+
+    def _kept(self) -> dict[str, tuple[Rows, Tensor]]:
+        """What the optimizer keeps, with the rows that it is of."""
+        return {
+            f"{name}.{number}" if number else name: (rows, held)
+            for number, rows in enumerate(self.blocks)
+            for name, held in rows.state.named().items()
+        }
+
+    def _rows(self, columns: Columns, weights: Tensor, fixed: int = 0) -> Rows:
+        return Rows.alone(columns, weights, self._fresh_state(columns, weights), fixed)
+
+    def _fresh_state(self, columns: Columns, weights: Tensor) -> State:
+        return fresh(self._settings.optimizer, self._settings.averaged, weights, columns)
 
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+def _of_weights(rows: Rows, held: Tensor) -> bool:
+    """Whether there is one of every weight."""
+    return held.shape == rows.weights.shape
 
 
 def _check(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

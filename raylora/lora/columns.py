@@ -87,6 +87,23 @@ class Columns:
             end = middle + b[0]
             self.places[name] = Place(slice(self.width, middle), slice(middle, end), a[1:], len(b) > 2)
             self.width = end
+        self._blocks: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def blocks(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The A and B of all targets in their order: the columns of each, (blocks,); which a column is of, (width,)."""
+        if device not in self._blocks:
+            sides = self._sides()
+            widths = torch.tensor([side.stop - side.start for side in sides], dtype=torch.int64)
+            block_of = torch.arange(len(sides)).repeat_interleave(widths)
+            self._blocks[device] = widths.to(device), block_of.to(device)
+        return self._blocks[device]
+
+    def _sides(self) -> list[slice]:
+        return [side for place in self.places.values() for side in (place.a, place.b)]
+
+    def of_b(self, like: Tensor) -> Tensor:
+        """1 where a column is of a B, else 0, on a tensor's device and as precise: (width,)."""
+        return (self.blocks(like.device)[1] % 2).to(like.dtype)
 
     def pair(self, matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """A and B of a target as PEFT shapes them: views of a matrix (ranks, width)."""
@@ -128,6 +145,14 @@ class MagnitudeColumns(Columns):
             end = self.width + b[0]
             self.places[name] = Place(slice(self.width, end), slice(end, end), (b[0],), len(b) > 2)
             self.width = end
+        self._blocks = {}
+
+    def _sides(self) -> list[slice]:
+        return [place.a for place in self.places.values()]
+
+    def of_b(self, like: Tensor) -> Tensor:
+        """0: a magnitude is of no B."""
+        return like.new_zeros(self.width)
 
     def named(self, matrix: Tensor) -> dict[str, Tensor]:
         """The views of all targets in a matrix of one row, as PEFT names and shapes them: (out,), (1, out, 1, 1)."""

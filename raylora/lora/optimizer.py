@@ -1,41 +1,21 @@
-"""The optimizer of a pack: each trial's gradients clipped to its own norm, and its own AdamW step.
+"""The step of a pack: each trial's gradients clipped to its own norm, and a step of its own optimizer.
 
-What is one number a trial (norms, factors of clipping) is computed for neighbours in the stack at once; AdamW itself is
-torch's fused kernel, one call a trial, since it takes one learning rate, and reads and writes each number once.
+What is one number a trial (norms, factors of clipping) is computed for neighbours in the stack at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from raylora.lora.optimizers.averaging import update_mean
+from raylora.lora.optimizers.rules import RULES
+from raylora.lora.optimizers.update import Update
 from raylora.lora.stack import Rows, joined, neighbours
-
-
-class Update(NamedTuple):
-    """The numbers of one adapter's coming AdamW step.
-
-    Attributes:
-        blocks: the adapter's.
-        factor: of its gradients before the step: 1, or less to clip them.
-        step: number of the step, from 1 on.
-        learning_rate: of this step.
-        betas: decay of the running means of the gradient and of its square.
-        epsilon: AdamW's.
-        weight_decay: AdamW's, decoupled.
-    """
-
-    blocks: tuple[Rows, ...]
-    factor: float
-    step: int
-    learning_rate: float
-    betas: tuple[float, float]
-    epsilon: float
-    weight_decay: float
 
 
 def zero_gradients(blocks: Sequence[Rows]) -> None:
@@ -72,20 +52,15 @@ def update(updates: Sequence[Update]) -> None:
             lengths = torch.tensor([len(rows) for rows in run])
             column = torch.tensor(own, dtype=grad.dtype).repeat_interleave(lengths)[:, None]
             grad.mul_(column.to(grad.device))
-    steps = torch.tensor([float(one.step) for one in updates]).to(updates[0].blocks[0].weights.device)
-    for one, step in zip(updates, steps.unbind(), strict=True):
-        torch._fused_adamw_(
-            [rows.weights[: rows.trained] for rows in one.blocks],
-            [rows.grad[: rows.trained] for rows in one.blocks],
-            [rows.exp_avg[: rows.trained] for rows in one.blocks],
-            [rows.exp_avg_sq[: rows.trained] for rows in one.blocks],
-            [],
-            [step] * len(one.blocks),
-            lr=one.learning_rate,
-            beta1=one.betas[0],
-            beta2=one.betas[1],
-            weight_decay=one.weight_decay,
-            eps=one.epsilon,
-            amsgrad=False,
-            maximize=False,
-        )
+    for alike in _alike(updates):
+        RULES[alike[0].optimizer].step(alike)
+        update_mean(alike)
+
+
+def _alike(updates: Sequence[Update]) -> Iterator[list[Update]]:
+    """Neighbours whose optimizers keep the same; those with ranks that are not trained each by itself."""
+    by_rows = {id(one.blocks[0]): one for one in updates}
+    for run in neighbours(one.blocks[0] for one in updates):
+        for kind, group in itertools.groupby(run, key=lambda rows: (rows.state.kind, rows.fixed > 0)):
+            alike = [by_rows[id(rows)] for rows in group]
+            yield from ([one] for one in alike) if kind[1] else [alike]

@@ -1,21 +1,25 @@
 """The stack: the adapters of a pack, one below the other, so that what is done to all of them is done at once.
 
 An adapter is one block of rows or several, see `adapter.py`. Of adapters with the same targets a block's weights,
-gradients and AdamW's moments are a matrix each (ranks, width), see `columns.py`. An adapter's rows are contiguous, and
-at a target's columns they are its A and its B. Zeroing gradients, their norms, clipping, and the copy in the precision
-that layers compute in are then one operation for any number of neighbours, and so is a layer's product with their A.
+gradients and what optimizers keep are a matrix each (ranks, width), see `columns.py`. An adapter's rows are contiguous,
+and at a target's columns they are its A and its B. Zeroing gradients, their norms, clipping, and the copy in the
+precision that layers compute in are then one operation for any number of neighbours, and so is a layer's product with
+their A. Those of one optimizer lie side by side, so that its step is too.
 Joining and leaving, which are seldom, make the matrices anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import bisect
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from raylora.lora.columns import Columns
+from raylora.lora.optimizers.state import State
 
 
 class Pair(NamedTuple):
@@ -40,7 +44,7 @@ class Rows:
         columns: where targets lie in a row.
         weights: (ranks, width).
         grad: their gradients.
-        exp_avg, exp_avg_sq: AdamW's running means of the gradient and of its square.
+        state: what the optimizer keeps of them; nothing of neighbours with several optimizers.
         stack: where they lie; None: by themselves.
         block: which block of its adapters they are of.
         start: the first of them in the stack.
@@ -49,8 +53,7 @@ class Rows:
 
     weights: Tensor
     grad: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
+    state: State
 
     def __init__(self, columns: Columns, stack: Stack | None = None, block: int = 0, start: int = 0) -> None:
         self.columns = columns
@@ -58,18 +61,16 @@ class Rows:
         self.fixed = 0
 
     @classmethod
-    def alone(cls, columns: Columns, weights: Tensor, fixed: int = 0) -> Rows:
-        """Rows by themselves that were never trained."""
+    def alone(cls, columns: Columns, weights: Tensor, state: State, fixed: int = 0) -> Rows:
+        """Rows by themselves."""
         made = cls(columns)
         made.fixed = fixed
-        made.hold(weights, *(torch.zeros_like(weights) for _ in range(3)))
+        made.hold(weights, torch.zeros_like(weights), state)
         return made
 
-    def hold(
-        self, weights: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, copy: Tensor | None = None
-    ) -> None:
+    def hold(self, weights: Tensor, grad: Tensor, state: State, copy: Tensor | None = None) -> None:
         """Take these matrices; `copy` is room for the weights in the precision that layers compute in."""
-        self.weights, self.grad, self.exp_avg, self.exp_avg_sq = weights, grad, exp_avg, exp_avg_sq
+        self.weights, self.grad, self.state = weights, grad, state
         self._copy, self._compute = copy, weights
         self._pairs: dict[str, Pair] = {}
 
@@ -80,6 +81,15 @@ class Rows:
     def trained(self) -> int:
         """How many of an adapter's are trained: the first."""
         return len(self) - self.fixed
+
+    def trained_alone(self) -> Rows:
+        """What of an adapter's is trained, as rows by themselves: views."""
+        if not self.fixed:
+            return self
+        made = Rows(self.columns)
+        own = slice(0, self.trained)
+        made.hold(self.weights[own], self.grad[own], self.state.part(own, slice(None)))
+        return made
 
     @property
     def stop(self) -> int:
@@ -106,6 +116,47 @@ class Rows:
         return self._pairs[name]
 
 
+class _Alike(NamedTuple):
+    """The rows of a stack whose optimizers keep the same: the first of each adapter, one beyond the last, the state."""
+
+    starts: list[int]
+    stop: int
+    state: State
+
+
+class _Block:
+    """The matrices of one block of all adapters of a stack.
+
+    Args:
+        parts: the rows of each; those whose optimizers keep the same side by side.
+        dtype: the precision that layers compute in.
+    """
+
+    def __init__(self, parts: Sequence[Rows], dtype: torch.dtype) -> None:
+        self._weights = torch.cat([rows.weights for rows in parts])
+        self._grad = torch.zeros_like(self._weights)
+        self._copy = torch.empty_like(self._weights, dtype=dtype) if dtype != self._weights.dtype else None
+        self._states: list[_Alike] = []
+        start = 0
+        for _, group in itertools.groupby(parts, key=lambda rows: rows.state.kind):
+            alike = list(group)
+            *starts, stop = itertools.accumulate(map(len, alike), initial=start)
+            self._states.append(_Alike(starts, stop, State.joined([rows.state for rows in alike])))
+            start = stop
+
+    def lend(self, rows: Rows, start: int, stop: int) -> None:
+        """Let rows hold some of them."""
+        copy = None if self._copy is None else self._copy[start:stop]
+        rows.hold(self._weights[start:stop], self._grad[start:stop], self._state(start, stop), copy)
+
+    def _state(self, start: int, stop: int) -> State:
+        for starts, end, state in self._states:
+            if starts[0] <= start and stop <= end:
+                adapters = slice(bisect.bisect_left(starts, start), bisect.bisect_left(starts, stop))
+                return state.part(slice(start - starts[0], stop - starts[0]), adapters)
+        return State()
+
+
 class Stack:
     """Rows of adapters with the same targets.
 
@@ -119,11 +170,11 @@ class Stack:
     def __init__(self, dtype: torch.dtype) -> None:
         self.parts: list[tuple[Rows, ...]] = []
         self._dtype = dtype
-        self._matrices: list[tuple[Tensor, ...]] = []  # by block
+        self._blocks: list[_Block] = []
         self._joined: dict[tuple[int, int, int], Rows] = {}
 
     def add(self, blocks: tuple[Rows, ...]) -> None:
-        """Let an adapter in, below the others. Gradients are zero afterwards."""
+        """Let an adapter in, below the others of its optimizer. Gradients are zero afterwards."""
         self._take([*self.parts, blocks])
 
     def remove(self, blocks: tuple[Rows, ...]) -> None:
@@ -146,14 +197,9 @@ class Stack:
 
     def _take(self, parts: list[tuple[Rows, ...]]) -> None:
         """Make the matrices of these anew; all is as it was if memory ends."""
-        made = []
-        for block in zip(*parts, strict=True):
-            weights, exp_avg, exp_avg_sq = (
-                torch.cat([getattr(rows, name) for rows in block]) for name in ("weights", "exp_avg", "exp_avg_sq")
-            )
-            copy = (torch.empty_like(weights, dtype=self._dtype),) if self._dtype != weights.dtype else ()
-            made.append((weights, torch.zeros_like(weights), exp_avg, exp_avg_sq, *copy))
-        self._matrices, self.parts, self._joined = made, parts, {}
+        parts = sorted(parts, key=_kind)
+        made = [_Block(block, self._dtype) for block in zip(*parts, strict=True)]
+        self._blocks, self.parts, self._joined = made, parts, {}
         for number, block in enumerate(zip(*parts, strict=True)):
             start = 0
             for rows in block:
@@ -162,7 +208,11 @@ class Stack:
                 self._lend(rows, start)
 
     def _lend(self, rows: Rows, stop: int) -> None:
-        rows.hold(*(matrix[rows.start : stop] for matrix in self._matrices[rows.block]))
+        self._blocks[rows.block].lend(rows, rows.start, stop)
+
+
+def _kind(blocks: tuple[Rows, ...]) -> tuple[str, ...]:
+    return blocks[0].state.kind
 
 
 def neighbours(parts: Iterable[Rows]) -> list[list[Rows]]:

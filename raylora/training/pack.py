@@ -1,12 +1,13 @@
 """The pack: trials that train at the same moment on one device over one frozen base model.
 
 One step of the pack is one optimizer step of each of its trials. Their rows are laid side by side, the base
-model runs forward and backward over them once, and each trial's own loss, clipping, schedule and AdamW follow.
+model runs forward and backward over them once, and each trial's own loss, clipping, schedule and optimizer follow.
 Which trials share a pack changes nothing about their results (the numerics contract, docs/numerics.md).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
@@ -81,7 +82,7 @@ class Pack:
         if together is None:
             together = RANKS_TOGETHER if base.device.type != "cpu" else 0
         self._lora = PackedLora(base.model, base.dtype, together)
-        # Adapters are float32 over a 16-bit base: AdamW's small steps vanish in bfloat16.
+        # Adapters are float32 over a 16-bit base: small steps vanish in bfloat16.
         self._adapter_dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
         self._stacks: dict[tuple[int, tuple[str, ...]], Stack] = {}  # by blocks and targets
         self._principal = PrincipalStart(self._lora.weight)
@@ -145,6 +146,7 @@ class Pack:
         if adapter.magnitude is not None:
             self._lora.set_magnitudes(adapter)
             adapter.load({**adapter.tensors(), **start})
+        adapter.restart()
 
     def leave(self, trial: str) -> Member:
         """Take a trial out; its neighbours go on as if it had never been there."""
@@ -256,7 +258,8 @@ class Pack:
         flat = [(shape, row) for shape, rows in shaped for row in rows]
         numbered = [_Row(i, "", 1.0, shape, row) for i, (shape, row) in enumerate(flat)]
         order, found = [], []
-        with torch.no_grad():
+        judged = contextlib.nullcontext() if member is None else member.adapter.judged()
+        with torch.no_grad(), judged:
             for rows in self._micro_batches(numbered):
                 segments = [] if member is None else [Segment(0, len(rows), member.adapter)]
                 tensors = [row.tensors for row in rows]

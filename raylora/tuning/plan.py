@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from raylora.lora.selection import WORDS
 from raylora.tuning.devices import slots
 from raylora.tuning.devices.slots import Fit
 from raylora.tuning.doubts import doubts
+from raylora.tuning.recipe import optimizer_words, recipe_words
 from raylora.tuning.tune.initial_points import first_points
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ class Plan:
             ("reports", f"every {self.validate_every} examples"),
             ("LoRA", f"{_kind_words(config)}, on {_target_words(config.lora_targets)}"),
             ("updated", self._coverage()),
-            ("learning rate", f"{config.learning_rate:g}, {config.lr_scheduler}, warm-up {config.warmup(steps)} steps"),
+            ("optimizer", optimizer_words(config, steps)),
+            *([("recipe", words)] if (words := recipe_words(config)) else []),
             ("output", config.output_dir),
         ]
         if self.sweep:
@@ -101,6 +103,8 @@ class Plan:
             "output_dir": config.output_dir,
             "training_examples": train,
             "held_out_examples": 0 if self.dataset.judged_by_training else len(self.dataset.held_out),
+            "optimizer": config.optimizer,
+            "learning_rate": config.peak_learning_rate,
             "steps": steps,
             "examples_seen": steps * config.batch_size,
             "validate_every": self.validate_every,
@@ -146,9 +150,12 @@ class Plan:
         """
         if self.sweep is None or self.sweep.searcher != "optuna":
             return []
-        return first_points(
-            self.sweep, lambda values: self.family.likely_learning_rate(self.config.with_values(values))
-        )
+
+        def likely(values: Mapping[str, Any]) -> float | None:
+            config = self.config.with_values(values)
+            return self.family.likely_learning_rate(config) if config.optimizer == "adamw" else None
+
+        return first_points(self.sweep, likely)
 
     def slots(self, accelerators: Iterable[str]) -> int:
         """Trials that share a device; `accelerators` are names of the cluster's cards, none where it has only CPUs."""

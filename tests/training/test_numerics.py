@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raylora.config.keys.optimizer import HABITS
 from raylora.config.schema import TrainConfig
 from raylora.data.order import DataOrder
 from raylora.families.causal_lm.model import CausalLM
@@ -121,8 +122,8 @@ def with_peft(lab: Lab, config: TrainConfig) -> tuple[list[float], dict[str, tor
         model.set_attn_implementation("sdpa")
     optimizer = torch.optim.AdamW(
         named.values(),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
+        lr=config.peak_learning_rate,
+        betas=config.betas,
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,
     )
@@ -240,6 +241,8 @@ drawn_trials = st.fixed_dictionaries(
         "use_dora": st.sampled_from([False, False, True]),
         "conv_rank": st.sampled_from([None, None, 2]),
         "init_lora_weights": st.sampled_from(["default", "default", "pissa"]),
+        "optimizer": st.sampled_from([*HABITS]),
+        "lora_plus_ratio": st.sampled_from([1.0, 4.0]),
     }
 )
 

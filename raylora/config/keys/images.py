@@ -88,6 +88,23 @@ class ImageKeys(Section):
         "low ones detail. Null: all are.",
         examples=[600],
     )
+    timestep_sampling: Annotated[Literal["uniform", "logit_normal"], RESULT] = Field(
+        default="uniform",
+        description="Images: how often a timestep of that range is trained: each alike, or by a bell whose middle and "
+        "width are `logit_mean` and `logit_std` (Esser et al. 2024).",
+    )
+    logit_mean: Annotated[Number, RESULT] = Field(
+        default=0.0,
+        ge=-10.0,
+        le=10.0,
+        description="Images: middle of `timestep_sampling: logit_normal`. 0 is half way between clean and noise; above "
+        "it noisy timesteps, composition and colours, come more often, below it clean ones, detail.",
+    )
+    logit_std: Annotated[Positive, RESULT] = Field(
+        default=1.0,
+        le=10.0,
+        description="Images: width of `timestep_sampling: logit_normal`; less keeps closer to its middle.",
+    )
     ip_noise_gamma: Annotated[Number, RESULT] = Field(
         default=0.0,
         ge=0.0,

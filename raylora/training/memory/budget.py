@@ -23,8 +23,6 @@ GIB = 2**30
 #: Share of a device's memory, and least bytes, that are left alone: what the allocator loses between blocks, libraries'
 #: workspaces, and on a CPU all other programs.
 _RESERVE, _LEAST_RESERVE = 0.05, GIB // 2
-#: Copies of an adapter's parameters that its training holds: itself, its gradient, and AdamW's two moments.
-_COPIES = 4
 #: Factor for memory that operations use within themselves on a CPU, where only tensors are followed: up to 14% more by
 #: torch's profiler.
 _UNSEEN = 1.15
@@ -44,7 +42,7 @@ class Cost:
 
     Attributes:
         base: the frozen base model.
-        trial: a trial's adapter, gradient and AdamW moments.
+        trial: a trial's adapter, gradient and what its optimizer keeps.
         fixed: what a forward and backward pass takes at its peak whatever its rows.
         row: what each row of it adds, for the largest row there is.
     """
@@ -110,7 +108,8 @@ def cut(sizes: Sequence[int], most: int, capacity: int, padded: bool = True) -> 
 def trial_bytes(adapter: Adapter, dtype: torch.dtype) -> int:
     """Bytes of a trial's state; over a base model of another `dtype` a copy of its parameters is held too."""
     copy = dtype.itemsize if dtype != adapter.dtype else 0
-    return adapter.numel * (_COPIES * adapter.dtype.itemsize + copy)
+    # itself, its gradient, the optimizer's
+    return adapter.numel * (2 * adapter.dtype.itemsize + copy) + sum(rows.state.nbytes for rows in adapter.blocks)
 
 
 def model_bytes(model: nn.Module) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylora.config.fields import number
+from raylora.config.keys.optimizer import BY_MEMORY
 from raylora.config.schema import TrainConfig
 from raylora.config.space import LISTS
 from raylora.gpus import memory_gib
@@ -96,6 +97,10 @@ def largest(config: TrainConfig, sweep: SweepConfig | None) -> TrainConfig:
         most["use_dora"] = True in domain.values
     if sweep and (domain := sweep.space.get("init_lora_weights")):  # PiSSA holds what it started with, too
         most["init_lora_weights"] = max(domain.values, key=lambda value: value != "default")
+    if sweep and (domain := sweep.space.get("optimizer")):
+        most["optimizer"] = max(map(str, domain.values), key=BY_MEMORY.index)
+    if sweep and (domain := sweep.space.get("ema_decay")) and any(domain.values):
+        most["ema_decay"] = next(filter(None, domain.values))
     if sweep and (domain := sweep.space.get("lora_targets")):
         words = {str(value) if value in WORDS else "all" for value in domain.values}  # a pattern means some of all
         most["lora_targets"] = max(words, key=WORDS.index)

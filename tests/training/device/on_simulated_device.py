@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from raylora.config.keys.optimizer import HABITS
 from raylora.lora.adapter import Adapter
 from raylora.training.pack import Pack
 from tests.families.loading import load
@@ -24,6 +25,8 @@ from tests.training.test_numerics import TRIALS, staggered
 KINDS: dict[str, dict[str, object]] = {
     **{targets: {"lora_targets": targets} for targets in ("attention", "linear", "all")},
     "DoRA": {"lora_targets": "all", "use_dora": True},
+    **{name: {"lora_targets": "attention", "optimizer": name} for name in HABITS if name != "adamw"},
+    "averaged": {"lora_targets": "attention", "ema_decay": 0.9, "lora_plus_ratio": 4.0},
 }
 
 
@@ -65,6 +68,7 @@ def learnt(here: Lab, there: Lab) -> dict[str, float]:
     """How far apart losses and weights are that trials learn on the CPU and on the device."""
     found = {}
     kinds = {"ranks differ": TRIALS[1:3], "alike": [{**TRIALS[1], "seed": seed} for seed in (1, 2)]}
+    kinds["optimizers"] = [{**TRIALS[1], "optimizer": name, "learning_rate": None} for name in HABITS]
     kinds["dropout"] = [{**values, "lora_dropout": 0.3} for values in TRIALS[1:3]]
     kinds["DoRA"] = [{**TRIALS[2], "use_dora": True, "conv_rank": 2}, {**TRIALS[1], "use_dora": True}]
     for kind, trials in kinds.items():

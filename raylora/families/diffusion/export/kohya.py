@@ -13,6 +13,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from raylora import __version__
+from raylora.config.keys.optimizer import OptimizerName
 from raylora.config.schema import TrainConfig
 from raylora.families.diffusion.base_files.model_files import Kind
 from raylora.files import write_atomically
@@ -29,6 +30,14 @@ _NAMES: dict[Kind, tuple[str, str, str]] = {
     ),
 }
 _MAGNITUDE = ".lora_magnitude_vector"
+#: Optimizers as sd-scripts names them.
+_OPTIMIZERS: dict[OptimizerName, str] = {
+    "adamw": "torch.optim.adamw.AdamW",
+    "lion": "lion_pytorch.lion_pytorch.Lion",
+    "adafactor": "torch.optim._adafactor.Adafactor",
+    "prodigy": "prodigyopt.prodigy.Prodigy",
+    "schedule_free_adamw": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
+}
 _SIDES: dict[Kind, int] = {"sd15": 512, "sdxl": 1024}  #: pixels of an image that they were made for
 
 
@@ -106,6 +115,8 @@ def _metadata(
         arguments = {"conv_dim": str(of_kernels), "conv_alpha": _number(config.scale_of_kernels * of_kernels)}
     if config.use_dora:  # by the names that LyCORIS has for these
         arguments |= {"dora_wd": "True", "wd_on_output": "True"}
+    if config.lora_plus_ratio != 1.0:
+        arguments["loraplus_lr_ratio"] = _number(config.lora_plus_ratio)
     title = PurePath(config.output_dir).name or path.stem
     now = time.time()
     known: dict[str, object] = {
@@ -124,12 +135,12 @@ def _metadata(
         "ss_num_train_images": 0,
         "ss_training_started_at": now,
         "ss_training_finished_at": now,
-        "ss_learning_rate": config.learning_rate,
-        "ss_unet_lr": config.learning_rate,
+        "ss_learning_rate": config.peak_learning_rate,
+        "ss_unet_lr": config.peak_learning_rate,
         "ss_text_encoder_lr": None,
         "ss_lr_scheduler": config.lr_scheduler,
         "ss_lr_warmup_steps": config.warmup_steps,
-        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_optimizer": _OPTIMIZERS[config.optimizer],
         "ss_max_grad_norm": config.max_grad_norm,
         "ss_num_epochs": config.epochs,
         "ss_max_train_steps": config.max_steps,
