@@ -1,7 +1,7 @@
 """A trial's checkpoint: a folder that is whole or absent, of safetensors and JSON alone.
 
     adapter.safetensors     A and B as they are now
-    optimizer.safetensors   AdamW's step and moments: those of A and B one behind the other
+    optimizer.safetensors   the optimizer's step and what it keeps: numbers of A and B one behind the other
     best.safetensors        A and B at the best validation
     validation.safetensors  losses on the held-out rows: the base model's, and those of the best validation
     state.json              step, status, history, configuration, and the SHA-256 of the other files
@@ -99,8 +99,8 @@ def load(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset
         )
     try:
         member.adapter.load(load_file(folder / "adapter.safetensors"))
-        if moments := load_file(folder / "optimizer.safetensors"):
-            member.adapter.load_moments(moments)
+        if kept := load_file(folder / "optimizer.safetensors"):
+            member.adapter.load_state({name: tensor for name, tensor in kept.items() if name != "step"})
     except ValueError as error:
         raise UserError.one(str(error), where=str(folder), hint=FRESH_START) from error
     member.step, member.status, member.reason = state["step"], state["status"], state["reason"]
@@ -119,8 +119,8 @@ def load(folder: Path, member: Member, config: TrainConfig, data: EncodedDataset
 
 
 def _optimizer(member: Member) -> dict[str, Tensor]:
-    """AdamW's state as torch's own has it: nothing before its first step."""
-    return {"step": torch.tensor(float(member.step)), **member.adapter.moments()} if member.step else {}
+    """The optimizer's state; as torch's own, nothing before its first step."""
+    return {"step": torch.tensor(float(member.step)), **member.adapter.state()} if member.step else {}
 
 
 def _finite(number: float) -> float | None:
