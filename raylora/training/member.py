@@ -97,7 +97,7 @@ class Member:
         """The coming step of the optimizer, where the gradients have this norm."""
         own = self.settings
         return Update(
-            rows=self.adapter.rows,
+            blocks=self.adapter.blocks,
             optimizer=own.optimizer,
             # As torch's clip_grad_norm_: the epsilon belongs to it.
             factor=min(1.0, own.max_grad_norm / (grad_norm + 1e-6)),

@@ -102,6 +102,10 @@ def lora_settings(config: TrainConfig) -> LoraSettings:
         config.scale,
         config.lora_dropout,
         config.seed,
-        config.optimizer,
+        conv_rank=config.conv_rank,
+        conv_scale=config.scale_of_kernels,
+        dora=config.use_dora,
+        pissa=config.starts_with_pissa,
+        optimizer=config.optimizer,
         averaged=config.ema_decay is not None,
     )

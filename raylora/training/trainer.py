@@ -107,9 +107,7 @@ class Trainer:
                 pack, family = self._need_pack(), self._family
                 assert family is not None  # it comes before the pack
                 start = {} if resume else family.starting_point(config, pack.base)
-                member = pack.join(trial, config, resume)
-                if start:
-                    member.adapter.load({**member.adapter.tensors(), **start})
+                member = pack.join(trial, config, resume, start)
                 self._event("join", trial, step=member.step)
                 future.set_result(member.total_steps)
             except NoRoomError:

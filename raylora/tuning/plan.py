@@ -73,7 +73,7 @@ class Plan:
             ("training examples", self._examples()),
             ("one run", f"{steps} steps of {config.batch_size} = {steps * config.batch_size} examples seen"),
             ("reports", f"every {self.validate_every} examples"),
-            ("LoRA", f"rank {config.lora_rank}, alpha {config.alpha:g}, on {_target_words(config.lora_targets)}"),
+            ("LoRA", f"{_kind_words(config)}, on {_target_words(config.lora_targets)}"),
             ("updated", self._coverage()),
             ("optimizer", optimizer_words(config, steps)),
             *([("recipe", words)] if (words := recipe_words(config)) else []),
@@ -203,7 +203,7 @@ class Plan:
 
         with without_numbers():
             base = self.family.meta_model(self.config, torch.bfloat16)
-            return base.model, base.targets(self.config.lora_targets)
+            return base.model, base.updated(self.config)
 
     def _memory(self) -> list[str]:
         found = self._fits
@@ -270,6 +270,16 @@ def _trial_words(sweep: SweepConfig) -> str:
     fewer = sweep.searcher != "grid" and sweep.trial_count < sweep.trials
     more = f" (there are no more, so not {sweep.trials})" if fewer else ""
     return f"{sweep.trial_count}: every combination once{more}, {stopped}"
+
+
+def _kind_words(config: TrainConfig) -> str:
+    """Rank and alpha, and what else makes the kind of adapter."""
+    words = [f"rank {config.lora_rank}", f"alpha {config.alpha:g}"]
+    if (config.conv_rank, config.conv_alpha) != (None, None):
+        words.append(f"of convolutions {config.rank_of_kernels} and {config.alpha_of_kernels:g}")
+    words += ["DoRA"] if config.use_dora else []
+    words += ["PiSSA"] if config.starts_with_pissa else []
+    return ", ".join(words)
 
 
 def _target_words(targets: str | list[str]) -> str:

@@ -52,7 +52,7 @@ def test_what_is_not_given_suits_the_optimizer() -> None:
 
 def test_settings_are_those_of_the_configuration() -> None:
     config = CONFIG.with_values({"lora_rank": 4, "lora_dropout": 0.1, "seed": 7, "adam_beta2": 0.9, "batch_size": 3})
-    assert lora_settings(config) == LoraSettings(rank=4, scale=4.0, dropout=0.1, seed=7)
+    assert lora_settings(config) == LoraSettings(rank=4, scale=4.0, dropout=0.1, seed=7, conv_scale=4.0)
     settings = optimizer_settings(config, 9)
     assert (settings.total_steps, settings.warmup_steps, settings.betas) == (30, 1, (0.9, 0.9))
     assert (settings.batch_size, settings.seed, settings.epsilon) == (3, 7, 1e-8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from raylora.config.schema import TrainConfig
 from raylora.data.examples import ChatExample, Example, TextExample
 from raylora.errors import UserError
 from raylora.families.base import Losses, Tensors
-from raylora.families.causal_lm.export.peft_targets import skeleton_of, without_refused
+from raylora.families.causal_lm.export.peft_targets import peft_targets, skeleton_of, without_refused
 from raylora.families.causal_lm.kernels.conv1d import replace_conv1d
 from raylora.families.causal_lm.kernels.linear_cross_entropy import head_loss
 from raylora.families.causal_lm.kernels.packed_attention import Layout
@@ -22,6 +23,7 @@ from raylora.families.causal_lm.lengths import dynamic_ropes, forget_lengths, po
 from raylora.families.causal_lm.neftune import drawn, noisy_embeddings
 from raylora.families.causal_lm.probe import decoder_of, find_targets, probe
 from raylora.families.causal_lm.quantization import BYTES_PER_WEIGHT
+from raylora.families.causal_lm.rendering.all_cores import MANY, AllCores
 from raylora.families.causal_lm.rendering.messages import more_of
 from raylora.families.causal_lm.tokenizer import ChatTokens
 from raylora.families.objectives import causal_lm_objective
@@ -39,6 +41,7 @@ class CausalLM:
     """
 
     fixed_pass_bytes = True
+    encoded_at_once = MANY
 
     def __init__(self, model: Any, tokens: ChatTokens, fingerprint: str, max_length: int, where: str) -> None:
         """Take over `model` on its device and in its precision, and find out how it is built from one small forward.
@@ -49,6 +52,7 @@ class CausalLM:
         self.model: nn.Module = model.requires_grad_(False).eval()
         self.model.config.use_cache = False
         self.tokens = tokens
+        self._tokenising = AllCores(tokens)
         self.fingerprint = fingerprint
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -64,6 +68,7 @@ class CausalLM:
         self._sharing = sharing(model, self.max_length)
         self._ropes = dynamic_ropes(model)
         self._targets: dict[tuple[str, ...], list[str]] = {}
+        self._peft_targets = functools.cache(lambda found: peft_targets(found, skeleton_of(model)))
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
         """Notes for the person on how chats were read: a missing template, what of `encoded` is cut or not learnt."""
@@ -77,6 +82,19 @@ class CausalLM:
                 f"answers that are not learnt, as the chat template leaves out the thoughts before them: {bare}"
             )
         return told
+
+    def updated(self, config: TrainConfig) -> list[str]:
+        """The layers that `lora_targets` means; see `targets`, whose errors it raises.
+
+        Raises:
+            UserError: DoRA on layers that PEFT takes by their weights, where it knows none.
+        """
+        found = self.targets(config.lora_targets)
+        if config.use_dora and (weights := self._peft_targets(tuple(found)).parameters):
+            message = f"PEFT, by which the adapter is loaded, takes no DoRA for {weights[0]} of this architecture"
+            hint = "remove use_dora, or leave out such layers with a pattern as lora_targets"
+            raise UserError.one(message, where=self.where, key="use_dora", hint=hint)
+        return found
 
     def targets(self, which: str | Sequence[str]) -> list[str]:
         """Linear layers of the decoder: those of its attention, or all (`linear` and `all` are the same here), or some.
@@ -112,10 +130,11 @@ class CausalLM:
         if len(chats) != len(examples):
             hint = "give a JSONL file of chats, or an image model as base_model"
             raise UserError.one("a language model learns from chats, not from images", key="train_data_dir", hint=hint)
-        return self.tokens.encode(chats, self.max_length)
+        return self._tokenising.encode(chats, self.max_length)
 
     def release_encoders(self) -> None:
-        """Nothing to drop: a tokenizer is small."""
+        """End the processes that tokenise; the tokenizer itself is small."""
+        self._tokenising.close()
 
     def shape_key(self, encoded: Tensors) -> Hashable:
         """One key for all, but where what a pass computes depends on the longest text in it: see `Sharing`."""

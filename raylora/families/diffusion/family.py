@@ -22,7 +22,7 @@ from raylora.errors import Problem, UserError
 from raylora.families.diffusion import forms, sample_prompts, sizes
 from raylora.families.diffusion.base_files import describe
 from raylora.families.diffusion.base_files.model_files import ModelFiles
-from raylora.families.diffusion.export.usage import image_usage
+from raylora.families.diffusion.export.usage import adapter_notes, image_usage
 from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.prompts import lines
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
@@ -100,10 +100,7 @@ class DiffusionFamily(Family):
             message = "is for models that predict velocity: noise alone tells nothing of its noise"
             yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
         yield from _prompt_problems(config)
-        for key in ("lora_rank", "lora_targets"):
-            if config.init_from and config.sweep and key in config.sweep.space:
-                hint = "remove it from the space, or remove init_from"
-                yield Problem("cannot be tried: the LoRA of init_from has its own", "", f"sweep.space.{key}", hint)
+        yield from config.contradictions()
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)
@@ -121,7 +118,7 @@ class DiffusionFamily(Family):
         from raylora.families.diffusion.export.starting_point import starting_notes, starting_point
 
         base = self.meta_model(config, torch.float32)
-        targets = base.targets(config.lora_targets)
+        targets = base.updated(config)
         tensors = starting_point(config, base.model, targets)
         return tensors, starting_notes(config, tensors, targets)
 
@@ -160,7 +157,7 @@ class DiffusionFamily(Family):
         except UserError:  # which `check` tells of
             return found
         images = _images([*found.examples, *found.held_out, *found.beside])
-        notes = [*found.notes, *self._notes(files, config, images)]
+        notes = [*found.notes, *self._notes(files, config, images), *adapter_notes(config)]
         if config.init_from:
             with contextlib.suppress(UserError):  # which `check` tells of
                 notes += self._start(config)[1]

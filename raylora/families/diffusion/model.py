@@ -85,6 +85,7 @@ class DiffusionModel:
         prediction_type: "epsilon" (noise) or "v_prediction" (velocity).
     """
 
+    encoded_at_once = 16
     fixed_pass_bytes = False  # next to none: of 0.87 GiB for SD 1.5, 6 MiB, which would take long to follow
 
     def __init__(
@@ -111,6 +112,10 @@ class DiffusionModel:
         self._signal_on_device = self._signal.to(device)
         self._encoders = Encoders(files, device, caption_tokens // 75)
         self._prediction_is_known = files.says_prediction
+
+    def updated(self, config: TrainConfig) -> list[str]:
+        """The layers that `lora_targets` means; see `targets`, whose errors it raises."""
+        return self.targets(config.lora_targets)
 
     def targets(self, which: str | Sequence[str]) -> list[str]:
         """Names of the modules that get a LoRA, in model order.

@@ -13,6 +13,7 @@ from raylora.families.base import own_device
 from raylora.families.diffusion import buckets
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.components import assemble, load_scheduler, load_texts, load_unet, load_vae, quiet
+from raylora.families.diffusion.export.loading import load_into
 from raylora.families.diffusion.model import seed_of
 from raylora.families.diffusion.sample_prompts import SamplePrompt
 from raylora.families.diffusion.sizes import sizes
@@ -58,7 +59,7 @@ def generate(
             **parts,
         )
         if adapter is not None:
-            pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, local_files_only=True)
+            load_into(pipeline, adapter)
         pipeline.to(device)
         texts = TextEncoders(parts, config.caption_tokens // 75)
         images = []

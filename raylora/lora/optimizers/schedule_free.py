@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raylora.lora.columns import Columns
-from raylora.lora.optimizers.run import Run
+from raylora.lora.optimizers.run import Run, runs
 from raylora.lora.optimizers.state import State
 from raylora.lora.optimizers.update import Update
 
@@ -29,7 +29,11 @@ def fresh(weights: Tensor, columns: Columns) -> State:
 
 def step(updates: Sequence[Update]) -> None:
     """Step neighbours."""
-    run = Run(updates, _numbers)
+    for run in runs(updates, _numbers):
+        _step(run)
+
+
+def _step(run: Run) -> None:
     column, weights, grad, state = run.columns, run.rows.weights, run.rows.grad, run.rows.state
     x, z, exp_avg_sq = (state.of_ranks[name] for name in ("x", "z", "exp_avg_sq"))
     weight_sum, lr_max = (state.of_adapters[name] for name in ("weight_sum", "lr_max"))

@@ -12,7 +12,7 @@ class Update(NamedTuple):
     """The numbers of one adapter's coming step.
 
     Attributes:
-        rows: the adapter's.
+        blocks: the adapter's.
         optimizer: its name.
         factor: of its gradients before the step: 1, or less to clip them.
         step: number of the step, from 1 on.
@@ -24,7 +24,7 @@ class Update(NamedTuple):
         ema_decay: share of the running mean of the weights that a step keeps in the end; None: there is none.
     """
 
-    rows: Rows
+    blocks: tuple[Rows, ...]
     optimizer: OptimizerName
     factor: float
     step: int

@@ -28,6 +28,7 @@ class Sum:
 class ToyModel:
     """Two linear layers."""
 
+    encoded_at_once = 16
     fixed_pass_bytes = False
 
     def __init__(self, width: int, device: torch.device, dtype: torch.dtype, fingerprint: str) -> None:
@@ -36,7 +37,7 @@ class ToyModel:
         self.model: nn.Module = layers.to(dtype).requires_grad_(False).eval()
         self.device, self.dtype, self.fingerprint = device, dtype, f"toy-{fingerprint}"
 
-    def targets(self, which: str) -> list[str]:
+    def updated(self, config: Any) -> list[str]:
         return ["0", "2"]
 
     def encode(self, examples: Sequence[Any]) -> list[Tensors]:

@@ -109,6 +109,13 @@ def test_the_largest_trial_counts() -> None:
     }
     largest = slots.largest(config("causal_lm"), SweepConfig.model_validate({"space": space}))
     assert (largest.lora_rank, largest.batch_size, largest.lora_targets) == (64, 8, "all")
+    kinds = {
+        "conv_rank": Domain(kind="choice", values=(None, 4)),
+        "use_dora": Domain(kind="choice", values=(False, True)),
+        "init_lora_weights": Domain(kind="choice", values=("default", "pissa")),
+    }
+    largest = slots.largest(config("diffusion"), SweepConfig.model_validate({"space": {**space, **kinds}}))
+    assert (largest.conv_rank, largest.use_dora, largest.init_lora_weights) == (64, True, "pissa")
 
 
 def test_slots_never_exceed_trials_or_memory() -> None:

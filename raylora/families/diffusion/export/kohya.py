@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -18,6 +17,8 @@ from raylora.config.keys.optimizer import OptimizerName
 from raylora.config.schema import TrainConfig
 from raylora.families.diffusion.base_files.model_files import Kind
 from raylora.files import write_atomically
+from raylora.lora.columns import has_kernel
+from raylora.lora.updates import updates
 
 #: kohya's name of the base, Stability's modelspec architecture and implementation.
 _NAMES: dict[Kind, tuple[str, str, str]] = {
@@ -36,6 +37,7 @@ _OPTIMIZERS: dict[OptimizerName, str] = {
     "prodigy": "prodigyopt.prodigy.Prodigy",
     "schedule_free_adamw": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
 }
+_MAGNITUDE = ".lora_magnitude_vector"
 _SIDES: dict[Kind, int] = {"sd15": 512, "sdxl": 1024}  #: pixels of an image that they were made for
 
 
@@ -43,12 +45,13 @@ def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig,
     """Write an adapter in kohya's layout: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
     Every reader multiplies up·down by alpha / rank, so `.alpha` carries the true alpha, and with rsLoRA
-    alpha·sqrt(rank), which is the same update. Weights are written in `config.save_precision`.
+    alpha·sqrt(rank), which is the same update. DoRA's magnitudes are `.dora_scale`, (outputs, 1, ...), which readers
+    take for those of outputs by that shape. Weights are written in `config.save_precision`.
 
     Args:
         path: the file, ending in .safetensors; it is whole or absent.
         tensors: `<module>.lora_A.weight` (r, in[, kh, kw]) and `<module>.lora_B.weight` (out, r[, 1, 1]), module names
-            as diffusers' UNet has them.
+            as diffusers' UNet has them; with DoRA `<module>.lora_magnitude_vector`.
         config: rank, alpha, targets, and what the metadata says of the training.
         info: more metadata, and better values for what is guessed here (`ss_num_train_images`, ...).
 
@@ -68,20 +71,25 @@ def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig,
 def _convert(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
     from diffusers.utils import convert_state_dict_to_kohya
 
-    downs = {name for name in tensors if name.endswith(".lora_A.weight")}
-    ups = {name.replace(".lora_A.", ".lora_B.") for name in downs}
-    if not downs or downs | ups != set(tensors):
-        raise ValueError(f"not an adapter's tensors: {sorted(set(tensors) ^ (downs | ups))[:5]}")
+    count = len(updates(tensors))
     written = saved({name: tensor.detach().cpu() for name, tensor in tensors.items()}, config)
-    plain = {f"unet.{name}": tensor for name, tensor in written.items()}
-    converted: dict[str, Tensor] = convert_state_dict_to_kohya(plain)
+    magnitudes = {name: written.pop(name) for name in tensors if name.endswith(_MAGNITUDE)}
+    converted: dict[str, Tensor] = convert_state_dict_to_kohya(
+        {f"unet.{name}": tensor for name, tensor in written.items()}
+    )
     for name in [name for name in converted if name.endswith(".lora_down.weight")]:
         # diffusers writes the rank here, which would change the update's strength.
-        rank = converted[name].shape[0]
-        converted[name.replace(".lora_down.weight", ".alpha")] = torch.tensor(config.scale * rank)
+        down = converted[name]
+        alpha = config.scale_of(down.shape) * down.shape[0]
+        converted[name.replace(".lora_down.weight", ".alpha")] = torch.tensor(alpha)
     wrong = [name for name in converted if not name.startswith("lora_unet_") or name.count(".") not in (1, 2)]
-    if wrong or len(converted) != 3 * len(downs):
+    if wrong or len(converted) != 3 * count:
         raise ValueError(f"diffusers converted to unknown names: {wrong[:5]}")
+    for name, magnitude in magnitudes.items():
+        module = name.removesuffix(_MAGNITUDE)
+        inputs = tensors[f"{module}.lora_A.weight"].shape[1:]
+        key = f"lora_unet_{module.replace('.', '_')}.dora_scale"
+        converted[key] = magnitude.reshape(-1, *(1 for _ in inputs))
     return {name: tensor.contiguous() for name, tensor in sorted(converted.items())}
 
 
@@ -99,11 +107,14 @@ def _metadata(
 ) -> dict[str, str]:
     kind = _kind(tensors)
     side = config.resolution or _SIDES[kind]
-    alpha = _number(config.alpha * math.sqrt(config.lora_rank) if config.use_rslora else config.alpha)
-    convolved = any(
-        name.endswith(".lora_A.weight") and tensor.shape[2:].numel() > 1 for name, tensor in tensors.items()
-    )
-    arguments = {"conv_dim": str(config.lora_rank), "conv_alpha": alpha} if convolved else {}
+    rank, of_kernels = config.exported_rank(config.lora_rank), config.exported_rank(config.rank_of_kernels)
+    alpha = _number(config.scale * rank)
+    convolved = any(name.endswith(".lora_A.weight") and has_kernel(tensor.shape) for name, tensor in tensors.items())
+    arguments = {}
+    if convolved:
+        arguments = {"conv_dim": str(of_kernels), "conv_alpha": _number(config.scale_of_kernels * of_kernels)}
+    if config.use_dora:  # by the names that LyCORIS has for these
+        arguments |= {"dora_wd": "True", "wd_on_output": "True"}
     if config.lora_plus_ratio != 1.0:
         arguments["loraplus_lr_ratio"] = _number(config.lora_plus_ratio)
     title = PurePath(config.output_dir).name or path.stem
@@ -113,7 +124,7 @@ def _metadata(
         "ss_sd_model_name": PurePath(config.base_model).name,
         "ss_v2": False,
         "ss_network_module": "networks.lora",
-        "ss_network_dim": config.lora_rank,
+        "ss_network_dim": rank,
         "ss_network_alpha": alpha,
         "ss_network_args": json.dumps(arguments),
         "ss_network_dropout": config.lora_dropout or None,
@@ -203,8 +214,9 @@ def _base_model_hash(path: Path) -> str | None:
 
 
 def _number(value: float) -> str:
-    """16 and not 16.0: tools compare these texts with the rank's."""
-    return str(int(value)) if value == int(value) else str(value)
+    """16 and not 16.0, also where rounding has left something: tools compare these texts with the rank's."""
+    near = round(value, 9)
+    return str(int(near)) if near == int(near) else str(near)
 
 
 def _hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[str, str]:

@@ -12,18 +12,22 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.diffusion.export.kohya import saved
 from raylora.files import write_atomically, write_folder_atomically
+from raylora.lora.columns import has_kernel
+from raylora.lora.updates import updates
 
 
 def export_diffusers(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
     """Write `unet.<module>.lora_A.weight` and `.lora_B.weight`, as diffusers' own scripts do.
 
     There is no alpha in this layout, so B is written times the scale: at strength 1 the update is the one that was
-    trained, in every program.
+    trained, in every program. DoRA's magnitudes are `unet.<module>.lora_magnitude_vector`.
 
     Raises:
         UserError: there is no room, or the place cannot be written to.
     """
-    scaled = {name: tensor * config.scale if ".lora_B." in name else tensor for name, tensor in tensors.items()}
+    scaled = dict(tensors)
+    for module, update in updates(tensors).items():
+        scaled[f"{module}.lora_B.weight"] = update.b * config.scale_of(update.a.shape)
     named = {f"unet.{name}": tensor.contiguous() for name, tensor in saved(scaled, config).items()}
     size = sum(tensor.nbytes for tensor in named.values())
     write_atomically(path, lambda partial: save_file(named, partial, {"format": "pt"}), size=size)
@@ -33,7 +37,7 @@ def export_diffusers(path: Path, tensors: Mapping[str, Tensor], config: TrainCon
 def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
     """Write a folder that `PeftModel.from_pretrained(unet, folder)` loads.
 
-    rsLoRA is written as the plain LoRA of the same update.
+    rsLoRA is written as the plain LoRA of the same update; convolutions with another rank or alpha are named.
 
     Raises:
         UserError: something else lies there, there is no room, or the place cannot be written to.
@@ -44,10 +48,18 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
     if not free and not (folder / "adapter_config.json").is_file():
         hint = "name a new folder"
         raise UserError.one("there is something else that is no adapter", where=str(folder), key="--to", hint=hint)
+    found = updates(tensors)
+    rank, kernels = config.exported_rank(config.lora_rank), {m: u for m, u in found.items() if has_kernel(u.a.shape)}
+    alpha = config.scale * rank
     settings = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.scale * config.lora_rank,  # type: ignore[arg-type]  # PEFT divides it, whole or not
-        target_modules=sorted(name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name),
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it, whole or not
+        rank_pattern={module: update.rank for module, update in kernels.items() if update.rank != rank},
+        alpha_pattern={  # type: ignore[arg-type]
+            module: own for module, update in kernels.items() if (own := config.scale_of_kernels * update.rank) != alpha
+        },
+        use_dora=config.use_dora,
+        target_modules=sorted(found),
         lora_dropout=config.lora_dropout,
         bias="none",
         base_model_name_or_path=config.base_model,
