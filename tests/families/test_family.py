@@ -18,6 +18,10 @@ from raylora.families.family import Family
 
 OTHERS: dict[str, Any] = {
     "conv_alpha": 1.0,
+    "logit_mean": 0.5,
+    "logit_std": 0.5,
+    "neftune_noise_alpha": 5.0,
+    "timestep_sampling": "logit_normal",
     "conv_rank": 4,
     "caption_dropout": 0.1,
     "caption_shuffle": True,

@@ -304,7 +304,7 @@ def test_in_bfloat16_a_pack_is_as_near_to_a_trial_alone_as_rounding_is(family: s
     a wrong row, rank or scale would change is more (the trials here lose from 1 % to 20 % in as many steps).
     """
     bench = lab(family, torch.bfloat16)
-    configs = variants(bench.config, TRIALS)
+    configs = variants(bench.config, [*TRIALS, KINDS[1]])
     watched = staggered(bench, configs, together=together)
     for i, config in enumerate(configs):
         assert watched.losses[str(i)] == pytest.approx(alone(bench, config)[0], rel=2**-7)

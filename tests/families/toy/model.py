@@ -18,6 +18,7 @@ class Sum:
 
     id: str
     numbers: tuple[float, ...]
+    repeats: int = 1
 
     @property
     def group(self) -> str:
