@@ -67,7 +67,7 @@ class DataKeys(Section):
     )
     base_model: Annotated[InputPath, _INPUT] = Field(
         description="The model that is adapted and never changed: a diffusers or transformers folder, a single "
-        "`.safetensors` of Stable Diffusion, or a `.gguf`. Its family is recognised. Only local files are loaded.",
+        "`.safetensors` of an image model, or a `.gguf`. Its family is recognised. Only local files are loaded.",
         examples=["./models/sd15"],
     )
     base_model_config: Annotated[InputPath | None, _INPUT] = Field(

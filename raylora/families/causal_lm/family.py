@@ -19,10 +19,11 @@ from raylora.data.chats.formats import SUFFIXES
 from raylora.data.examples import ChatExample, Example, Found, Message, TextExample
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
-from raylora.families.causal_lm import files, lr_prior, quantization
+from raylora.families.causal_lm import files, lr_prior
 from raylora.families.causal_lm.export.usage import MERGED_ONLY, text_usage, vllm_rank
 from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.prompts import lines
+from raylora.lora import quantization
 
 if TYPE_CHECKING:
     import torch

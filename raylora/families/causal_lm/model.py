@@ -22,11 +22,11 @@ from raylora.families.causal_lm.kernels.rms_norm import replace_rms_norms
 from raylora.families.causal_lm.lengths import dynamic_ropes, forget_lengths, positions, sharing
 from raylora.families.causal_lm.neftune import drawn, noisy_embeddings
 from raylora.families.causal_lm.probe import decoder_of, find_targets, probe
-from raylora.families.causal_lm.quantization import BYTES_PER_WEIGHT
 from raylora.families.causal_lm.rendering.all_cores import MANY, AllCores
 from raylora.families.causal_lm.rendering.messages import more_of
 from raylora.families.causal_lm.tokenizer import ChatTokens
 from raylora.families.objectives import causal_lm_objective
+from raylora.lora.quantization import BYTES_PER_WEIGHT
 from raylora.lora.selection import WORDS
 
 _LONGEST = 16  #: chats that are encoded to find out how long rows become

@@ -19,7 +19,7 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.adapters.lora_file import Product, read
 from raylora.families.diffusion.export.kohya import export_kohya
-from raylora.families.diffusion.export.other_layouts import export_diffusers, export_peft
+from raylora.families.images.export.other_layouts import export_diffusers, export_peft
 
 LAYERS = {"mid_block.attentions.0.proj_in": (7, 5), "mid_block.resnets.0.conv1": (6, 4, 3, 3)}
 

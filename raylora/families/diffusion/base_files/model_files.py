@@ -6,15 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from raylora.data.reading import few, shown
-from raylora.errors import UserError
-from raylora.families.read_once import parsed_json
+from raylora.families.images.parts import KEY, has_vocabulary, read_json, refusal
 from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes, sampled_hash
 from raylora.suggest import printable
 
 Kind = Literal["sd15", "sdxl"]
 
-KEY = "base_model"
 CONFIG_KEY = "base_model_config"
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLIP_VOCABULARY = CONFIGS / "clip"
@@ -26,11 +23,9 @@ PARTS: dict[Kind, tuple[str, ...]] = {
     "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
 }
 TOKENIZERS: dict[Kind, tuple[str, ...]] = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-WANTED = "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL"
-CONVERT = (
-    "pickle files can run code when they are loaded, so they are never opened: convert it to .safetensors where you "
-    "trust it, or download the .safetensors version of the same model"
+WANTED = (
+    "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL, or a "
+    "diffusers folder of Stable Diffusion 3, Flux, Qwen-Image or Z-Image"
 )
 
 #: Numbers of blocks and layers in the configurations of parts, and more than the deepest has.
@@ -117,43 +112,12 @@ class ModelFiles:
         return (folder if has_vocabulary(folder) else CLIP_VOCABULARY), str(pad)
 
 
-def refusal(message: str, where: Path, hint: str, key: str = KEY) -> UserError:
-    """An error of one problem with a file or folder of the model."""
-    return UserError.one(message, where=shown(where), key=key, hint=hint)
-
-
-def read_json(path: Path, key: str) -> dict[str, Any]:
-    """The object in a JSON file of the model, not to be changed; an error that names `key` where there is none."""
-    try:
-        value = parsed_json(path)
-    except OSError as error:
-        raise refusal(
-            f"cannot be read: {error.strerror}", path, "it is part of the model: copy the model again", key
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise refusal("is not JSON", path, "it is part of the model: copy the model again", key) from error
-    if not isinstance(value, dict):
-        raise refusal("holds no JSON object", path, "it is part of the model: copy the model again", key)
-    return value
-
-
-def has_vocabulary(folder: Path) -> bool:
-    """Whether a tokenizer's folder has its vocabulary."""
-    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
-
-
 def whole_file(path: Path) -> Shapes:
     """The shapes of the tensors of a single file; an error where it is not whole."""
     try:
         return read_shapes(path)
     except BrokenFileError as error:
         raise refusal(str(error), path, WANTED) from error
-
-
-def content_of(path: Path) -> str:
-    """The names in a folder, for people."""
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    return f"it holds {few(names)}" if names else "it is empty"
 
 
 def check_settings(config: Path, key: str) -> None:

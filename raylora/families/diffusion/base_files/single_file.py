@@ -11,7 +11,6 @@ from raylora.errors import UserError
 from raylora.families.diffusion.base_files.model_files import (
     CONFIG_KEY,
     CONFIGS,
-    KEY,
     PARTS,
     PIPELINES,
     TITLES,
@@ -20,13 +19,10 @@ from raylora.families.diffusion.base_files.model_files import (
     WANTED,
     Kind,
     check_settings,
-    content_of,
-    has_vocabulary,
     is_size,
-    read_json,
-    refusal,
     special_model,
 )
+from raylora.families.images.parts import KEY, content_of, has_vocabulary, read_json, refusal
 from raylora.families.safetensors_header import Shapes
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from raylora.config.schema import TrainConfig
 from raylora.families import adapter_file
 from raylora.families.adapters.lora_file import LoraFile, Product
 from raylora.families.adapters.starting_point import fresh_note, read_start, refused, start_tensors
-from raylora.families.diffusion.components import quiet
+from raylora.families.images.loading import quiet
 
 _BEFORE = re.compile(r"(base_model\.model\.)?(unet\.)?")
 _HALF = re.compile(r"(?:unet\.)?(?P<module>.+?)\.(?:lora\.down|lora_down|lora_A)(?:\.default)?\.weight")

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
 from raylora.families.diffusion.base_files.describe import describe
-from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae, quiet
+from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae
 from raylora.families.diffusion.export.kohya import export_kohya
 from raylora.families.diffusion.export.loading import load_into
 from raylora.families.diffusion.export.merged import export_merged
-from raylora.families.diffusion.export.other_layouts import export_diffusers, export_peft
 from raylora.families.diffusion.export.starting_point import starting_point
 from raylora.families.diffusion.export.usage import adapter_notes
+from raylora.families.images.export.other_layouts import export_diffusers, export_peft
+from raylora.families.images.loading import quiet
 from raylora.families.resolve import resolve
 from raylora.lora.adapter import Adapter
 from raylora.lora.updates import updates

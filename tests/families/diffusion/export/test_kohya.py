@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.diffusion.base_files.describe import describe
-from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae, quiet
+from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae
 from raylora.families.diffusion.export.kohya import export_kohya
-from raylora.families.diffusion.export.other_layouts import export_diffusers, export_peft
+from raylora.families.images.export.other_layouts import export_diffusers, export_peft
+from raylora.families.images.loading import quiet
 from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl
 from tests.families.loading import load
 
