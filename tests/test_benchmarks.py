@@ -1,4 +1,7 @@
-"""Every benchmark runs, over tiny models and a handful of steps, and ends with the one line that programs read."""
+"""Every benchmark runs, over tiny models and a handful of steps, and ends with the one line that programs read.
+
+But for chaos.py, whose machines take minutes to come and go: they are those of tests/cluster/test_end_to_end.py.
+"""
 
 from __future__ import annotations
 

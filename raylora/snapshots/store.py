@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from raylora import suggest
-from raylora.errors import Problem, UserError
+from raylora.errors import FolderInUseError, Problem, UserError
 from raylora.files import PARTIAL_PREFIX, read_regular, user_errors_for, write_text_atomically
 from raylora.sealed_json import sealed, unsealed
 from raylora.snapshots import manifest as manifests
@@ -28,7 +28,7 @@ from raylora.snapshots.placing import Placer, exchange, sync_file_system
 from raylora.snapshots.tree import SNAPSHOTS, Tree, alike, damage, each, few, read_tree
 from raylora.snapshots.undisturbed import undisturbed
 from raylora.suggest import printable
-from raylora.tuning.folder_lock import FolderInUseError, FolderLock
+from raylora.tuning.folder_lock import FolderLock
 
 _DATA: Final = "data"
 _INTENT: Final = "restoring.json"  #: two renames are under way: see `_swap`

@@ -92,7 +92,7 @@ class ImageKeys(Section):
         default=None,
         description="Images: how often a timestep of that range is trained: each alike, or by a bell whose middle and "
         "width are `logit_mean` and `logit_std` (Esser et al. 2024). Null: as the base model was trained, `uniform` of "
-        "Stable Diffusion.",
+        "Stable Diffusion, and of flow matching a bell around the middle.",
         examples=["logit_normal"],
     )
     logit_mean: Annotated[Number, RESULT] = Field(

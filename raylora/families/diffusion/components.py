@@ -158,7 +158,7 @@ def _single_file_texts(
     files: ModelFiles, classes: dict[str, Any], tokenizers: dict[str, Any], dtype: torch.dtype
 ) -> dict[str, Any]:
     absent = {"unet": None, "vae": None, "scheduler": None}
-    if files.kind == "sd15":
+    if files.kind != "sdxl":
         absent |= {"safety_checker": None, "feature_extractor": None}
 
     def load() -> Any:

@@ -51,7 +51,7 @@ def _export_merged(target: Path, tensors: Mapping[str, Any], config: TrainConfig
 
 
 class DiffusionFamily(ImageFamily):
-    """Stable Diffusion 1.5 and XL: images with captions, judged by the denoising error against the base model's."""
+    """Stable Diffusion 1.5, 2 and XL: images with captions, judged by the denoising error against the base model's."""
 
     name = "diffusion"
     title = "diffusion (images)"
@@ -161,7 +161,7 @@ class DiffusionFamily(ImageFamily):
         files = self.model_files.with_schedule(config.prediction_type, config.zero_terminal_snr)
         velocity = files.prediction_type == "v_prediction"
         return {
-            **architecture(files.kind),
+            **architecture(files.kind, velocity),
             **picture_info(config, examples, sizes(files, config)),
             "modelspec.prediction_type": "v" if velocity else "epsilon",
             "ss_v_parameterization": str(velocity),

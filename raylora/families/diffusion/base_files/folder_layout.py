@@ -15,6 +15,7 @@ from raylora.families.diffusion.base_files.model_files import (
     ModelFiles,
     check_prediction,
     check_settings,
+    kind_of,
 )
 from raylora.families.images.parts import (
     CONVERT,
@@ -38,7 +39,7 @@ def describe_folder(path: Path) -> ModelFiles:
     name = str(read_json(index, KEY).get("_class_name"))
     if name not in PIPELINES:
         raise refusal(f"is a {name}, which is not supported", index, WANTED)
-    kind = PIPELINES[name]
+    kind = kind_of(path, KEY) or PIPELINES[name]
     problems: list[Problem] = []
     weights: list[Path] = []
     halves: set[str] = set()
@@ -56,6 +57,11 @@ def describe_folder(path: Path) -> ModelFiles:
     for tokenizer in TOKENIZERS[kind]:
         if not has_vocabulary(path / tokenizer):
             problems.append(missing(path / tokenizer, "vocab.json"))
+        for file in sorted((path / tokenizer).glob("*.json")):
+            try:
+                read_json(file, KEY)
+            except UserError as error:
+                problems += error.problems
     if not (path / "scheduler" / "scheduler_config.json").is_file():
         problems.append(missing(path / "scheduler", "scheduler_config.json"))
     if problems:

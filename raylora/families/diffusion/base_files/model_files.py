@@ -10,21 +10,32 @@ from raylora.families.images.parts import KEY, has_vocabulary, read_json, refusa
 from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes, sampled_hash
 from raylora.suggest import printable
 
-Kind = Literal["sd15", "sdxl"]
+Kind = Literal["sd15", "sd2", "sdxl"]
 
 CONFIG_KEY = "base_model_config"
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLIP_VOCABULARY = CONFIGS / "clip"
-TITLES: dict[Kind, str] = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
+TITLES: dict[Kind, str] = {
+    "sd15": "Stable Diffusion 1.5",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "Stable Diffusion XL",
+}
+#: How wide what a UNet reads of a caption is, where one pipeline serves two kinds: that of OpenCLIP's ViT-H.
+_SD2_WIDTH = 1024
 
 PIPELINES: dict[str, Kind] = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
 PARTS: dict[Kind, tuple[str, ...]] = {
     "sd15": ("unet", "vae", "text_encoder"),
+    "sd2": ("unet", "vae", "text_encoder"),
     "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
 }
-TOKENIZERS: dict[Kind, tuple[str, ...]] = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
+TOKENIZERS: dict[Kind, tuple[str, ...]] = {
+    "sd15": ("tokenizer",),
+    "sd2": ("tokenizer",),
+    "sdxl": ("tokenizer", "tokenizer_2"),
+}
 WANTED = (
-    "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL, or a "
+    "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5, 2 or XL, or a "
     "diffusers folder of Stable Diffusion 3, Flux, Qwen-Image or Z-Image"
 )
 
@@ -112,6 +123,15 @@ class ModelFiles:
         return (folder if has_vocabulary(folder) else CLIP_VOCABULARY), str(pad)
 
 
+def kind_of(config: Path, key: str) -> Kind | None:
+    """The kind of a pipeline by its model_index.json and its UNet's configuration; None if it is none of them."""
+    kind = PIPELINES.get(str(read_json(config / "model_index.json", key).get("_class_name")))
+    unet = config / "unet" / "config.json"
+    if kind == "sd15" and unet.is_file() and read_json(unet, key).get("cross_attention_dim") == _SD2_WIDTH:
+        return "sd2"
+    return kind
+
+
 def whole_file(path: Path) -> Shapes:
     """The shapes of the tensors of a single file; an error where it is not whole."""
     try:
@@ -121,7 +141,7 @@ def whole_file(path: Path) -> Shapes:
 
 
 def check_settings(config: Path, key: str) -> None:
-    """Refuse what loads but is something else (Stable Diffusion 2, inpainting models, ...), and sizes that are none."""
+    """Refuse what loads but is something else (inpainting models, ...), and sizes that are none."""
     for part in ("unet", "vae"):
         where = config / part / "config.json"
         settings = read_json(where, key)
@@ -138,8 +158,6 @@ def check_settings(config: Path, key: str) -> None:
             _check_depth(read_json(where, key), where, key)
     where = config / "unet" / "config.json"
     settings = read_json(where, key)
-    if settings.get("cross_attention_dim") == 1024:
-        raise refusal("is Stable Diffusion 2, which is not supported", where, WANTED, key)
     if settings.get("in_channels") not in (None, 4) or settings.get("out_channels") not in (None, 4):
         raise refusal(special_model(settings.get("in_channels")), where, WANTED, key)
 

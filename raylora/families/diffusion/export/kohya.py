@@ -19,6 +19,7 @@ from raylora.lora.updates import updates
 #: kohya's name of the base, Stability's modelspec architecture and implementation.
 _NAMES: dict[Kind, tuple[str, str, str]] = {
     "sd15": ("sd_v1", "stable-diffusion-v1/lora", "diffusers"),
+    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora", "diffusers"),
     "sdxl": (
         "sdxl_base_v1-0",
         "stable-diffusion-xl-v1-base/lora",
@@ -26,7 +27,7 @@ _NAMES: dict[Kind, tuple[str, str, str]] = {
     ),
 }
 _MAGNITUDE = ".lora_magnitude_vector"
-_SIDES: dict[Kind, int] = {"sd15": 512, "sdxl": 1024}  #: pixels of an image that they were made for
+_SIDES: dict[Kind, int] = {"sd15": 512, "sd2": 768, "sdxl": 1024}  #: pixels of an image that they were made for
 
 
 def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]) -> Path:
@@ -88,16 +89,30 @@ def _metadata(
     return training_metadata(path, config, _SIDES[kind], convolved=convolved) | architecture(kind) | dict(info)
 
 
-def architecture(kind: Kind) -> dict[str, str]:
-    """Metadata that say for which base model an adapter is."""
-    return dict(
-        zip(("ss_base_model_version", "modelspec.architecture", "modelspec.implementation"), _NAMES[kind], strict=True)
-    )
+def architecture(kind: Kind, velocity: bool = False) -> dict[str, str]:
+    """Metadata that say for which base model an adapter is.
+
+    Args:
+        kind: of the base model.
+        velocity: whether it predicts velocities, as version 2 for 768 pixels does.
+    """
+    version, modelspec, implementation = _NAMES[kind]
+    if kind == "sd2" and velocity:
+        version, modelspec = "sd_v2_v", "stable-diffusion-v2-768-v/lora"
+    return {
+        "ss_base_model_version": version,
+        "modelspec.architecture": modelspec,
+        "modelspec.implementation": implementation,
+        "ss_v2": str(kind == "sd2"),
+    }
 
 
 def _kind(tensors: Mapping[str, Tensor]) -> Kind:
     """The kind of UNet, as far as the names of adapted layers tell; `info` of an export goes before it.
 
-    Only XL has a second transformer block one behind the other, and none on its first level.
+    Only XL has a second transformer block one behind the other; only version 2 reads captions that are 1024 wide.
     """
-    return "sdxl" if any(".transformer_blocks.1." in name for name in tensors) else "sd15"
+    if any(".transformer_blocks.1." in name for name in tensors):
+        return "sdxl"
+    widths = {tensor.shape[1] for name, tensor in tensors.items() if name.endswith("attn2.to_k.lora_A.weight")}
+    return "sd2" if widths == {1024} else "sd15"
