@@ -142,7 +142,7 @@ class TrainConfig(TrialKeys):
         """
         values = self.model_dump(include=set(keys_affecting(type(self), "result", "input")))
         values |= {"lora_alpha": self.alpha, "learning_rate": self.peak_learning_rate, "adam_beta2": self.betas[1]}
-        values |= {"conv_rank": self.rank_of_kernels, "conv_alpha": self.alpha_of_kernels}
+        values["conv_rank"], values["conv_alpha"] = self.rank_of_kernels, self.alpha_of_kernels
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

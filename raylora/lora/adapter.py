@@ -19,7 +19,6 @@ from raylora.config.keys.optimizer import OptimizerName
 from raylora.lora.columns import Columns, MagnitudeColumns, has_kernel, lora_shapes
 from raylora.lora.optimizers.averaging import judged
 from raylora.lora.optimizers.rules import fresh
-from raylora.lora.optimizers.state import State
 from raylora.lora.stack import Rows
 from raylora.rng import generator
 
@@ -120,6 +119,10 @@ class Adapter:
         #: All that is trained.
         self.blocks = (*(part.rows for part in self.parts), *([] if self.magnitude is None else [self.magnitude]))
 
+    def _rows(self, columns: Columns, weights: Tensor, fixed: int = 0) -> Rows:
+        state = fresh(self._settings.optimizer, self._settings.averaged, weights, columns)
+        return Rows.alone(columns, weights, state, fixed)
+
     @property
     def rank(self) -> int:
         """The largest inner dimension of its A and B."""
@@ -156,37 +159,38 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy on the CPU by PEFT's names: `<module>.lora_A.weight`, `.lora_B.weight`, `.lora_magnitude_vector`."""
-        return self._copy([rows.weights for rows in self.blocks])
+        return self._named([rows.weights for rows in self.blocks])
 
     def exported(self) -> dict[str, Tensor]:
         """The same of the weights that are judged and exported: their average, where one is kept."""
-        return self._copy([judged(rows.weights, rows.state) for rows in self.blocks])
-
-    def _copy(self, matrices: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Copies on the CPU of matrices of all blocks, by name: one read of the device."""
-        flat = torch.cat([matrix.reshape(-1) for matrix in matrices]).cpu()
-        parts = torch.split(flat, [matrix.numel() for matrix in matrices])
-        found: dict[str, Tensor] = {}
-        for rows, part in zip(self.blocks, parts, strict=True):
-            named = rows.columns.named(part.view(rows.weights.shape))
-            found |= {name: view.clone(memory_format=torch.contiguous_format) for name, view in named.items()}
-        return found
+        return self._named([judged(rows.weights, rows.state) for rows in self.blocks])
 
     @contextlib.contextmanager
     def judged(self) -> Iterator[None]:
         """Within this block the weights are those that are judged and exported."""
-        averages = [judged(rows.weights, rows.state) for rows in self.blocks]
-        if all(average is rows.weights for average, rows in zip(averages, self.blocks, strict=True)):
-            yield
-            return
-        trained = [rows.weights.clone() for rows in self.blocks]
-        for rows, average in zip(self.blocks, averages, strict=True):
-            rows.weights.copy_(average)
+        averages = [(rows.weights, judged(rows.weights, rows.state)) for rows in self.blocks]
+        averages = [(weights, average) for weights, average in averages if average is not weights]
+        trained = [weights.clone() for weights, _ in averages]
         try:
+            for weights, average in averages:
+                weights.copy_(average)
             yield
         finally:
-            for rows, weights in zip(self.blocks, trained, strict=True):
-                rows.weights.copy_(weights)
+            for (weights, _), held in zip(averages, trained, strict=True):
+                weights.copy_(held)
+
+    def _named(self, matrices: Sequence[Tensor]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for rows, matrix in zip(self.blocks, self._read(matrices), strict=True):
+            named = rows.columns.named(matrix)
+            found |= {name: view.clone(memory_format=torch.contiguous_format) for name, view in named.items()}
+        return found
+
+    def _read(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """Copies on the CPU of matrices of all blocks: one read of the device."""
+        flat = torch.cat([matrix.reshape(-1) for matrix in matrices]).cpu()
+        parts = torch.split(flat, [matrix.numel() for matrix in matrices])
+        return [part.view(matrix.shape) for part, matrix in zip(parts, matrices, strict=True)]
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over tensors as `tensors()` gives them, as the first weights: the optimizer starts afresh.
@@ -203,22 +207,28 @@ class Adapter:
             view.copy_(tensors[name])
         for rows, matrix in zip(self.blocks, matrices, strict=True):
             rows.weights.copy_(matrix)
-        self.restart()
+        self.start_afresh()
 
-    def restart(self) -> None:
-        """Let the optimizer start afresh from the weights as they are."""
+    def start_afresh(self) -> None:
+        """Let the optimizer start at the weights as they are."""
         for rows in self.blocks:
-            rows.state.copy_(self._fresh_state(rows.columns, rows.weights))
+            rows.state.copy_(fresh(self._settings.optimizer, self._settings.averaged, rows.weights, rows.columns))
 
     def state(self) -> dict[str, Tensor]:
-        """A copy on the CPU of what the optimizer keeps, by name; behind those of further blocks stands their number.
+        """A copy on the CPU of what the optimizer keeps, by name.
 
-        What it keeps of every weight is (numel,), in order of `tensors`; anything else is as it lies in memory.
+        What it keeps of every weight is (numel,), in order of `tensors`; anything else is as it lies in memory, by its
+        name and the number of the block.
         """
-        found = {}
-        for name, (rows, held) in self._kept().items():
-            matrix = held.cpu()
-            found[name] = rows.columns.flat(matrix) if _of_weights(rows, held) else matrix.clone()
+        found: dict[str, Tensor] = {}
+        for name in self.blocks[0].state.kind:
+            matrices = [rows.state.named()[name] for rows in self.blocks]
+            copies = self._read(matrices)
+            if _of_weights(name, self.blocks):
+                own = zip(self.blocks, copies, strict=True)
+                found[name] = torch.cat([rows.columns.flat(matrix) for rows, matrix in own])
+            else:
+                found |= {f"{name}.{block}": matrix.clone() for block, matrix in enumerate(copies)}
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -227,42 +237,32 @@ class Adapter:
         Raises:
             ValueError: it is of another optimizer, or of another size.
         """
-        own = self._kept()
+        own = self.state()
         if own.keys() != state.keys():
             raise ValueError(f"the optimizer keeps {', '.join(own)}, and not {', '.join(state)}")
-        for name, (rows, held) in own.items():
-            matrix = torch.empty(held.shape, dtype=held.dtype)
-            if _of_weights(rows, held):
-                rows.columns.fill(matrix, state[name])
-            elif matrix.shape != state[name].shape:
-                raise ValueError(f"{name} is {tuple(state[name].shape)}, expected {tuple(matrix.shape)}")
-            else:
-                matrix.copy_(state[name])
-            held.copy_(matrix)
+        for name, tensor in state.items():
+            if own[name].shape != tensor.shape:
+                raise ValueError(f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+        sizes = [rows.weights.numel() for rows in self.blocks]
+        for name in self.blocks[0].state.kind:
+            whole = _of_weights(name, self.blocks)
+            flats = torch.split(state[name], sizes) if whole else [state[f"{name}.{n}"] for n in range(len(sizes))]
+            for rows, flat in zip(self.blocks, flats, strict=True):
+                held = rows.state.named()[name]
+                matrix = torch.empty(held.shape, dtype=held.dtype)
+                if whole:
+                    rows.columns.fill(matrix, flat)
+                held.copy_(matrix if whole else flat)
 
     def found_rate(self) -> float:
         """The factor of the learning rate that the optimizer has found: Prodigy's d; 1 of all others."""
         found = self.blocks[0].state.of_adapters.get("d")
         return 1.0 if found is None else float(found)
 
-    def _kept(self) -> dict[str, tuple[Rows, Tensor]]:
-        """What the optimizer keeps, with the rows that it is of."""
-        return {
-            f"{name}.{number}" if number else name: (rows, held)
-            for number, rows in enumerate(self.blocks)
-            for name, held in rows.state.named().items()
-        }
 
-    def _rows(self, columns: Columns, weights: Tensor, fixed: int = 0) -> Rows:
-        return Rows.alone(columns, weights, self._fresh_state(columns, weights), fixed)
-
-    def _fresh_state(self, columns: Columns, weights: Tensor) -> State:
-        return fresh(self._settings.optimizer, self._settings.averaged, weights, columns)
-
-
-def _of_weights(rows: Rows, held: Tensor) -> bool:
-    """Whether there is one of every weight."""
-    return held.shape == rows.weights.shape
+def _of_weights(name: str, blocks: Sequence[Rows]) -> bool:
+    """Whether an optimizer keeps a number of that name for every weight."""
+    return all(name in rows.state.of_ranks and rows.state.named()[name].shape == rows.weights.shape for rows in blocks)
 
 
 def _check(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -87,23 +87,20 @@ class Columns:
             end = middle + b[0]
             self.places[name] = Place(slice(self.width, middle), slice(middle, end), a[1:], len(b) > 2)
             self.width = end
-        self._blocks: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._sides: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def blocks(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The A and B of all targets in their order: the columns of each, (blocks,); which a column is of, (width,)."""
-        if device not in self._blocks:
-            sides = self._sides()
+    def sides(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The A and B of all targets in their order: the columns of each, (sides,); which a column is of, (width,)."""
+        if device not in self._sides:
+            sides = [side for place in self.places.values() for side in (place.a, place.b) if side.stop > side.start]
             widths = torch.tensor([side.stop - side.start for side in sides], dtype=torch.int64)
-            block_of = torch.arange(len(sides)).repeat_interleave(widths)
-            self._blocks[device] = widths.to(device), block_of.to(device)
-        return self._blocks[device]
-
-    def _sides(self) -> list[slice]:
-        return [side for place in self.places.values() for side in (place.a, place.b)]
+            side_of = torch.arange(len(sides)).repeat_interleave(widths)
+            self._sides[device] = widths.to(device), side_of.to(device)
+        return self._sides[device]
 
     def of_b(self, like: Tensor) -> Tensor:
         """1 where a column is of a B, else 0, on a tensor's device and as precise: (width,)."""
-        return (self.blocks(like.device)[1] % 2).to(like.dtype)
+        return (self.sides(like.device)[1] % 2).to(like.dtype)
 
     def pair(self, matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """A and B of a target as PEFT shapes them: views of a matrix (ranks, width)."""
@@ -145,14 +142,11 @@ class MagnitudeColumns(Columns):
             end = self.width + b[0]
             self.places[name] = Place(slice(self.width, end), slice(end, end), (b[0],), len(b) > 2)
             self.width = end
-        self._blocks = {}
-
-    def _sides(self) -> list[slice]:
-        return [place.a for place in self.places.values()]
+        self._sides = {}
 
     def of_b(self, like: Tensor) -> Tensor:
-        """0: a magnitude is of no B."""
-        return like.new_zeros(self.width)
+        """1 everywhere: magnitudes have B's learning rate, as PEFT's LoRA+ has it."""
+        return like.new_ones(self.width)
 
     def named(self, matrix: Tensor) -> dict[str, Tensor]:
         """The views of all targets in a matrix of one row, as PEFT names and shapes them: (out,), (1, out, 1, 1)."""

@@ -58,9 +58,8 @@ def update(updates: Sequence[Update]) -> None:
 
 
 def _alike(updates: Sequence[Update]) -> Iterator[list[Update]]:
-    """Neighbours whose optimizers keep the same; those with ranks that are not trained each by itself."""
+    """Neighbours whose optimizers keep the same."""
     by_rows = {id(one.blocks[0]): one for one in updates}
     for run in neighbours(one.blocks[0] for one in updates):
-        for kind, group in itertools.groupby(run, key=lambda rows: (rows.state.kind, rows.fixed > 0)):
-            alike = [by_rows[id(rows)] for rows in group]
-            yield from ([one] for one in alike) if kind[1] else [alike]
+        for _, rows in itertools.groupby(run, key=lambda rows: rows.state.kind):
+            yield [by_rows[id(one)] for one in rows]

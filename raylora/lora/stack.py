@@ -4,15 +4,15 @@ An adapter is one block of rows or several, see `adapter.py`. Of adapters with t
 gradients and what optimizers keep are a matrix each (ranks, width), see `columns.py`. An adapter's rows are contiguous,
 and at a target's columns they are its A and its B. Zeroing gradients, their norms, clipping, and the copy in the
 precision that layers compute in are then one operation for any number of neighbours, and so is a layer's product with
-their A. Those of one optimizer lie side by side, so that its step is too.
-Joining and leaving, which are seldom, make the matrices anew.
+their A. Those of one optimizer lie side by side, so that its step is too. Joining and leaving, which are seldom, make
+the matrices anew.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -65,12 +65,12 @@ class Rows:
         """Rows by themselves."""
         made = cls(columns)
         made.fixed = fixed
-        made.hold(weights, torch.zeros_like(weights), state)
+        made.hold(state, weights, torch.zeros_like(weights))
         return made
 
-    def hold(self, weights: Tensor, grad: Tensor, state: State, copy: Tensor | None = None) -> None:
+    def hold(self, state: State, weights: Tensor, grad: Tensor, copy: Tensor | None = None) -> None:
         """Take these matrices; `copy` is room for the weights in the precision that layers compute in."""
-        self.weights, self.grad, self.state = weights, grad, state
+        self.state, self.weights, self.grad = state, weights, grad
         self._copy, self._compute = copy, weights
         self._pairs: dict[str, Pair] = {}
 
@@ -81,15 +81,6 @@ class Rows:
     def trained(self) -> int:
         """How many of an adapter's are trained: the first."""
         return len(self) - self.fixed
-
-    def trained_alone(self) -> Rows:
-        """What of an adapter's is trained, as rows by themselves: views."""
-        if not self.fixed:
-            return self
-        made = Rows(self.columns)
-        own = slice(0, self.trained)
-        made.hold(self.weights[own], self.grad[own], self.state.part(own, slice(None)))
-        return made
 
     @property
     def stop(self) -> int:
@@ -117,44 +108,11 @@ class Rows:
 
 
 class _Alike(NamedTuple):
-    """The rows of a stack whose optimizers keep the same: the first of each adapter, one beyond the last, the state."""
+    """The rows of a block whose optimizers keep the same: the first of each adapter, one beyond the last, the state."""
 
     starts: list[int]
     stop: int
     state: State
-
-
-class _Block:
-    """The matrices of one block of all adapters of a stack.
-
-    Args:
-        parts: the rows of each; those whose optimizers keep the same side by side.
-        dtype: the precision that layers compute in.
-    """
-
-    def __init__(self, parts: Sequence[Rows], dtype: torch.dtype) -> None:
-        self._weights = torch.cat([rows.weights for rows in parts])
-        self._grad = torch.zeros_like(self._weights)
-        self._copy = torch.empty_like(self._weights, dtype=dtype) if dtype != self._weights.dtype else None
-        self._states: list[_Alike] = []
-        start = 0
-        for _, group in itertools.groupby(parts, key=lambda rows: rows.state.kind):
-            alike = list(group)
-            *starts, stop = itertools.accumulate(map(len, alike), initial=start)
-            self._states.append(_Alike(starts, stop, State.joined([rows.state for rows in alike])))
-            start = stop
-
-    def lend(self, rows: Rows, start: int, stop: int) -> None:
-        """Let rows hold some of them."""
-        copy = None if self._copy is None else self._copy[start:stop]
-        rows.hold(self._weights[start:stop], self._grad[start:stop], self._state(start, stop), copy)
-
-    def _state(self, start: int, stop: int) -> State:
-        for starts, end, state in self._states:
-            if starts[0] <= start and stop <= end:
-                adapters = slice(bisect.bisect_left(starts, start), bisect.bisect_left(starts, stop))
-                return state.part(slice(start - starts[0], stop - starts[0]), adapters)
-        return State()
 
 
 class Stack:
@@ -170,7 +128,8 @@ class Stack:
     def __init__(self, dtype: torch.dtype) -> None:
         self.parts: list[tuple[Rows, ...]] = []
         self._dtype = dtype
-        self._blocks: list[_Block] = []
+        self._matrices: list[tuple[Tensor, ...]] = []  # by block
+        self._states: list[list[_Alike]] = []  # by block
         self._joined: dict[tuple[int, int, int], Rows] = {}
 
     def add(self, blocks: tuple[Rows, ...]) -> None:
@@ -197,9 +156,14 @@ class Stack:
 
     def _take(self, parts: list[tuple[Rows, ...]]) -> None:
         """Make the matrices of these anew; all is as it was if memory ends."""
-        parts = sorted(parts, key=_kind)
-        made = [_Block(block, self._dtype) for block in zip(*parts, strict=True)]
-        self._blocks, self.parts, self._joined = made, parts, {}
+        parts = sorted(parts, key=lambda blocks: blocks[0].state.kind)
+        matrices, states = [], []
+        for block in zip(*parts, strict=True):
+            weights = torch.cat([rows.weights for rows in block])
+            copy = (torch.empty_like(weights, dtype=self._dtype),) if self._dtype != weights.dtype else ()
+            matrices.append((weights, torch.zeros_like(weights), *copy))
+            states.append(_states(block))
+        self._matrices, self._states, self.parts, self._joined = matrices, states, parts, {}
         for number, block in enumerate(zip(*parts, strict=True)):
             start = 0
             for rows in block:
@@ -208,11 +172,26 @@ class Stack:
                 self._lend(rows, start)
 
     def _lend(self, rows: Rows, stop: int) -> None:
-        self._blocks[rows.block].lend(rows, rows.start, stop)
+        state = self._state(rows.block, rows.start, stop)
+        rows.hold(state, *(matrix[rows.start : stop] for matrix in self._matrices[rows.block]))
+
+    def _state(self, block: int, start: int, stop: int) -> State:
+        for starts, end, state in self._states[block]:
+            if starts[0] <= start and stop <= end:
+                adapters = slice(bisect.bisect_left(starts, start), bisect.bisect_left(starts, stop))
+                return state.part(slice(start - starts[0], stop - starts[0]), adapters)
+        return State()
 
 
-def _kind(blocks: tuple[Rows, ...]) -> tuple[str, ...]:
-    return blocks[0].state.kind
+def _states(block: Iterable[Rows]) -> list[_Alike]:
+    """The states of a block's rows, joined for those that keep the same."""
+    found, start = [], 0
+    for _, group in itertools.groupby(block, key=lambda rows: rows.state.kind):
+        alike = list(group)
+        *starts, stop = itertools.accumulate(map(len, alike), initial=start)
+        found.append(_Alike(starts, stop, State.joined([rows.state for rows in alike])))
+        start = stop
+    return found
 
 
 def neighbours(parts: Iterable[Rows]) -> list[list[Rows]]:

@@ -147,7 +147,7 @@ class Pack:
         if adapter.magnitude is not None:
             self._lora.set_magnitudes(adapter)
             adapter.load({**adapter.tensors(), **start})
-        adapter.restart()
+        adapter.start_afresh()
 
     def leave(self, trial: str) -> Member:
         """Take a trial out; its neighbours go on as if it had never been there."""

@@ -68,7 +68,7 @@ def recipe_doubts(config: TrainConfig, sweep: SweepConfig | None) -> Iterator[st
     for key, (other, values) in _COUNTS_WITH.items():
         given = getattr(config, key) != type(config).model_fields[key].default
         if (given or (sweep and key in sweep.space)) and not values & set(tried(config, sweep, other)):
-            yield f"{key} has no effect with {other}: {', '.join(map(str, tried(config, sweep, other)))}"
+            yield f"{key} has no effect with {other}: {', '.join(map(yaml_value, tried(config, sweep, other)))}"
 
 
 def tried(config: TrainConfig, sweep: SweepConfig | None, key: str) -> list[Any]:

@@ -238,11 +238,11 @@ drawn_trials = st.fixed_dictionaries(
         "max_steps": st.integers(1, 4),
         "lora_targets": st.sampled_from(["attention", "linear", "all"]),
         "weight_decay": st.sampled_from([0.0, 0.1]),
+        "optimizer": st.sampled_from([*HABITS]),
+        "lora_plus_ratio": st.sampled_from([1.0, 4.0]),
         "use_dora": st.sampled_from([False, False, True]),
         "conv_rank": st.sampled_from([None, None, 2]),
         "init_lora_weights": st.sampled_from(["default", "default", "pissa"]),
-        "optimizer": st.sampled_from([*HABITS]),
-        "lora_plus_ratio": st.sampled_from([1.0, 4.0]),
     }
 )
 

@@ -48,7 +48,7 @@ def test_usual_runs_are_not_doubted() -> None:
         ({"optimizer": "schedule_free_adamw", "lr_scheduler": "linear"}, 48, 12, "lr_scheduler has no effect"),
         ({"optimizer": "adafactor", "adam_beta1": 0.5}, 48, 12, "adam_beta1 has no effect with optimizer: adafactor"),
         ({"lr_num_cycles": 5}, 48, 12, "lr_num_cycles has no effect with lr_scheduler: cosine"),
-        ({"logit_mean": 1.0}, 48, 12, "logit_mean has no effect with timestep_sampling: uniform"),
+        ({"logit_mean": 1.0}, 48, 12, "logit_mean has no effect with timestep_sampling: null"),
         ({"batch_size": 500}, 12, 4, "batch_size 500 of 12 training examples: each step sees the same ones again"),
         ({}, 1, 1, "1 training example: an adapter learns so few by heart"),
         (

@@ -88,10 +88,12 @@ class ImageKeys(Section):
         "low ones detail. Null: all are.",
         examples=[600],
     )
-    timestep_sampling: Annotated[Literal["uniform", "logit_normal"], RESULT] = Field(
-        default="uniform",
+    timestep_sampling: Annotated[Literal["uniform", "logit_normal"] | None, RESULT] = Field(
+        default=None,
         description="Images: how often a timestep of that range is trained: each alike, or by a bell whose middle and "
-        "width are `logit_mean` and `logit_std` (Esser et al. 2024).",
+        "width are `logit_mean` and `logit_std` (Esser et al. 2024). Null: as the base model was trained, `uniform` of "
+        "Stable Diffusion, and of flow matching a bell around the middle.",
+        examples=["logit_normal"],
     )
     logit_mean: Annotated[Number, RESULT] = Field(
         default=0.0,

@@ -17,7 +17,7 @@ def draw_timestep(config: TrainConfig, steps: int, generator: torch.Generator) -
     high = min(steps, config.max_timestep or steps)
     low = min(config.min_timestep, high - 1)
     drawn = torch.randint(low, high, (), generator=generator)
-    if config.timestep_sampling == "uniform":
+    if config.timestep_sampling != "logit_normal":
         return drawn
     # arXiv 2403.03206: the sigmoid of a normal variable.
     normal = torch.special.ndtri((drawn.double() - low + 0.5) / (high - low))

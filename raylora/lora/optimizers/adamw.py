@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raylora.lora.columns import Columns
-from raylora.lora.optimizers.run import Run
+from raylora.lora.optimizers.run import runs
 from raylora.lora.optimizers.state import State
 from raylora.lora.optimizers.update import Update
 
@@ -20,18 +20,18 @@ def fresh(weights: Tensor, columns: Columns) -> State:
 
 def step(updates: Sequence[Update]) -> None:
     """Step neighbours. LoRA+ scales what changed: a step of AdamW is in proportion to its learning rate."""
-    runs = [] if all(one.ratio == 1.0 for one in updates) else Run.of_blocks(updates, lambda one: {})
-    before = [run.rows.weights.clone() for run in runs]
+    plain = all(one.ratio == 1.0 for one in updates)
+    scaled = [] if plain else [(run, run.rows.weights.clone()) for run in runs(updates, lambda one: {})]
     steps = torch.tensor([float(one.step) for one in updates]).to(updates[0].blocks[0].weights.device)
     for one, number in zip(updates, steps.unbind(), strict=True):
-        blocks = [rows.trained_alone() for rows in one.blocks]
+        states = [rows.state.of_ranks for rows in one.blocks]
         torch._fused_adamw_(
-            [rows.weights for rows in blocks],
-            [rows.grad for rows in blocks],
-            [rows.state.of_ranks["exp_avg"] for rows in blocks],
-            [rows.state.of_ranks["exp_avg_sq"] for rows in blocks],
+            [rows.weights[: rows.trained] for rows in one.blocks],
+            [rows.grad[: rows.trained] for rows in one.blocks],
+            [state["exp_avg"][: rows.trained] for state, rows in zip(states, one.blocks, strict=True)],
+            [state["exp_avg_sq"][: rows.trained] for state, rows in zip(states, one.blocks, strict=True)],
             [],
-            [number] * len(blocks),
+            [number] * len(one.blocks),
             lr=one.learning_rate,
             beta1=one.betas[0],
             beta2=one.betas[1],
@@ -40,5 +40,5 @@ def step(updates: Sequence[Update]) -> None:
             amsgrad=False,
             maximize=False,
         )
-    for run, weights in zip(runs, before, strict=True):
-        run.rows.weights.copy_(torch.lerp(weights, run.rows.weights, run.ratios))  # what has ratio 1 stays as it is
+    for run, before in scaled:
+        run.rows.weights.copy_(torch.lerp(before, run.rows.weights, run.ratios))  # what has ratio 1 stays as it is

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from raylora.lora.optimizers.run import Run
+from raylora.lora.optimizers.run import runs
 from raylora.lora.optimizers.state import State
 from raylora.lora.optimizers.update import Update
 
@@ -28,7 +28,7 @@ def update_mean(updates: Sequence[Update]) -> None:
     """Let the running means of neighbours follow their weights, where they have one."""
     if EMA not in updates[0].blocks[0].state.of_ranks:
         return
-    for run in Run.of_blocks(updates, lambda one: {"new": 1.0 - kept(one.step, one.ema_decay or 0.0)}):
+    for run in runs(updates, lambda one: {"new": 1.0 - kept(one.step, one.ema_decay or 0.0)}):
         state = run.rows.state
         state.of_ranks[EMA].lerp_(_last(run.rows.weights, state), run.columns["new"])
 

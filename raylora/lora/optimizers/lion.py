@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raylora.lora.columns import Columns
-from raylora.lora.optimizers.run import Run
+from raylora.lora.optimizers.run import runs
 from raylora.lora.optimizers.state import State
 from raylora.lora.optimizers.update import Update
 
@@ -20,16 +20,12 @@ def fresh(weights: Tensor, columns: Columns) -> State:
 
 def step(updates: Sequence[Update]) -> None:
     """Step neighbours."""
-    for run in Run.of_blocks(updates, _numbers):
-        _step(run)
-
-
-def _step(run: Run) -> None:
-    column, exp_avg = run.columns, run.rows.state.of_ranks["exp_avg"]
-    weights, grad, rate = run.rows.weights, run.rows.grad, run.steps(run.columns["rate"])
-    direction = (exp_avg * column["beta1"] + grad * column["new1"]).sign_()
-    weights.mul_(1.0 - rate * column["decay"]).sub_(direction.mul_(rate))
-    exp_avg.mul_(column["beta2"]).add_(grad * column["new2"])
+    for run in runs(updates, _numbers):
+        column, exp_avg = run.columns, run.rows.state.of_ranks["exp_avg"]
+        weights, grad, rate = run.rows.weights, run.rows.grad, run.steps(run.columns["rate"])
+        direction = (exp_avg * column["beta1"] + grad * column["new1"]).sign_()
+        weights.mul_(1.0 - rate * column["decay"]).sub_(direction.mul_(rate))
+        exp_avg.mul_(column["beta2"]).add_(grad * column["new2"])
 
 
 def _numbers(one: Update) -> Mapping[str, float]:

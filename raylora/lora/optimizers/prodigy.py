@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raylora.lora.columns import Columns
-from raylora.lora.optimizers.run import Run
+from raylora.lora.optimizers.run import Run, runs
 from raylora.lora.optimizers.state import State
 from raylora.lora.optimizers.update import Update
 
@@ -36,41 +36,44 @@ def fresh(weights: Tensor, columns: Columns) -> State:
 
 
 def step(updates: Sequence[Update]) -> None:
-    """Step neighbours. One whose learning rate is 0 stays as it is in all, as prodigyopt has it."""
-    runs = Run.of_blocks(updates, _numbers)
-    number, whole = runs[0].numbers, runs[0].rows.state.of_adapters
-    d, numerator, k = whole["d"], whole["d_numerator"], whole["k"]
+    """Step neighbours. One whose learning rate is 0 stays as it is in all, as prodigyopt has it.
 
-    correction = (1.0 - number["beta2"] ** (k + 1.0)).sqrt() / (1.0 - number["beta1"] ** (k + 1.0))
-    size = d * number["rate"] * correction
-    found = [_follow(run, d) for run in runs]
-    agreement, way = (torch.stack(sums).sum(0) for sums in zip(*found, strict=True))
-    numerator.mul_(number["keep3"]).add_(d / _D0 * size * agreement)
-    d.copy_(torch.maximum(d, torch.where(way > 0.0, numerator / way, d)))
-    k.add_(number["moves"])
-    for run in runs:
-        if run is not runs[0]:  # its estimate is that of all blocks
-            for name, own in run.rows.state.of_adapters.items():
-                own.copy_(whole[name])
-        _move(run, d, size)
+    The estimate is one for all blocks of an adapter; each of them keeps it.
+    """
+    blocks = runs(updates, _numbers)
+    sums = [_means(run) for run in blocks]
+    agreement, way = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
+    for run in blocks:
+        number, column = run.numbers, run.columns
+        d, numerator, k = (run.rows.state.of_adapters[name] for name in ("d", "d_numerator", "k"))
+        size = _size(run)
+        numerator.mul_(number["keep3"]).add_(d / _D0 * size * agreement)
+        d.copy_(torch.maximum(d, torch.where(way > 0.0, numerator / way, d)))
+        k.add_(number["moves"])
+        weights, state = run.rows.weights, run.rows.state.of_ranks
+        direction = state["exp_avg"] / state["exp_avg_sq"].sqrt().add_(run.spread(d * number["epsilon"]))
+        weights.sub_(direction.add_(weights * column["decay"]).mul_(run.steps(run.spread(size))))
 
 
-def _follow(run: Run, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Let the means of a block follow its gradients; gives how these agree with the way so far, and its length."""
+def _means(run: Run) -> tuple[Tensor, Tensor]:
+    """Take the gradients into the means. Gives how they agree with the way from the first weights, and the length of
+    the sum of all, (adapters, 1) each."""
     number, column = run.numbers, run.columns
     weights, grad, state = run.rows.weights, run.rows.grad, run.rows.state.of_ranks
+    d, s = run.rows.state.of_adapters["d"], state["s"]
     agreement = run.total((grad * (state["p0"] - weights)).sum(1, keepdim=True, dtype=torch.float64))
     state["exp_avg"].mul_(column["keep1"]).add_(grad * run.spread(d * number["new1"]))
     state["exp_avg_sq"].mul_(column["keep2"]).addcmul_(grad, grad * run.spread(d * d * number["new2"]))
-    state["s"].mul_(column["keep3"]).add_(grad * run.spread(d / _D0 * d * number["moves"]))
-    return agreement, run.total(state["s"].abs().sum(1, keepdim=True, dtype=torch.float64))
+    s.mul_(column["keep3"]).add_(grad * run.spread(d / _D0 * d * number["moves"]))
+    return agreement, run.total(s.abs().sum(1, keepdim=True, dtype=torch.float64))
 
 
-def _move(run: Run, d: Tensor, size: Tensor) -> None:
-    """Move the weights of a block."""
-    column, weights, state = run.columns, run.rows.weights, run.rows.state.of_ranks
-    direction = state["exp_avg"] / state["exp_avg_sq"].sqrt().add_(run.spread(d * run.numbers["epsilon"]))
-    weights.sub_(direction.add_(weights * column["decay"]).mul_(run.steps(run.spread(size))))
+def _size(run: Run) -> Tensor:
+    """The step size by the estimate before this step, (adapters, 1)."""
+    number, state = run.numbers, run.rows.state.of_adapters
+    steps = state["k"] + 1.0
+    correction = (1.0 - number["beta2"] ** steps).sqrt() / (1.0 - number["beta1"] ** steps)
+    return state["d"] * number["rate"] * correction
 
 
 def _numbers(one: Update) -> Mapping[str, float]:

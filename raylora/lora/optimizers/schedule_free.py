@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raylora.lora.columns import Columns
-from raylora.lora.optimizers.run import Run
+from raylora.lora.optimizers.run import Run, runs
 from raylora.lora.optimizers.state import State
 from raylora.lora.optimizers.update import Update
 
@@ -29,7 +29,7 @@ def fresh(weights: Tensor, columns: Columns) -> State:
 
 def step(updates: Sequence[Update]) -> None:
     """Step neighbours."""
-    for run in Run.of_blocks(updates, _numbers):
+    for run in runs(updates, _numbers):
         _step(run)
 
 

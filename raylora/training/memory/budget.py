@@ -108,8 +108,8 @@ def cut(sizes: Sequence[int], most: int, capacity: int, padded: bool = True) -> 
 def trial_bytes(adapter: Adapter, dtype: torch.dtype) -> int:
     """Bytes of a trial's state; over a base model of another `dtype` a copy of its parameters is held too."""
     copy = dtype.itemsize if dtype != adapter.dtype else 0
-    # itself, its gradient, the optimizer's
-    return adapter.numel * (2 * adapter.dtype.itemsize + copy) + sum(rows.state.nbytes for rows in adapter.blocks)
+    kept = sum(rows.state.nbytes for rows in adapter.blocks)
+    return adapter.numel * (2 * adapter.dtype.itemsize + copy) + kept  # itself and its gradient; the optimizer's
 
 
 def model_bytes(model: nn.Module) -> int:

@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, object]] = {
     "DoRA": {"lora_targets": "all", "use_dora": True},
     **{name: {"lora_targets": "attention", "optimizer": name} for name in HABITS if name != "adamw"},
     "averaged": {"lora_targets": "attention", "ema_decay": 0.9, "lora_plus_ratio": 4.0},
+    "DoRA by Prodigy": {"lora_targets": "attention", "use_dora": True, "optimizer": "prodigy"},
 }
 
 
