@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 
@@ -32,10 +32,14 @@ class Progress:
 
     def at(self, done: int, of: int = 0) -> None:
         """Tell that `done` things are done, of `of` if that is known."""
+        self.tell(lambda: f"{done:,}{f' of {of:,}' if of else ''}")
+
+    def tell(self, words: Callable[[], str]) -> None:
+        """Tell how far it is in words, which are made only if they are shown."""
         now = time.monotonic()
         if now < self._next:
             return
-        text = f"{self._what}: {done:,}{f' of {of:,}' if of else ''}, {now - self._began:.0f} s"
+        text = f"{self._what}: {words()}, {now - self._began:.0f} s"
         print(f"\r{text}\033[K" if self._over else text, file=sys.stderr, end="" if self._over else "\n", flush=True)
         self._shown = True
         self._next = now + (0.5 if self._over else 10.0)

@@ -1,4 +1,4 @@
-"""The Ray job on the head behind `raylora sweep --cluster`: runs the sweep, in a process of its own.
+"""The Ray job on the head behind `raylora sweep --cluster` and its like: runs the command, in a process of its own.
 
 Standard error of the sweep goes to the job's log as it comes; standard output follows at the end, after a line that
 tells it apart, so that whoever follows the job can give each its own stream again.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from raylora import __version__
@@ -22,6 +23,7 @@ from raylora.errors import UserError
 from raylora.files import write_text_atomically
 
 RESULTS = "--- raylora: results ---"  #: the line of a job's log after which standard output follows
+IN = "--in"  #: before a folder and the words of another command that is to run there
 FOLDER = "jobs"  #: on the shared folder: what was submitted, and how it ended
 _REFUSED = 2  # exit code of a sweep whose input cannot be used: nothing was begun
 _NOTHING_TO_RESUME = 3  # and of one that was to go on and never began
@@ -101,10 +103,14 @@ def run(order: Order) -> int:
 
 
 def _sweep(order: Order, config: Path, resume: bool) -> int:
-    command = [sys.executable, "-m", "raylora", "sweep", str(config), *order.overrides]
-    command += ["--resume"] * resume + ["--json"] * order.as_json
+    words = ["sweep", str(config), *order.overrides]
+    return command(words + ["--resume"] * resume + ["--json"] * order.as_json)
+
+
+def command(words: Sequence[str]) -> int:
+    """Run a command of raylora's in the current folder; gives its exit code."""
     with tempfile.TemporaryFile("w+") as results:
-        code = subprocess.call(command, stdout=results)
+        code = subprocess.call([sys.executable, "-m", "raylora", *words], stdout=results)
         results.seek(0)
         text = results.read()
     if text:
@@ -113,6 +119,9 @@ def _sweep(order: Order, config: Path, resume: bool) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == IN:
+        os.chdir(sys.argv[2])
+        sys.exit(command(sys.argv[3:]))
     try:
         given = Order.unpack(sys.argv[1])
     except UserError as error:

@@ -19,7 +19,7 @@ from raylora.cluster.commands.job import RESULTS, Order
 from raylora.cluster.config import ClusterConfig
 from raylora.cluster.ray.autoscaler_config import VERSION_LABEL, version_label
 from raylora.cluster.ray.private_api import direct_job_client
-from raylora.config import yaml_text
+from raylora.config import loader, yaml_text
 from raylora.config.fields import shown
 from raylora.console import say
 from raylora.errors import Problem, RayloraError, UserError
@@ -52,21 +52,16 @@ def order(
     Raises:
         UserError: a path of the configuration is not on the shared folder.
     """
-    document = yaml_text.read(config)
     text = config.read_text(encoding="utf-8-sig")
-    values = document.value if isinstance(document.value, dict) else {}
-    given = [(name, values.get(name), document.where((name,))) for name in paths]
-    for override in overrides:
-        key, _, path = override.partition("=")
-        given += [(key, path, f"command line: {override}")] if key in paths else []
     shared = Path(cluster.shared_folder)
     problems = []
-    for name, value, where in given:
-        if isinstance(value, str) and Path(value).is_absolute() and not Path(value).is_relative_to(shared):
-            hint = f"copy it there, or mount {shared} here and work in it; a relative path counts from {shared}"
+    for name, value, where in given_paths(config, overrides, paths):
+        if Path(value).is_absolute() and not Path(value).is_relative_to(shared):
+            brought = f"raylora data push CLUSTER {shlex.quote(value)} data/{shlex.quote(Path(value).name)}"
+            hint = f"bring it there, `{brought}`, and name that place; a relative path counts from {shared}"
             message = f"{shown(value)} is not on the cluster's shared folder {shared}"
             problems.append(Problem(message, where, name, hint))
-        elif isinstance(value, str) and value.startswith("~"):
+        elif value.startswith("~"):
             hint = f"name a folder below {shared}"
             problems.append(Problem(f"{shown(value)} is a home folder, which nodes do not share", where, name, hint))
     if problems:
@@ -76,6 +71,24 @@ def order(
     digest = hashlib.sha256("\0".join((text, *overrides, str(folder))).encode()).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", config.stem).strip("-")[:40] or "sweep"
     return Order(f"{stem}-{digest}", config.name, text, tuple(overrides), str(folder), str(shared), resume, as_json)
+
+
+def given_paths(config: Path, overrides: Sequence[str], paths: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The paths in a configuration file and on a command line, as they are written: key, path, and where it stands."""
+    document = yaml_text.read(config)
+    found: list[tuple[str, Any, str]] = []
+    for name in paths:
+        key = name.split(".")
+        for holder, section in loader.holders(document.value, key):
+            full = (*holder, key[-1])
+            found.append((".".join(map(str, full)), section.get(key[-1]), document.where(full)))
+    for override in overrides:
+        key_, _, path = override.partition("=")
+        patterns = (name.replace(".", "\\.").replace(loader.EACH, "[^.]+") for name in paths)
+        if any(re.fullmatch(pattern, key_) for pattern in patterns):
+            found = [each for each in found if each[0] != key_]
+            found.append((key_, path, f"command line: {override}"))
+    return [(name, value, where) for name, value, where in found if isinstance(value, str)]
 
 
 def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | None = None) -> int:
@@ -94,8 +107,8 @@ def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | 
         RayloraError: the head cannot be reached.
     """
     to = require(cluster.name)
-    client = _client(to)
-    _check_version(to)
+    client = job_client(to)
+    check_version(to)
     jobs = _attempts(client, what.key)
     running = [job for job in jobs if job.status in _RUNNING]
     last = running[-1] if running else jobs[-1] if jobs else None
@@ -111,7 +124,7 @@ def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | 
         name = str(last.submission_id)
         say(f"{name} {'has finished' if last.status == 'SUCCEEDED' else 'runs already'}: following it")
     try:
-        return asyncio.run(_follow(client, name))
+        return asyncio.run(follow(client, name))
     except KeyboardInterrupt:
         say(f"{name} goes on without us; the same command follows it again, and with --stop ends it")
         return 130
@@ -123,7 +136,7 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
     Raises:
         UserError: it does not run.
     """
-    client = _client(require(cluster.name))
+    client = job_client(require(cluster.name))
     running = [job for job in _attempts(client, what.key) if job.status in _RUNNING]
     if not running:
         raise UserError.one("this sweep does not run", where=cluster.name, key=what.file)
@@ -131,7 +144,7 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
     say(f"{running[-1].submission_id} was stopped; without --stop the same command goes on with it")
 
 
-def _check_version(to: Connection) -> None:
+def check_version(to: Connection) -> None:
     """The cluster must run the raylora that sends the sweep: it might read the configuration otherwise.
 
     Raises:
@@ -153,7 +166,12 @@ def _check_version(to: Connection) -> None:
             )
 
 
-def _client(to: Connection) -> JobSubmissionClient:
+def job_client(to: Connection) -> JobSubmissionClient:
+    """Ray's client of the head's job server.
+
+    Raises:
+        RayloraError: the head cannot be reached.
+    """
     try:
         to.get("/api/version")  # Ray's client says much less clearly what is wrong
     except NoAnswer as error:
@@ -223,7 +241,7 @@ def _format_end(job: JobDetails) -> str:
     return f"failed (exit code {code})" if code is not None else f"failed: {job.message}"
 
 
-async def _follow(client: JobSubmissionClient, name: str) -> int:
+async def follow(client: JobSubmissionClient, name: str) -> int:
     """Print a job's log, from its beginning, until it ends; a lost connection is made again."""
     log = _Streams()
     since = time.monotonic()
