@@ -37,7 +37,8 @@ def redact(inventory: Inventory, machine: str) -> None:
             return
         spec = vim.vm.ConfigSpec(extraConfig=options({_KEY: "", f"{_KEY}.encoding": ""}))  # empty: taken away
         end = inventory.task(inventory.vcenter.call(target, "ReconfigVM_Task", spec=spec), 60.0)
-        why = "" if end is not None and end.fault is None else format_error(end.fault) if end else "no answer"
+        fault = end.fault if end is not None else TimeoutError("vCenter has not answered")
+        why = format_error(fault) if fault is not None else ""
     except (vmodl.MethodFault, AnswerLost, NotReached) as error:
         why = format_error(error)
     if why:
