@@ -4,7 +4,8 @@ A trainer takes the examples through the cache and trains a pack of four trials 
 opening of a file below the cache (in C, so that no reader is left out). Of the seconds after the first step are counted
 those that were waited for openings (`reading`: at most 1 %), and those in which the device made no step and judged no
 trial, since checkpoints were written (`checkpoints`: under 1 %). `first_step` is the time from the start of a trainer
-until its first step is done, of the first sweep / of the second. Then snapshots of many pictures are made and cloned.
+until its first step is done, of the first sweep / of the second; the ratio that until the examples are ready to train
+on, less the base model's load, over several fresh caches. Then snapshots of many pictures are made and cloned.
 
     python benchmarks/storage.py [--quick] [--big [--folder FOLDER]] [--family llm|images|both]
 """
@@ -28,7 +29,9 @@ from typing import Any
 from common import measuring, slow_open, tasks
 
 from raylora.config.schema import TrainConfig
+from raylora.families.resolve import resolve
 from raylora.snapshots.store import Store
+from raylora.training.base_losses import prepare
 from raylora.training.pack import Pack
 from raylora.training.trainer import Trainer
 
@@ -77,7 +80,10 @@ def main() -> None:
         for family in tasks.FAMILIES:
             if arguments.family not in (family, "both"):
                 continue
-            first, second = sweeps(family, Path(folder) / family, arguments.smoke, arguments.quick)
+            config = settings(family, Path(folder) / family, arguments.smoke, arguments.quick)
+            first, second = sweeps(config)
+            rounds = 1 if arguments.smoke else 2 if arguments.quick else 5
+            fresh, again = encoding_seconds(config, Path(folder) / family, rounds)
             lines += [
                 [family, name, *dataclasses.astuple(each)] for name, each in (("first", first), ("second", second))
             ]
@@ -85,7 +91,8 @@ def main() -> None:
             facts |= {
                 f"reading_{family}": second.reading / training,
                 f"checkpoints_{family}": second.saving / training,
-                f"ratio_{family}": first.ready / second.ready,
+                f"ratio_{family}": measuring.median_ratio(fresh, again),
+                f"first_step_{family}": first.ready / second.ready,
                 f"encoded_{family}": second.encoded,
             }
         measuring.table(["family", "sweep", *(field.name for field in dataclasses.fields(Sweep))], lines)
@@ -97,11 +104,16 @@ def main() -> None:
     measuring.last_line("storage", ratio=ratio, within=all(share <= LIMIT for share in waits.values()), **facts)
 
 
-def sweeps(family: tasks.Family, folder: Path, smoke: bool, quick: bool) -> tuple[Sweep, Sweep]:
-    """Two sweeps of other learning rates, one after the other, over one cache."""
+def settings(family: tasks.Family, folder: Path, smoke: bool, quick: bool) -> TrainConfig:
+    """The task, with outputs and cache below a folder of its own."""
     folder.mkdir()
-    config = tasks.config(family, folder, smoke, max_steps=8 if smoke else 60 if quick else 600)
-    return sweep(config, folder / "cache", 1e-4), sweep(config, folder / "cache", 2e-4)
+    return tasks.config(family, folder, smoke, max_steps=8 if smoke else 60 if quick else 600)
+
+
+def sweeps(config: TrainConfig) -> tuple[Sweep, Sweep]:
+    """Two sweeps of other learning rates, one after the other, over one cache."""
+    cache = Path(str(config.cache_dir))
+    return sweep(config, cache, 1e-4), sweep(config, cache, 2e-4)
 
 
 def sweep(config: TrainConfig, cache: Path, learning_rate: float) -> Sweep:
@@ -136,6 +148,22 @@ def sweep(config: TrainConfig, cache: Path, learning_rate: float) -> Sweep:
     loaded = [event for event in map(json.loads, events.read_text().splitlines()) if event["event"] == "loaded"]
     found.encoded = int(loaded[0]["encoded"])
     return found
+
+
+def encoding_seconds(config: TrainConfig, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of a first and of a second preparation of the examples, for each of several fresh caches."""
+    device = measuring.device()
+    dataset = tasks.dataset(config)
+    found = resolve(config)
+    base = found.load(config, device, found.dtype(config, device))
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        for kind in times:
+            start = time.perf_counter()
+            prepare(base, dataset, folder / f"cache-{number}")
+            measuring.synchronize()
+            kind.append(time.perf_counter() - start)
+    return times
 
 
 @dataclasses.dataclass

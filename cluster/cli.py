@@ -17,9 +17,15 @@ _OVERRIDES = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def cluster() -> None:
     """Virtual machines with cards, on your own vCenter.
 
-    CLUSTER is a YAML file such as configs/cluster/vmware.yaml; KEY=VALUE overrides what it says. Ray decides how many
-    machines there are: they come with the trials that wait, and go when they are idle.
+    CLUSTER is a YAML file such as `raylora config --example cluster` prints; KEY=VALUE overrides what it says. Ray
+    decides how many machines there are: they come with the trials that wait, and go when they are idle.
     """
+
+
+@cluster.command()
+def template() -> None:
+    """Print the folder with the scripts that make the worker template: make-template.sh says how."""
+    click.echo(Path(__file__).parent / "template")
 
 
 @cluster.command()
@@ -30,7 +36,7 @@ def plan(cluster: Path, overrides: tuple[str, ...], force: bool) -> None:
     """Say what would be made where, what is in the way, and whether all is fit for a sweep. Changes nothing."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.plan import make_plan, open_inventory
     from raylora.cluster.vsan import finding
 
@@ -50,7 +56,7 @@ def up(cluster: Path, overrides: tuple[str, ...]) -> None:
     """Make the head, and hand the rest to Ray. Finds a head again that is there already."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.up_down import up
 
     click.echo(up(load_cluster_config(cluster, overrides)))
@@ -63,7 +69,7 @@ def status(cluster: Path, overrides: tuple[str, ...]) -> None:
     """Show every machine of the cluster: as vCenter sees it, as Ray sees it, and why there are no more."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.show.status import status
 
     click.echo(status(load_cluster_config(cluster, overrides)))
@@ -76,7 +82,7 @@ def show_gpus(cluster: Path, overrides: tuple[str, ...]) -> None:
     """Show every card that machines may get, on all hosts, and which machine has it."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.show.gpus import show_gpus
 
     click.echo(show_gpus(load_cluster_config(cluster, overrides)))
@@ -91,7 +97,7 @@ def logs(cluster: Path, node: str, lines: int, file: str) -> None:
     """Show what a node says: to the vCenter, of its first boot, and in Ray's log."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.show.logs import logs
 
     click.echo(logs(load_cluster_config(cluster), node, lines, file))
@@ -104,7 +110,7 @@ def hours(cluster: Path, overrides: tuple[str, ...]) -> None:
     """Print the card-hours of each month, by owner and card, as CSV; those of clusters taken down from here too."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.show.hours import hours
 
     click.echo(hours(load_cluster_config(cluster, overrides)))
@@ -118,7 +124,7 @@ def down(cluster: Path, overrides: tuple[str, ...], yes: bool) -> None:
     """Remove every machine of the cluster, and nothing else. What is on the shared folder stays."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.up_down import down
 
     down(load_cluster_config(cluster, overrides), ask=None if yes else _ask)
@@ -132,7 +138,7 @@ def drain(cluster: Path, hosts: tuple[str, ...], back: bool) -> None:
     """Let our workers leave hosts that are to be maintained. Their trials go on elsewhere from their checkpoints."""
     from raylora.cluster.config import load_cluster_config
 
-    _check_installed()
+    check_installed()
     from raylora.cluster.commands.drain import drain
 
     click.echo(drain(load_cluster_config(cluster), hosts, back))
@@ -142,7 +148,8 @@ def _ask(question: str) -> bool:
     return click.confirm(question, default=False, err=True)
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Raise a `UserError` if what talks to a vCenter is not installed."""
     missing = [name for name in ("pyVmomi", "tenacity") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError.one(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raylora.families.adapter_file import AdapterFile
     from raylora.families.family import Talk
     from raylora.labelling.label import Labelled
+    from raylora.tuning.live.events import Tell
     from raylora.tuning.plan import Plan
     from raylora.tuning.run import Callback
 
@@ -52,6 +53,7 @@ def train(
     resume: bool | None = None,
     dashboard: bool = False,
     callbacks: Sequence[Callback] = (),
+    on_event: Tell | None = None,
 ) -> SweepResult:
     """Train one LoRA and export it: a sweep of one trial.
 
@@ -62,6 +64,7 @@ def train(
         dashboard: start Ray's dashboard, if Ray is started here.
         callbacks: Ray Tune's own (`ray.tune.Callback`): told of every trial and report, as the metrics `value`,
             `examples`, `train_loss` and more; those of W&B and MLflow among them.
+        on_event: told of what happens, as one of `raylora.tuning.live.events`; by default lines on standard error.
 
     Raises:
         UserError: the input cannot be used.
@@ -72,7 +75,7 @@ def train(
         config = load_config("configs/quickstart/style.yaml")
         print(train(config).adapter_path)
     """
-    return _run(config, None, resume, dashboard, callbacks)
+    return _run(config, None, resume, dashboard, callbacks, on_event)
 
 
 def sweep(
@@ -81,13 +84,14 @@ def sweep(
     resume: bool | None = None,
     dashboard: bool = False,
     callbacks: Sequence[Callback] = (),
+    on_event: Tell | None = None,
 ) -> SweepResult:
     """Sweep the search space of `config.sweep` (or a good default one), rank, export the winner, write the report.
 
     With `sweep.retrain` the winner is trained once more, on all examples. Arguments and errors are those of `train`.
     """
     if not (config.sweep and config.sweep.retrain):
-        return _run(config, _sweep_config(config), resume, dashboard, callbacks)
+        return _run(config, _sweep_config(config), resume, dashboard, callbacks, on_event)
     from raylora.tuning.results.retrain import awaits_retraining, retrain_config
     from raylora.tuning.run_folder import RunFolder
 
@@ -95,14 +99,14 @@ def sweep(
     if resume is None and awaits_retraining(config):
         say(f"the sweep in {config.output_dir} has finished, and its winner is still to be trained once more")
         resume = True
-    result = _run(config, _sweep_config(config), resume, dashboard, callbacks)
+    result = _run(config, _sweep_config(config), resume, dashboard, callbacks, on_event)
     again = retrain_config(config, result.outcome, result.ranking)
     if again is None:
         return result
     say("training the winner once more, on all examples")
     if resume:  # the sweep's; of this one there may be nothing yet, or another winner's
         resume = True if RunFolder(again.output_dir).state == "finished" else None
-    return dataclasses.replace(result, retrained=_run(again, None, resume, dashboard, callbacks))
+    return dataclasses.replace(result, retrained=_run(again, None, resume, dashboard, callbacks, on_event))
 
 
 def _plan(config: TrainConfig, sweep_config: SweepConfig | None, resume: bool | None) -> Plan:
@@ -122,6 +126,7 @@ def _run(
     resume: bool | None,
     dashboard: bool,
     callbacks: Sequence[Callback],
+    on_event: Tell | None,
 ) -> SweepResult:
     from raylora.tuning.results.finish import finish
     from raylora.tuning.run import run_to_end
@@ -129,7 +134,7 @@ def _run(
     planned = _plan(config, sweep_config, resume)
     for line in planned.about_data():
         say(line)
-    outcome, ranking = run_to_end(planned, resume, dashboard, finish, callbacks)
+    outcome, ranking = run_to_end(planned, resume, dashboard, finish, callbacks, on_event)
     return SweepResult(outcome, ranking, Path(planned.config.output_dir))
 
 

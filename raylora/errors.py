@@ -55,6 +55,10 @@ class NothingToResumeError(UserError):
     """There is no run that could go on; the CLI exits with 3, so that a program can tell it from a refusal."""
 
 
+class FolderInUseError(UserError):
+    """Another process works in the folder; the CLI exits with 4, so that a program can tell it and try again."""
+
+
 class RayloraError(Exception):
     """Something failed that is not the person's mistake; the CLI exits with 1."""
 

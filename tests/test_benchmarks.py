@@ -1,4 +1,7 @@
-"""Every benchmark runs, over tiny models and a handful of steps, and ends with the one line that programs read."""
+"""Every benchmark runs, over tiny models and a handful of steps, and ends with the one line that programs read.
+
+But for chaos.py, whose machines take minutes to come and go: they are those of tests/cluster/test_end_to_end.py.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ RUNS = {
     "step_efficiency": ["llm"],
     "pack_scaling": ["images"],
     "time_to_best": ["llm"],
-    "second_run": ["llm"],
     "launches": ["llm"],
     "storage": ["llm"],
     "heterogeneous": [],
@@ -45,10 +47,9 @@ def test_a_benchmark_ends_with_one_line_of_json(name: str, tmp_path: Path) -> No
         assert result[f"ratio_{family}"] > 0
     if RUNS[name]:
         assert result["ratio"] == result[f"ratio_{RUNS[name][0]}"]
-    if name in ("second_run", "storage"):
-        assert result["encoded_llm"] == 0
     if name == "storage":
-        assert result["reading_llm"] == 0 and result["snapshots"][0]["how"] == "50 are hard links"
+        assert (result["encoded_llm"], result["reading_llm"]) == (0, 0)
+        assert result["snapshots"][0]["how"] == "50 are hard links"
     if name == "autoscaler_faults":
         assert result["kills"] and result["faults"] >= 3
         assert (result["leaked"], result["foreign_touched"], result["converged"]) == (0, 0, True)

@@ -238,7 +238,8 @@ def test_the_seeds_configuration_trains(seed: Path, base_model: str, capfd: pyte
     out, err = capfd.readouterr()
     assert code == 0, err
     assert "Traceback" not in err
-    result = json.loads(out)
+    result = json.loads(out.splitlines()[-1])
+    assert result["event"] == "result"
     adapter = seed / "output" / base_model / "adapter.safetensors"
     assert result["adapter"] == str(adapter)
     assert [trial["status"] for trial in result["trials"]] == ["finished"]
@@ -339,7 +340,7 @@ def test_a_run_that_leaves_no_adapter_has_failed(seed: Path, capfd: pytest.Captu
     changes = ["learning_rate=1e30", "max_steps=3"]
     assert exit_code(["train", str(config), *changes, "--json", "--no-dashboard"]) == 1
     out, err = capfd.readouterr()
-    assert [trial["status"] for trial in json.loads(out)["trials"]] == ["diverged"]
+    assert [trial["status"] for trial in json.loads(out.splitlines()[-1])["trials"]] == ["diverged"]
     assert "no trial reached a valid report" in err
     assert exit_code(["export", str(seed / "output/diverging")]) == 2
     assert "no trial of this run has an adapter" in capfd.readouterr().err

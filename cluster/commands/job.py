@@ -1,4 +1,4 @@
-"""The Ray job on the head behind `raylora sweep --cluster` and its like: runs the command, in a process of its own.
+"""The Ray job on the head behind `raylora sweep --cluster`: runs the sweep, in a process of its own.
 
 Standard error of the sweep goes to the job's log as it comes; standard output follows at the end, after a line that
 tells it apart, so that whoever follows the job can give each its own stream again.
@@ -11,22 +11,33 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raylora import __version__
 from raylora.errors import UserError
 from raylora.files import write_text_atomically
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+ENTRYPOINT = "python -m raylora.cluster.commands.job"  #: of the jobs of sweeps; their order follows
+RUNNING = ("PENDING", "RUNNING")  #: states of a job that has not ended
 RESULTS = "--- raylora: results ---"  #: the line of a job's log after which standard output follows
-IN = "--in"  #: before a folder and the words of another command that is to run there
 FOLDER = "jobs"  #: on the shared folder: what was submitted, and how it ended
 _REFUSED = 2  # exit code of a sweep whose input cannot be used: nothing was begun
 _NOTHING_TO_RESUME = 3  # and of one that was to go on and never began
+_IN_USE = 4  # and where another process works in its folder
+# Seconds that a process of this sweep before may still hold the folder: one ends its trials when Ray goes, and of a
+# machine that has died the folder is free after a minute.
+_HOLDS = 180.0
+_PAUSE = 5.0  # seconds between two tries to get it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +91,28 @@ class Order:
         return cls(**values | {"overrides": tuple(values["overrides"]), "gate": tuple(values["gate"])})
 
 
+def key_of(name: str) -> str:
+    """The key of the sweep that a job of a name runs."""
+    return name.rpartition("-")[0]
+
+
+def later_name(name: str) -> str:
+    """The name of the next attempt of a sweep: its key, and the millisecond at which it is submitted."""
+    number = name.rpartition("-")[2]
+    return f"{key_of(name)}-{max(int(time.time() * 1000), int(number) + 1 if number.isdigit() else 0)}"
+
+
+def attempt(name: str | None, key: str) -> int:
+    """The number at the end of the name of a job that ran a sweep; -1 for any other job."""
+    match = re.fullmatch(rf"{re.escape(key)}-(\d+)", name or "")
+    return int(match[1]) if match else -1
+
+
+def was_lost(job: JobDetails) -> bool:
+    """Whether a job ended because Ray did: a process that ends by itself has an exit code."""
+    return bool(job.status == "FAILED" and job.driver_exit_code is None)
+
+
 def run(order: Order) -> int:
     """Run a sweep; returns its exit code.
 
@@ -98,13 +131,17 @@ def run(order: Order) -> int:
     if code == _NOTHING_TO_RESUME and not order.resume:
         code = _sweep(order, config, resume=False)  # it was lost before it began
     # Another attempt of the same sweep may be what refused this one: what it has begun still goes on from there.
-    write_text_atomically(state, json.dumps({"code": before if code == _REFUSED else code}))
+    write_text_atomically(state, json.dumps({"code": before if code in (_REFUSED, _IN_USE) else code}))
     return code
 
 
 def _sweep(order: Order, config: Path, resume: bool) -> int:
     words = ["sweep", str(config), *order.overrides]
-    return command(words + ["--resume"] * resume + ["--json"] * order.as_json)
+    words += ["--resume"] * resume + ["--json"] * order.as_json
+    deadline = time.monotonic() + _HOLDS
+    while (code := command(words)) == _IN_USE and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return code
 
 
 def command(words: Sequence[str]) -> int:
@@ -119,9 +156,6 @@ def command(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == IN:
-        os.chdir(sys.argv[2])
-        sys.exit(command(sys.argv[3:]))
     try:
         given = Order.unpack(sys.argv[1])
     except UserError as error:

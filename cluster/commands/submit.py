@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylora import __version__, suggest
 from raylora.cluster.commands.connection import Connection, NoAnswer, require
-from raylora.cluster.commands.job import RESULTS, Order
+from raylora.cluster.commands.job import ENTRYPOINT, RESULTS, RUNNING, Order, attempt, later_name, was_lost
 from raylora.cluster.config import ClusterConfig
 from raylora.cluster.ray.autoscaler_config import VERSION_LABEL, version_label
 from raylora.cluster.ray.private_api import direct_job_client
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 _OF_RAY = re.compile(r"^Running entrypoint for job |\bjob_manager\.py:\d+ -- ")  # what Ray adds to a job's log
-_RUNNING = ("PENDING", "RUNNING")  # states of a job that has not ended
 _PAUSE = 2.0  # seconds between two tries to reach the head again
 _WITHDRAWAL = 30.0  # seconds; so long a job that was stopped may take to end
 _PATIENCE = 300.0  # seconds; a head that vCenter starts again on another host is back by then
@@ -110,7 +109,7 @@ def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | 
     client = job_client(to)
     check_version(to)
     jobs = _attempts(client, what.key)
-    running = [job for job in jobs if job.status in _RUNNING]
+    running = [job for job in jobs if job.status in RUNNING]
     last = running[-1] if running else jobs[-1] if jobs else None
     if last is None or last.status in ("FAILED", "STOPPED"):
         if last is not None:
@@ -124,7 +123,13 @@ def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | 
         name = str(last.submission_id)
         say(f"{name} {'has finished' if last.status == 'SUCCEEDED' else 'runs already'}: following it")
     try:
-        return asyncio.run(follow(client, name))
+        while True:
+            try:
+                return asyncio.run(follow(client, name))
+            except LostError:
+                say(f"{name} was lost with Ray on the head; waiting for the head to take it up again")
+                name = _taken_up(client, what.key, name)
+                say(f"it goes on as {name}")
     except KeyboardInterrupt:
         say(f"{name} goes on without us; the same command follows it again, and with --stop ends it")
         return 130
@@ -137,7 +142,7 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
         UserError: it does not run.
     """
     client = job_client(require(cluster.name))
-    running = [job for job in _attempts(client, what.key) if job.status in _RUNNING]
+    running = [job for job in _attempts(client, what.key) if job.status in RUNNING]
     if not running:
         raise UserError.one("this sweep does not run", where=cluster.name, key=what.file)
     client.stop_job(running[-1].submission_id)
@@ -179,8 +184,9 @@ def job_client(to: Connection) -> JobSubmissionClient:
             f"the head at {to.url} cannot be reached: {error}\n"
             "    raylora cluster status CLUSTER.yaml says how it is; raylora cluster up CLUSTER.yaml finds its address"
         ) from error
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
-    return direct_job_client(to.url, to.headers)
+    client = direct_job_client(to.url, to.headers)
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)  # which its import sets
+    return client
 
 
 def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -> tuple[str, bool]:
@@ -190,11 +196,10 @@ def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -
     would write on in the log of the deleted one. Of people who did not see each other's job the one stays that reached
     the head first; and a name is given only once.
     """
-    number = max(int(time.time() * 1000), _number(last, what.key) + 1 if last is not None else 0)
-    name = f"{what.key}-{number}"
+    name = later_name(str(last.submission_id) if last is not None else f"{what.key}-0")
     try:
         client.submit_job(
-            entrypoint=f"python -m raylora.cluster.commands.job {what.pack()}",
+            entrypoint=f"{ENTRYPOINT} {what.pack()}",
             submission_id=name,
             metadata={"raylora": shlex.join(["sweep", what.file, *what.overrides])}
             | ({"forced": "the gate refused, and was passed over"} if what.forced else {}),
@@ -203,7 +208,7 @@ def _submit(client: JobSubmissionClient, what: Order, last: JobDetails | None) -
         if "already exists" not in str(error):
             raise
         return name, False
-    running = [job for job in _attempts(client, what.key) if job.status in _RUNNING]
+    running = [job for job in _attempts(client, what.key) if job.status in RUNNING]
     first = min(running, key=lambda job: (job.start_time or 0, job.submission_id), default=None)
     if first is None or first.submission_id == name:
         return name, True
@@ -215,7 +220,7 @@ def _withdraw(client: JobSubmissionClient, name: str) -> None:
     """Stop a job that came a moment too late, and delete it: it would count as the newest attempt of its sweep."""
     client.stop_job(name)
     deadline = time.monotonic() + _WITHDRAWAL
-    while client.get_job_status(name) in _RUNNING:
+    while client.get_job_status(name) in RUNNING:
         if time.monotonic() > deadline:
             return  # it is told as stopped, and the other one runs: `sweep` looks for that first
         time.sleep(_PAUSE)
@@ -224,14 +229,8 @@ def _withdraw(client: JobSubmissionClient, name: str) -> None:
 
 def _attempts(client: JobSubmissionClient, key: str) -> list[JobDetails]:
     """All jobs that ran a sweep, the newest last."""
-    jobs = [job for job in client.list_jobs() if _number(job, key) >= 0]
-    return sorted(jobs, key=lambda job: _number(job, key))
-
-
-def _number(job: JobDetails, key: str) -> int:
-    """The number at the end of the name of a job that ran a sweep; -1 for any other job."""
-    match = re.fullmatch(rf"{re.escape(key)}-(\d+)", job.submission_id or "")
-    return int(match[1]) if match else -1
+    jobs = [job for job in client.list_jobs() if attempt(job.submission_id, key) >= 0]
+    return sorted(jobs, key=lambda job: attempt(job.submission_id, key))
 
 
 def _format_end(job: JobDetails) -> str:
@@ -241,8 +240,37 @@ def _format_end(job: JobDetails) -> str:
     return f"failed (exit code {code})" if code is not None else f"failed: {job.message}"
 
 
+class LostError(Exception):
+    """Ray on the head was started anew, and knows nothing of the job that was followed, or ended with it."""
+
+
+def _taken_up(client: JobSubmissionClient, key: str, lost: str) -> str:
+    """The job as which the head has submitted a lost one again.
+
+    Raises:
+        RayloraError: there is none.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            last = _attempts(client, key)[-1:]
+        except (RuntimeError, OSError):
+            last = []
+        if last and attempt(last[0].submission_id, key) > attempt(lost, key):
+            return str(last[0].submission_id)
+        time.sleep(_PAUSE)
+    raise RayloraError(f"{lost} was lost with its head: run the same command again to go on")
+
+
 async def follow(client: JobSubmissionClient, name: str) -> int:
-    """Print a job's log, from its beginning, until it ends; a lost connection is made again."""
+    """Print a job's log, from its beginning, until it ends; a lost connection is made again.
+
+    Raises:
+        LostError: it ended with Ray on the head.
+        RayloraError: it failed, or the head does not answer.
+    """
+    import aiohttp  # as Ray's client does, which follows logs by it
+
     log = _Streams()
     since = time.monotonic()
     while True:
@@ -253,12 +281,15 @@ async def follow(client: JobSubmissionClient, name: str) -> int:
             job = client.get_job_info(name)
             if job.status in ("SUCCEEDED", "FAILED", "STOPPED"):
                 break
-        except (RuntimeError, OSError) as error:  # aiohttp's and requests' errors of the network are OSErrors
-            if "does not exist" in str(error):
-                raise RayloraError(f"{name} was lost with its head: run the same command again to go on") from error
+        # requests' errors of the network are OSErrors, and of aiohttp's most; a server that knows no such log is none.
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            if "does not exist" in str(error) or getattr(error, "status", None) == 404:
+                raise LostError from error
             if time.monotonic() - since > _PATIENCE:
                 raise RayloraError(f"the head has not answered for {_PATIENCE:.0f} s: {error}") from error
         await asyncio.sleep(_PAUSE)
+    if was_lost(job):
+        raise LostError
     log.write(client.get_job_logs(name)[log.seen :])
     log.end()
     if job.driver_exit_code is not None:

@@ -13,7 +13,6 @@ from raylora.cluster.commands.addresses import addresses_of
 from raylora.cluster.commands.connection import Connection, NoAnswer
 from raylora.cluster.commands.plan import make_plan, open_inventory
 from raylora.cluster.commands.reconfigure import reconfigure
-from raylora.cluster.commands.redact import redact
 from raylora.cluster.commands.show import hours
 from raylora.cluster.commands.table import table
 from raylora.cluster.config import HEAD_TYPE, ClusterConfig
@@ -21,6 +20,7 @@ from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import user_data
+from raylora.cluster.ray.redact import redact
 from raylora.cluster.vsan import spbm
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.console import say

@@ -4,10 +4,11 @@
 #     export GOVC_URL=vcenter.example.com GOVC_USERNAME=... GOVC_PASSWORD=... GOVC_DATASTORE=... GOVC_NETWORK=...
 #     cluster/template/make-template.sh noble-server-cloudimg-amd64.img raylora-worker
 #
-# Run it from a checkout of raylora, on any Linux machine that reaches the vCenter and the package servers. It needs
-# qemu-img and virt-customize (apt-get install qemu-utils libguestfs-tools) and govc (the vSphere command line). Those
-# who prefer to click boot the cloud image as a virtual machine with EFI firmware, run install.sh in it, shut it down and
-# take a snapshot: the result is the same.
+# Run it from a checkout of raylora, on any Linux machine that reaches the vCenter and the package servers. Where raylora
+# was installed, `raylora cluster template` prints this folder; then also export RAYLORA_WHEEL=raylora-...-any.whl, the
+# file that it was installed from. It needs qemu-img and virt-customize (apt-get install qemu-utils libguestfs-tools) and
+# govc (the vSphere command line). Those who prefer to click boot the cloud image as a virtual machine with EFI firmware,
+# run install.sh in it, shut it down and take a snapshot: the result is the same.
 #
 # The image is https://cloud-images.ubuntu.com/noble/current/noble-server-cloudimg-amd64.img
 set -euo pipefail
@@ -26,11 +27,21 @@ if [ -n "$(govc find -type m -name "$name")" ]; then
     exit 2
 fi
 source="$(readlink -f "$(dirname "$(readlink -f "$0")")/../..")"
+wheel="${RAYLORA_WHEEL:-}"
+if [ ! -f "$source/pyproject.toml" ] && [ ! -f "$wheel" ]; then
+    echo "this is no checkout of raylora: export RAYLORA_WHEEL=raylora-...-py3-none-any.whl" >&2
+    exit 2
+fi
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
 mkdir "$work/raylora"
-git -C "$source" archive HEAD | tar -x -C "$work/raylora"
+if [ -f "$source/pyproject.toml" ]; then
+    git -C "$source" archive HEAD | tar -x -C "$work/raylora"
+else
+    mkdir -p "$work/raylora/cluster/template"
+    cp -L "$(dirname "$(readlink -f "$0")")"/* "$wheel" "$work/raylora/cluster/template/"
+fi
 
 qemu-img convert -O qcow2 "$image" "$work/disk.qcow2"
 qemu-img resize "$work/disk.qcow2" "$DISK"

@@ -88,7 +88,8 @@ class VCenter:
         self._vsan: tuple[int, Any] | None = None
         self._content: Any = None
         self._refused: tuple[str, float] | None = None  # the password of the last login, and when it was refused
-        self._ahead = 0.0  # seconds by which vCenter's clock is ahead of time.time()
+        # What makes vCenter's time of a clock that nobody sets: the head's own may jump, and machines would seem old.
+        self._ahead = time.time() - time.monotonic()
 
     def connect(self) -> VCenter:
         """Log in, unless that was done already.
@@ -142,7 +143,7 @@ class VCenter:
 
     def now(self) -> datetime.datetime:
         """The time by vCenter's clock, as the last login found it."""
-        return datetime.datetime.fromtimestamp(time.time() + self._ahead, datetime.UTC)
+        return datetime.datetime.fromtimestamp(time.monotonic() + self._ahead, datetime.UTC)
 
     def read(self, target: Any, method: str, **arguments: Any) -> Any:
         """Call a method that changes nothing; it is repeated while there is no answer.
@@ -331,9 +332,9 @@ class VCenter:
             self._refused = (password, time.monotonic())
             raise
         self._refused = None
-        before = time.time()
+        before = time.monotonic()
         clock = vim.ServiceInstance("ServiceInstance", self._stub).CurrentTime()
-        self._ahead = clock.timestamp() - (before + time.time()) / 2
+        self._ahead = clock.timestamp() - (before + time.monotonic()) / 2
         self.logins += 1
 
     def _untrusted(self, error: ssl.SSLCertVerificationError, host: str) -> UserError:

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def exit_code(arguments: Sequence[str] | None) -> int:
     """Run a command; gives its exit code."""
-    from raylora.errors import Interrupted, NothingToResumeError, RayloraError, UserError
+    from raylora.errors import FolderInUseError, Interrupted, NothingToResumeError, RayloraError, UserError
     from raylora.files import NO_ROOM
 
     try:
@@ -33,7 +33,7 @@ def exit_code(arguments: Sequence[str] | None) -> int:
         # Anew from its problems: one that Ray carried here prints the traceback of the other process as its text.
         count, text = len(error.problems), str(UserError(error.problems))
         say(f"{count} problems:\n{text}" if count > 1 else text)
-        return 3 if isinstance(error, NothingToResumeError) else 2
+        return 3 if isinstance(error, NothingToResumeError) else 4 if isinstance(error, FolderInUseError) else 2
     except Interrupted as error:
         say(f"{error}\nrun the same command again to go on")
         return 130

@@ -85,8 +85,21 @@ def inspect(file: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("sweep_folder", metavar="SWEEP", type=click.Path(path_type=Path))
-def report(sweep_folder: Path) -> None:
-    """Write the HTML report of the finished sweep in folder SWEEP (its output_dir) again, and print its path."""
+@click.option("--watch", is_flag=True, help="Serve it to this machine's browser, anew as trials report, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port for --watch (default: one that is free).")
+def report(sweep_folder: Path, watch: bool, port: int) -> None:
+    """Write the HTML report of the finished sweep in folder SWEEP (its output_dir) again, and print its path.
+
+    With --watch SWEEP may still run: its report so far is served, and nothing is written.
+    """
     from raylora import api
 
+    if watch:
+        from raylora.tuning.results.report.serve import RunPage, server
+        from raylora.tuning.run_folder import RunFolder
+
+        with server(RunPage(RunFolder(sweep_folder)), port) as served:
+            click.echo(f"http://127.0.0.1:{served.server_address[1]}/")
+            served.serve_forever()
+        return
     click.echo(api.report(sweep_folder))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -15,12 +18,19 @@ from raylora.console import reserved_stdout
 
 if TYPE_CHECKING:
     from raylora.api import SweepResult
+    from raylora.tuning.live.events import Tell
 
 _RESUME = click.option(
     "--resume/--fresh",
     default=None,
     help="Go on with the run in output_dir, or start anew: what is there is moved aside. By default an interrupted run "
     "of the same configuration is gone on with.",
+)
+_EVENTS = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print what happens as JSON on standard output, one object a line, the last one the result (docs/events.md).",
 )
 _DASHBOARD = click.option(
     "--dashboard/--no-dashboard", default=True, help="Start Ray's dashboard if Ray is started here (default: on)."
@@ -31,7 +41,7 @@ _DASHBOARD = click.option(
 @CONFIG
 @OVERRIDES
 @_RESUME
-@JSON
+@_EVENTS
 @_DASHBOARD
 def train(config: Path, overrides: tuple[str, ...], resume: bool | None, as_json: bool, dashboard: bool) -> None:
     """Train one LoRA as CONFIG says, and export it.
@@ -47,7 +57,7 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool | None, as_json
 @CONFIG
 @OVERRIDES
 @_RESUME
-@JSON
+@_EVENTS
 @_DASHBOARD
 @click.option(
     "--cluster",
@@ -138,14 +148,33 @@ def _run(
     from raylora.config.load import load_config
     from raylora.errors import RayloraError
 
-    with reserved_stdout() as stdout:
-        result = action(load_config(path, overrides), resume=resume, dashboard=dashboard)
+    with reserved_stdout() as stdout, _view(stdout if as_json else None) as tell:
+        result = action(load_config(path, overrides), resume=resume, dashboard=dashboard, on_event=tell)
         if as_json:
-            print(json.dumps(result.summary(), allow_nan=False), file=stdout)
+            print(json.dumps({"event": "result", **result.summary()}, allow_nan=False), file=stdout)
         else:
-            print(_summary(result), file=stdout)
+            print(_summary(result, _columns(stdout)), file=stdout)
     if result.adapter_path is None:
         raise RayloraError("no trial reached a valid report, so there is no adapter: try lower learning rates")
+
+
+@contextlib.contextmanager
+def _view(json_to: TextIO | None) -> Iterator[Tell]:
+    """Who shows a run: a screen on a terminal, lines elsewhere, and beside them JSON where that is asked for."""
+    from raylora.tuning.live.events import also
+    from raylora.tuning.live.json_lines import JsonLines
+    from raylora.tuning.live.lines import Lines
+
+    if json_to is not None:
+        yield also(JsonLines(json_to).tell, Lines().tell)
+        return
+    from raylora.tuning.live.screen import Screen, suits
+
+    if not suits(sys.stderr):
+        yield Lines().tell
+        return
+    with Screen(sys.stderr) as screen:
+        yield screen.tell
 
 
 def _on_cluster(
@@ -190,11 +219,19 @@ def _ask(question: str) -> bool:
     return click.confirm(question, default=True, err=True)
 
 
-def _summary(result: SweepResult) -> str:
-    from raylora.tuning.results.ranking import console_table
+def _columns(stream: TextIO) -> int | None:
+    """Columns of a terminal; None of anything else."""
+    return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else None
+
+
+def _summary(result: SweepResult, columns: int | None) -> str:
+    from raylora.tuning.results.console_table import console_table
     from raylora.tuning.results.report.explanation import headline
 
-    lines = [console_table(result.ranking), "", headline(result.outcome, result.ranking)]
+    head = headline(result.outcome, result.ranking)
+    if columns:
+        head = "\n".join(textwrap.wrap(head, columns, break_long_words=False, break_on_hyphens=False))
+    lines = [console_table(result.ranking, columns or 100), "", head]
     if result.adapter_path:
         lines += [f"adapter  {result.adapter_path}", f"config   {result.outcome.best_config}"]
     if result.retrained and result.retrained.adapter_path:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from raylora.cli.group import cli
 from raylora.console import reserved_stdout, say
+
+if TYPE_CHECKING:
+    from raylora.doctor.finding import Finding
+    from raylora.errors import Problem
 
 
 @cli.command()
@@ -56,7 +60,13 @@ def label(folder: Path, models: tuple[str, ...], exclude: tuple[str, ...], txt: 
 
 @cli.command()
 @click.argument("config", metavar="[CONFIG]", type=click.Path(path_type=Path), required=False)
-def doctor(config: Path | None) -> int:
+@click.option(
+    "--cluster",
+    metavar="CLUSTER",
+    type=click.Path(path_type=Path),
+    help="Also look at the vCenter of this YAML file: is it reached, the account's rights, the template.",
+)
+def doctor(config: Path | None, cluster: Path | None) -> int:
     """Look at this machine: Python, cards, memory, folders, network; a line each, with what to do.
 
     With CONFIG, its output_dir and cache_dir are looked at too. Ends with 2 if there is something to mend.
@@ -66,13 +76,45 @@ def doctor(config: Path | None) -> int:
     from raylora.doctor.finding import summary
 
     findings = list(examine(load_config(config, check_paths=False) if config else None))
+    findings += _of_cluster(cluster) if cluster else []
     click.echo(summary(findings))
     return 2 if any(finding.level == "bad" for finding in findings) else 0
 
 
+def _of_cluster(cluster: Path) -> list[Finding]:
+    from raylora.cluster.cli import check_installed
+    from raylora.cluster.config import load_cluster_config
+    from raylora.doctor.finding import bad, good
+
+    check_installed()
+    from raylora.cluster.commands.examine import examine
+
+    findings = []
+    for part in examine(load_cluster_config(cluster)):
+        findings += [bad(part.subject, _of_key(problem), problem.hint) for problem in part.problems]
+        findings += [] if part.problems else [good(part.subject, part.message)]
+    return findings
+
+
+def _of_key(problem: Problem) -> str:
+    return ": ".join(filter(None, (problem.where, problem.key, problem.message)))
+
+
+#: Commented configurations that come with raylora: links to those of the repository's `configs/`.
+_EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
 @cli.command("config")
-def config_reference() -> None:
+@click.option(
+    "--example",
+    type=click.Choice(["style", "character", "product", "cluster"]),
+    help="Print a commented configuration to begin with: of a use, or of a cluster.",
+)
+def config_reference(example: str | None) -> None:
     """Print every key of a configuration file, with its default and its meaning."""
+    if example is not None:
+        click.echo((_EXAMPLES / f"{example}.yaml").read_text(encoding="utf-8"), nl=False)
+        return
     from raylora.config.reference import reference
 
     click.echo(reference())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raylora.config.fields import Section, valid_words, yaml_value
-from raylora.config.keys.image_data import FolderKeys
+from raylora.config.keys.data import FolderKeys
 from raylora.config.schema import SweepConfig, TrainConfig
 
 _FORMS = (

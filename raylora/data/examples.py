@@ -105,12 +105,14 @@ class ChatExample:
         messages: the last is the assistant's.
         where: file and line, or the row of a table.
         whole: whether every token is learnt, and not the assistant's alone.
+        repeats: how often it is seen in an epoch.
     """
 
     id: str
     messages: tuple[tuple[str, str], ...]
     where: str = ""
     whole: bool = False
+    repeats: int = 1
 
     @property
     def group(self) -> str:
@@ -127,12 +129,14 @@ class TextExample:
         text: all of it.
         where: file and line, or the row of a table.
         learnt_from: the character at which learning begins: 0, or the length of a prompt before its completion.
+        repeats: how often it is seen in an epoch.
     """
 
     id: str
     text: str
     where: str = ""
     learnt_from: int = 0
+    repeats: int = 1
 
     @property
     def group(self) -> str:

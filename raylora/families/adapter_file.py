@@ -43,6 +43,7 @@ _NAMES = (
     ("Flux", ("double_blocks",)),
     ("Flux", ("single_transformer_blocks",)),
     ("Stable Diffusion 3", ("joint_blocks",)),
+    ("Stable Diffusion 3", ("transformer.transformer_blocks", ".attn.")),
     ("Wan", ("self_attn", "cross_attn", "ffn")),
     ("a language model", ("self_attn.q_proj",)),
     ("a language model", ("query_key_value",)),
@@ -220,15 +221,17 @@ def _warnings(
     config: Mapping[str, Any],
 ) -> Iterable[str]:
     names = list(shapes)
+    transformer = any(name.startswith("transformer.") for name in names)  # whose names all programs know
     image = layout in ("kohya", "diffusers", "ComfyUI") or any(_CROSS.search(name) for name in names)
     if layout == "kohya" and "lora_adapter_metadata" in metadata:
         yield "diffusers refuses it: kohya's names and lora_adapter_metadata in one file"
-    if layout in ("diffusers", "PEFT") and image:
+    if layout in ("diffusers", "PEFT") and image and not transformer:
         yield (
             "ComfyUI, Forge and A1111 match few of these names or none: convert it to kohya's layout, or load it with "
             "diffusers"
         )
-    if not alphas and "lora_adapter_metadata" not in metadata and not config:
+    told = "ss_network_alpha" in metadata and transformer  # B is written times the scale, as raylora does
+    if not alphas and "lora_adapter_metadata" not in metadata and not config and not told:
         yield "it has no alphas: if it was trained with another alpha than its rank, it works too strongly or weakly"
     if any(name.startswith(("lora_te_encoder", "lora_te1_encoder", "lora_te2_encoder")) for name in names):
         yield "ComfyUI and A1111 do not know the names of its text encoder, which lack `text_model_`"

@@ -41,6 +41,7 @@ class BaseModel(Protocol):
     fingerprint: str  #: identity of weights, preprocessing and precision: part of every cache key
     device: torch.device
     dtype: torch.dtype
+    encoded_at_once: int  #: examples that `encode` is best given in one call
     fixed_pass_bytes: bool  #: whether a pass takes memory beside that of its rows, which the estimate must tell apart
 
     def targets(self, which: str | Sequence[str]) -> list[str]:

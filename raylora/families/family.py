@@ -244,7 +244,9 @@ class Family(abc.ABC):
         self, config: TrainConfig, train: Sequence[Example], beside: Sequence[Example]
     ) -> tuple[Sequence[Example], Sequence[str]]:
         """The training examples of an epoch, of `train` and `Found.beside`, in the forms learned; and notes."""
-        return train, ()
+        epoch = [example for example in train for _ in range(example.repeats)]
+        note = f"with repeats, an epoch is {len(epoch)} training examples of {len(train)}"
+        return epoch, (note,) if len(epoch) > len(train) else ()
 
     def output_problem(self, data: Path, output: Path) -> Problem | None:
         """Why a run's folder must not lie where it does, by what would be read of it; both paths are absolute."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from raylora.families.causal_lm.family import CausalLMFamily
 from raylora.families.diffusion.family import DiffusionFamily
 from raylora.families.family import Family
+from raylora.families.flow.family import FlowFamily
 
 #: In the order in which a base model is offered to them: the first that takes it has it.
 FAMILIES: tuple[type[Family], ...] = (
+    FlowFamily,
     DiffusionFamily,
     CausalLMFamily,
 )

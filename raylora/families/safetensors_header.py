@@ -22,7 +22,7 @@ _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "BOOL"), 8),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
@@ -57,7 +57,7 @@ def read_shapes(path: Path) -> Shapes:
                 raise BrokenFileError(
                     f"is cut off within its header: {size:,} bytes, the header alone is {8 + length:,}"
                 )
-            header = json.loads(stream.read(length))
+            header = json.loads(stream.read(length).decode(), parse_constant=_no_number)
     except OSError as error:
         raise BrokenFileError(f"cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -100,14 +100,19 @@ def _parse(header: dict[str, Any]) -> tuple[Shapes, int]:
     """
     shapes: Shapes = {}
     places: list[tuple[int, int, str]] = []
+    metadata = header.get("__metadata__") or {}
+    if any(not isinstance(value, str) for value in metadata.values()):
+        raise BrokenFileError("is spoiled: what its header says of the file is no text")
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
         if any(type(number) is not int or number < 0 for number in (*shape, begin, end)) or begin > end:
             raise BrokenFileError(f"is spoiled: {_shown(name)} is said to be {_shown(shape)} at bytes {begin} to {end}")
-        bits = _BITS.get(entry["dtype"])  # of a type that is newer than this table, nothing is known
-        if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
+        bits = _BITS.get(entry["dtype"])
+        if bits is None:
+            raise BrokenFileError(f"holds {_shown(name)} in a type that is not known here, {_shown(entry['dtype'])}")
+        if (math.prod(shape) * bits + 7) // 8 != end - begin:
             raise BrokenFileError(
                 f"is spoiled: {_shown(name)} of {_shown(shape)} {entry['dtype']} is said to take {end - begin:,} bytes"
             )
@@ -119,6 +124,11 @@ def _parse(header: dict[str, Any]) -> tuple[Shapes, int]:
             raise BrokenFileError(f"is spoiled: {_shown(name)} begins at byte {begin:,} of its data, not at {last:,}")
         last = end
     return shapes, last
+
+
+def _no_number(text: str) -> float:
+    """What JSON does not know and Python reads: NaN and the infinities."""
+    raise ValueError(text)
 
 
 def _shown(value: object) -> str:

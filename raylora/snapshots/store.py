@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from raylora import suggest
-from raylora.errors import Problem, UserError
+from raylora.errors import FolderInUseError, Problem, UserError
 from raylora.files import (
     PARTIAL_PREFIX,
     exchange,
@@ -35,7 +35,7 @@ from raylora.snapshots.placing import Placer
 from raylora.snapshots.undisturbed import undisturbed
 from raylora.suggest import printable
 from raylora.tree import SNAPSHOTS, Tree, alike, damage, each, few, read_tree
-from raylora.tuning.folder_lock import FolderInUseError, FolderLock
+from raylora.tuning.folder_lock import FolderLock
 
 _DATA: Final = "data"
 _INTENT: Final = "restoring.json"  #: two renames are under way: see `_swap`

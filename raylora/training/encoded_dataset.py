@@ -54,8 +54,12 @@ def encode(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDatase
         UserError: examples that cannot be encoded, or no room for the cache.
     """
     cache = EncodedCache(cache_root / "encoded")
-    encoded = cache.get_or_encode(base.fingerprint, [*dataset.train, *dataset.held_out], base.encode)
-    base.release_encoders()
+    try:
+        encoded = cache.get_or_encode(
+            base.fingerprint, [*dataset.train, *dataset.held_out], base.encode, base.encoded_at_once
+        )
+    finally:
+        base.release_encoders()
     train, held_out = encoded[: len(dataset.train)], encoded[len(dataset.train) :]
     rows = [base.validation_rows(example, tensors) for example, tensors in zip(dataset.held_out, held_out, strict=True)]
     held_out_ids = ["|", *(example.id for example in dataset.held_out)]

@@ -40,7 +40,7 @@ class Member:
 
     Attributes:
         step: optimizer steps done.
-        history: one entry a report: step, examples, value, train_loss, learning_rate, grad_norm, seconds.
+        history: one entry a report: step, examples, value, value_error, train_loss, learning_rate, grad_norm, seconds.
     """
 
     def __init__(self, trial: str, adapter: Adapter, settings: OptimizerSettings, examples: int) -> None:
@@ -56,7 +56,7 @@ class Member:
         self.seconds = 0.0
         self.loss_sum, self.loss_steps = 0.0, 0
         self.last_grad_norm = 0.0
-        self._fresh_value: float | None = None
+        self._fresh: dict[str, float] = {}  # value and its standard error, of a validation since the last report
 
     @property
     def examples_seen(self) -> int:
@@ -111,12 +111,12 @@ class Member:
         if self.step >= self.total_steps:
             self.status = "finished"
 
-    def record(self, value: float, losses: Losses, counts: Losses) -> None:
+    def record(self, value: float, error: float, losses: Losses, counts: Losses) -> None:
         """Note a validation, and keep the adapter when it is the best so far."""
         if not math.isfinite(value):
             self.diverge(f"validation became {value} at step {self.step}")
             return
-        self._fresh_value = value
+        self._fresh = {"value": value, "value_error": error}
         if self.best is None or value < self.best.value:
             self.best = BestValidation(self.step, self.examples_seen, value, losses, counts, self.adapter.tensors())
 
@@ -130,7 +130,5 @@ class Member:
             "grad_norm": self.last_grad_norm,
             "seconds": self.seconds,
         }
-        if self._fresh_value is not None:
-            entry["value"] = self._fresh_value
-        self.history.append(entry)
-        self.loss_sum, self.loss_steps, self._fresh_value = 0.0, 0, None
+        self.history.append(entry | self._fresh)
+        self.loss_sum, self.loss_steps, self._fresh = 0.0, 0, {}

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from raylora.config.schema import TrainConfig
+from raylora.data.resampling import standard_error
 from raylora.families.base import BaseModel, Losses, Tensors
 from raylora.lora import optimizer
 from raylora.lora.adapter import Adapter
@@ -223,7 +224,8 @@ class Pack:
         started = time.perf_counter()
         losses, counts = self._in_memory(lambda: self.held_out_losses(member))
         value = self.base.objective(losses, counts, self.data.base_losses)
-        member.record(value, losses, counts)
+        error = standard_error(losses, counts, self.data.base_losses, self.base.objective)
+        member.record(value, error, losses, counts)
         member.seconds += time.perf_counter() - started
         return value
 

@@ -69,9 +69,7 @@ class Trainer:
         sharing: int = 1,
         on_the_way: Places | None = None,
     ) -> None:
-        self._config = config
-        self._cache_root = cache_root
-        self._validate_every = validate_every
+        self._config, self._cache_root, self._validate_every = config, cache_root, validate_every
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._going: dict[str, Future[Report]] = {}
         #: Trials that nobody has asked for since their last report: those that train on, and those that may no more.
@@ -303,11 +301,13 @@ class Trainer:
         if self._threads:
             torch.set_num_threads(self._threads)
         device = own_device()
+        self._event("loading", "")
         self._family = family = resolve(self._config)
         dataset = read_dataset(family, self._config)
         if self._places is not None:
             self._on_the_way = OnTheWay(self._places, family, self._config, dataset)
         base = family.load(self._config, device, family.dtype(self._config, device))
+        self._event("encoding", "", examples=len(dataset.train) + len(dataset.held_out))
         with encoding_alone(self._cache_root, self._threads, self._sharing):
             data = prepare(base, dataset, self._cache_root)
         read = [*data.train, *(rows[0] for rows in data.validation_rows)]

@@ -23,7 +23,7 @@ from pathlib import Path
 import filelock
 
 from raylora.console import say
-from raylora.errors import UserError
+from raylora.errors import FolderInUseError, UserError
 from raylora.files import LEASE, LOCK, PARTIAL_PREFIX, open_regular, read_regular, user_errors_for
 from raylora.sealed_json import sealed, unsealed
 
@@ -70,10 +70,6 @@ class Holder:
         """Who it is, for people."""
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.since))
         return f"{self.user} on {self.host}, process {self.process}, since {began}"
-
-
-class FolderInUseError(UserError):
-    """Another process holds a folder."""
 
 
 class FolderLock:

@@ -20,13 +20,16 @@ def was_interrupted(config: TrainConfig, is_sweep: bool) -> bool:
     """Whether a run of the same configuration was begun in `output_dir`, by the same command, and has not finished.
 
     Raises:
-        UserError: one has not finished there, and with which configuration it was started is lost.
+        UserError: one has not finished there, and with which configuration it was started, or how far it came, is lost.
     """
     folder = RunFolder(config.output_dir)
     if folder.state != "interrupted":
         return False
     before = folder.read_inputs()
-    return before["config"] == dump_config(config) and (before["space"] is not None) == is_sweep
+    if before["config"] != dump_config(config) or (before["space"] is not None) != is_sweep:
+        return False
+    folder.journal.check()
+    return True
 
 
 def goes_on(plan: Plan, folder: RunFolder) -> bool:

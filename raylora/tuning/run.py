@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ray.tune import Callback
 
 from raylora.config.dump import dump_config
-from raylora.console import say
 from raylora.errors import Interrupted, UserError
 from raylora.tuning.devices import dashboard as dashboard_address
 from raylora.tuning.devices import ray_cluster
+from raylora.tuning.live.events import RunEnded, RunStarted, Tell, also
+from raylora.tuning.live.lines import Lines
+from raylora.tuning.live.metrics import Metrics
 from raylora.tuning.plan import Plan
 from raylora.tuning.results.collect import collect
 from raylora.tuning.results.types import SweepOutcome
@@ -19,9 +22,17 @@ from raylora.tuning.resumption import goes_on
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.run_inputs import changes, inputs_of
 from raylora.tuning.tune import signals, trial_folder
+from raylora.tuning.tune.callback import lowest_value
 from raylora.tuning.tune.continuation import Continuation, continuation
-from raylora.tuning.tune.experiment import make_tuner, remove_pickles, trainer_pool, tune_environment
+from raylora.tuning.tune.experiment import (
+    make_tuner,
+    remove_pickles,
+    save_trials,
+    trainer_pool,
+    tune_environment,
+)
 from raylora.tuning.tune.journal import TrialRecord
+from raylora.tuning.tune.result_keys import DIVERGED_VALUE
 
 __all__ = ["Callback", "prepare", "run", "run_to_end"]
 
@@ -34,6 +45,7 @@ def run_to_end(
     dashboard: bool,
     finish: Callable[[Plan, SweepOutcome], T],
     callbacks: Sequence[Callback] = (),
+    tell: Tell | None = None,
 ) -> T:
     """`run`, and `finish` with what came out, while no other process may do so in the same `output_dir`.
 
@@ -43,6 +55,7 @@ def run_to_end(
         dashboard: start Ray's dashboard, if Ray is started here.
         finish: what makes the results of it.
         callbacks: of Ray Tune's, called beside our own.
+        tell: who is told of what happens; None: lines of text on standard error.
 
     Raises:
         UserError: another process works there; and all that `run` and `finish` raise.
@@ -52,13 +65,13 @@ def run_to_end(
         folder.check_resumable(dump_config(plan.config))  # before anything is written into a folder that is no run's
     with folder.hold():
         going_on = goes_on(plan, folder) if resume is None else resume
-        outcome = run(plan, folder, going_on, dashboard, callbacks)
+        outcome = run(plan, folder, going_on, dashboard, callbacks, tell or Lines().tell)
         folder.check_held()
         return finish(plan, outcome)
 
 
 def run(
-    plan: Plan, folder: RunFolder, resume: bool, dashboard: bool, callbacks: Sequence[Callback] = ()
+    plan: Plan, folder: RunFolder, resume: bool, dashboard: bool, callbacks: Sequence[Callback], tell: Tell
 ) -> SweepOutcome:
     """Run, or go on with, a planned sweep; returns what came out, not yet ranked or exported.
 
@@ -68,6 +81,7 @@ def run(
         resume: go on with what was started there.
         dashboard: start Ray's dashboard, if Ray is started here.
         callbacks: of Ray Tune's, called beside our own.
+        tell: who is told of what happens.
 
     Raises:
         UserError: nothing to resume, something that has changed since the run was started, an `output_dir` that
@@ -78,9 +92,9 @@ def run(
     text = dump_config(plan.config)
     ray_cluster.check_reachable()  # before an earlier run is moved for nothing
     prepare(plan, folder, text, resume)
-    folder.clock.begin(resume)
     before = _before(plan, folder) if resume else None
-    device, interrupted = _tune(plan, folder, before, dashboard, callbacks)
+    folder.clock.begin(resume)
+    device, interrupted = _tune(plan, folder, before, dashboard, callbacks, tell)
     trials = folder.journal.read()
     if interrupted:
         done = sum(trial.state == "over" for trial in trials)
@@ -106,9 +120,9 @@ def prepare(plan: Plan, folder: RunFolder, config: str, resume: bool) -> None:
         folder.start(config, inputs)
         return
     folder.check_resumable(config)
-    folder.mend_config()
     if problems := list(changes(plan, folder.read_inputs(), inputs)):
         raise UserError(problems)
+    folder.mend_config()
 
 
 def _before(plan: Plan, folder: RunFolder) -> Continuation:
@@ -135,7 +149,12 @@ def _before(plan: Plan, folder: RunFolder) -> Continuation:
 
 
 def _tune(
-    plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool, callbacks: Sequence[Callback]
+    plan: Plan,
+    folder: RunFolder,
+    before: Continuation | None,
+    dashboard: bool,
+    callbacks: Sequence[Callback],
+    tell: Tell,
 ) -> tuple[str, bool]:
     """Let Ray Tune run; gives the devices in words, and whether the person interrupted."""
     # Caught once Ray runs, which sets a handler of its own.
@@ -143,10 +162,12 @@ def _tune(
         words = ray_cluster.devices().words()
         if before is not None and not before.left:
             return words, False
-        say(", ".join(filter(None, (f"Ray runs on {words}", dashboard_address.words(url)))))
+        tell = also(Metrics().tell, tell)
+        tell(_began(plan, folder, before, words, dashboard_address.words(url)))
         remove_pickles(folder.experiment)  # of a process that was killed
         with trainer_pool(plan, folder) as pool_name:
-            tuner = make_tuner(plan, folder, pool_name, before, callbacks)
+            interrupted.save = functools.partial(save_trials, pool_name)
+            tuner = make_tuner(plan, folder, pool_name, before, callbacks, tell)
             try:
                 tuner.fit()
             except Exception:
@@ -156,8 +177,25 @@ def _tune(
                 if not folder.lost:
                     remove_pickles(folder.experiment)
                     folder.clock.keep()
+                tell(RunEnded(interrupted=bool(interrupted)))
         folder.check_held()
         if interrupted:
             return words, True
         folder.journal.close()
         return ray_cluster.devices().words(), False
+
+
+def _began(plan: Plan, folder: RunFolder, before: Continuation | None, devices: str, dashboard: str) -> RunStarted:
+    best = lowest_value(before) if before else DIVERGED_VALUE
+    return RunStarted(
+        name=folder.path.name,
+        output_dir=str(folder.path),
+        objective=plan.family.objective_name,
+        trials=plan.trials,
+        over=len(before.done) if before else 0,
+        best=best if best < DIVERGED_VALUE else None,
+        swept=tuple(plan.sweep.space if plan.sweep else ()),
+        examples=len(plan.dataset.train) + len(plan.dataset.held_out),
+        devices=devices,
+        dashboard=dashboard,
+    )

@@ -1,4 +1,8 @@
-"""How long a sweep has run, over all the processes that have worked on it, however they ended."""
+"""How long a sweep has run, over all the processes that have worked on it, however they ended.
+
+Time that a process has worked is told by a clock that nobody sets, and that stands still while the machine sleeps: a
+machine whose clock jumps, or a laptop that was closed, has not worked longer.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ class RunClock:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._begun: tuple[float, float] | None = None  # when this process began, by the clock and since it was started
 
     def begin(self, resume: bool) -> None:
         """Note that this process starts; if it resumes, those before it count.
@@ -33,14 +38,16 @@ class RunClock:
             UserError: no room, or the folder cannot be written to.
         """
         now = time.time()
+        self._begun = now, time.monotonic()
         self._write([*(self._read() if resume else ()), (now, now)])
 
     def keep(self) -> None:
-        """Note that this process is still at work; a full disk may lose that, and nothing else."""
-        now = time.time()
-        *earlier, (first, _) = self._read() or [(now, now)]
+        """Note that this process, which has begun, is still at work; a full disk may lose that, and nothing else."""
+        if self._begun is None:
+            return
+        first, start = self._begun
         try:
-            self._write([*earlier, (first, now)])
+            self._write([*self._read()[:-1], (first, first + time.monotonic() - start)])
         except UserError as error:
             log.warning("%s", error)
 

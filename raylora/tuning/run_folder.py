@@ -22,6 +22,8 @@ State = Literal["nothing", "interrupted", "finished"]
 
 #: Version of `inputs.json`.
 _FORMAT = 1
+#: What `inputs.json` holds at least, see `raylora.tuning.run_inputs`.
+_INPUTS: dict[str, Any] = {"config": str, "space": dict | None, "base_model": str, "train": list, "held_out": list}
 _MOST = 1 << 30  #: bytes of `inputs.json`: a line an example
 
 
@@ -224,6 +226,9 @@ class RunFolder:
             found = unsealed(read_regular(self.inputs, _MOST))
             if found.pop("format", None) != _FORMAT:
                 raise ValueError("is of another version of raylora")
+            whole = all(isinstance(found.get(key), kind) for key, kind in _INPUTS.items())
+            if not whole or not all(isinstance(id, str) for id in (*found["train"], *found["held_out"])):
+                raise ValueError("is not what raylora wrote there")
         except (OSError, ValueError) as error:
             how = str(error) if isinstance(error, ValueError) else f"cannot be read: {error.strerror or error}"
             raise UserError.one(

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,16 +21,15 @@ from typing import Any
 import pytest
 
 from raylora.api import inspect
-from raylora.cluster.commands.connection import Connection, NoAnswer
-from raylora.cluster.ray.autoscaler_config import NODE_LABEL
+from raylora.cluster.commands.connection import Connection
+from raylora.cluster.ray.user_data import PASSWORD_FILE, TOKEN_FILE, read_guestinfo
 from raylora.config.load import load_config
-from raylora.config.schema import TrainConfig
 from raylora.snapshots.archive import verify_archive
-from raylora.training import checkpoint_format
-from raylora.training.trainer import Trainer
 from tests.cluster import hosts, vcsim
 from tests.cluster.fleet import fleet, new_template
 from tests.cluster.hosts import Machines
+from tests.cluster.people.laptop import Command, places, reports, undisturbed, workers_of
+from tests.cluster.people.secrecy import Outcome, Strangers, found
 from tests.cluster.sites import in_simulator
 from tests.training.fixtures import write_chats
 from tests.tuning.runs import Event, events
@@ -89,6 +84,9 @@ class Story:
         sent: what was said while the sweep's data were sent.
         snapshot: what `raylora snapshot create` said, and what `raylora archive` did.
         left: machines of ours after `raylora cluster down`.
+        secrets: where the token and the vCenter's password lay while trials ran, and at the end of the sweep.
+        guestinfo: the user data that machines could still read there, decoded.
+        strangers: how people without the token fared.
         references, histories: by trial the reports of an undisturbed run, and of the sweep's.
     """
 
@@ -102,6 +100,9 @@ class Story:
     foreign: list[Any] = dataclasses.field(default_factory=list)
     references: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
     histories: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    secrets: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)
+    guestinfo: list[str] = dataclasses.field(default_factory=list)
+    strangers: dict[str, Outcome] = dataclasses.field(default_factory=dict)
     status: str = ""
     drained: str = ""
     handed: list[str] = dataclasses.field(default_factory=list)
@@ -110,72 +111,6 @@ class Story:
     sent: str = ""
     snapshot: list[str] = dataclasses.field(default_factory=list)
     left: list[str] = dataclasses.field(default_factory=list)
-
-
-def reports(checkpoint: Path) -> list[dict[str, float]]:
-    """All that a trial reported until it was saved, but for how long it took."""
-    history = checkpoint_format.read_state(checkpoint)["history"]
-    return [{key: value for key, value in report.items() if key != "seconds"} for report in history]
-
-
-def undisturbed(shared: Path, config: TrainConfig) -> list[dict[str, float]]:
-    """The reports of a trial that nothing happened to, trained in this process."""
-    trainer = Trainer(config, shared / "cache", EVERY, threads=1)
-    try:
-        assert trainer.join("alone", config).result(60) == STEPS
-        while True:
-            report = trainer.advance("alone").result(60)
-            history = reports(report.checkpoint)
-            shutil.rmtree(report.checkpoint.parent)
-            if report.status != "running":
-                return history
-    finally:
-        trainer.close()
-
-
-#: Hides a folder from a command: it runs where nothing is mounted but an empty file system.
-HIDING = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
-
-
-class Command:
-    """A `raylora` command on somebody's laptop, on which the shared folder is not to be seen."""
-
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.words = words
-        self.errors = folder / f"{words[0]}-{os.urandom(3).hex()}.log"
-        self.process = subprocess.Popen(
-            [*HIDING, folder / "shared", sys.executable, "-m", "raylora", *words],
-            cwd=folder,
-            env={**os.environ, "XDG_CONFIG_HOME": str(folder / "home"), "RAY_worker_niceness": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self.errors.open("w"),
-            text=True,
-        )
-
-    def done(self, seconds: float = 150) -> str:
-        """Its standard output, once it has ended well."""
-        try:
-            output, _ = self.process.communicate(timeout=seconds)
-        finally:
-            self.process.kill()
-        assert self.process.returncode == 0, f"{' '.join(self.words)}: {self.errors.read_text()}"
-        return output
-
-
-def workers_of(head: Connection) -> dict[str, str]:
-    """Ray's ids of the workers that are alive, to our ids."""
-    try:
-        answer = head.get("/api/v0/nodes?detail=1")["data"]["result"]["result"]
-    except (NoAnswer, KeyError, TypeError):
-        return {}
-    alive = [entry for entry in answer if entry["state"] == "ALIVE" and not entry["is_head_node"]]
-    return {entry["node_id"]: entry["labels"][NODE_LABEL] for entry in alive}
-
-
-def places(found: list[Event]) -> dict[str, str]:
-    """The machine on which each trial last joined a trainer: that one's process says where it runs."""
-    return {event["trial"]: event["trainer"].partition("/")[0] for event in found if event["event"] == "join"}
 
 
 class Teller:
@@ -205,7 +140,7 @@ class Teller:
         return found
 
     def raylora(self, *words: str) -> Command:
-        return Command(self.folder, *words)
+        return Command(self.folder, *words, hidden=self.shared)
 
     def tell(self) -> Story:
         story, sim = self.story, self.sim
@@ -262,6 +197,7 @@ class Teller:
         workers = self.wait("four nodes have joined Ray", lambda: len(found := workers_of(head)) == TRIALS and found)
         self.story.types = {self.sim.vm(name)["extraConfig"]["raylora.type"] for name in workers.values()}
         self._templates(workers.values())
+        self.strangers = Strangers(head, self.folder / "strangers")
         laptop.process.send_signal(signal.SIGKILL)  # the laptop is closed
         laptop.process.wait()
         self.story.sent = laptop.errors.read_text()
@@ -277,8 +213,18 @@ class Teller:
         # Trials of seconds must not be over before something happens to them: each waits where it is.
         self.story.before = self.wait("four trials have checkpoints", all_under_way)
         status = self.raylora("cluster", "status", str(self.cluster))
+        self._search(head.token)
         self._followed(handing)
         self.story.status = status.done()
+
+    def _search(self, token: str) -> None:
+        """Look for the cluster's secrets on machines that run, on the shared folder and on the laptop."""
+        secrets = {"token": token, "password": self.sim.password}
+        commands = [self.shared, self.folder / "home", *self.folder.glob("*.log")]
+        self.story.secrets += found(secrets, self.machines, commands)
+        for machine in self.machines.on.values():
+            keys = json.loads((machine.folder / "guestinfo.json").read_text())
+            self.story.guestinfo.append(read_guestinfo(keys, "userdata"))
 
     def _signal(self, trial: str, number: signal.Signals) -> None:
         machine, _, process = self.paused[trial].partition("/")
@@ -322,14 +268,16 @@ class Teller:
     def _reference(self, trial: str) -> list[dict[str, float]]:
         params = json.loads(next(self.run.glob(f"tune/{trial}/params.json")).read_text())
         config = load_config(self.run / "config.yaml").with_values(params)
-        return undisturbed(self.shared, config)
+        return undisturbed(config, self.shared / "cache", EVERY)
 
     def _end(self) -> None:
         """The laptop is opened again; the machines go, the cluster is taken down."""
         story = self.story
         sweep = ("sweep", "--cluster", str(self.cluster), str(self.folder / "sweep.yaml"), "--json")
-        story.result = json.loads(self.raylora(*sweep).done())
+        story.result = json.loads(self.raylora(*sweep).done().splitlines()[-1])
         story.times.append(("the sweep has ended", time.time() - self.started))
+        self._search(json.loads((self.folder / "home/raylora/clusters/cats.json").read_text())["token"])
+        story.strangers = self.strangers.outcomes()
         for trial in story.references:
             kept = max(self.run.glob(f"tune/{trial}/checkpoint_*"))
             story.histories[trial] = reports(kept)
@@ -447,3 +395,23 @@ def test_the_result_is_that_of_an_undisturbed_trial(story: Story) -> None:
     for trial, reference in story.references.items():
         assert reference[-1]["examples"] == 2 * STEPS
         assert story.histories[trial] == reference, "to the last bit"
+
+
+def test_every_secret_lies_in_its_one_place_and_nowhere_else(story: Story) -> None:
+    """Not in logs, reports, command lines, environments, the guestinfo after the first boot, or a file of others."""
+    homes = {"token": (TOKEN_FILE, "/home/raylora/clusters/cats.json"), "password": (PASSWORD_FILE,)}
+    assert [place for place in story.secrets if not place[1].endswith(homes[place[0]])] == []
+    assert [place for place in story.secrets if place[2] & 0o007] == [], "others could read it there"
+    places = {(name, Path(path).name) for name, path, _ in story.secrets}
+    assert places == {("token", "token"), ("token", "cats.json"), ("password", "vcenter.password")}, "the search finds"
+    assert len(story.guestinfo) > TRIALS and not any(story.guestinfo)
+
+
+def test_nobody_gets_in_without_the_token(story: Story) -> None:
+    assert len(story.strangers) == 12
+    for way, end in story.strangers.items():
+        if isinstance(end, int):
+            assert end in (401, 403), way
+        else:
+            code, said = end
+            assert code != 0 and re.search("InvalidAuthToken|Failed to connect", said), (way, code, said)

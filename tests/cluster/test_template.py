@@ -18,7 +18,7 @@ from tests.cluster.system import need
 
 TEMPLATE = Path(autoscaler_config.__file__).parents[1] / "template"
 SCRIPTS = ("raylora-node", "install.sh", "make-template.sh")
-UNITS = ("raylora-node.service", "raylora-autoscaler.service", "raylora-boot.service", "raylora-data.service")
+UNITS = tuple(f"raylora-{name}.service" for name in ("node", "autoscaler", "sweeps", "data", "boot"))
 START = "/usr/lib/raylora/raylora-node"
 
 
@@ -101,6 +101,14 @@ def test_a_worker_waits_for_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code == 124, "it was still waiting"
     assert "waiting for the head at 127.0.0.1:1" in said
     assert "waiting" in told
+
+
+def test_a_worker_whose_head_is_gone_switches_its_machine_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLORA_HEAD_PATIENCE", "0")
+    code, said, told = start(tmp_path, monkeypatch, cards=2, shared=tmp_path)
+    assert "the head at 127.0.0.1:1 has not answered for 0 s: this machine goes" in said and "this machine goes" in told
+    unit = (TEMPLATE / "raylora-node.service").read_text()
+    assert f"RestartPreventExitStatus={code}\n" in unit and "FailureAction=poweroff\n" in unit
 
 
 def test_a_worker_waits_where_the_head_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

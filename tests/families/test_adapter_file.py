@@ -64,6 +64,9 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
 
     flux = {f"lora_unet_double_blocks_0_img_attn_qkv{end}": (4, 4) for end in (down, up)}
     assert inspect(made(tmp_path / "flux.safetensors", flux)).base == "Flux"
+    sd3 = {f"transformer.transformer_blocks.0.attn.to_q.lora_{letter}.weight": (4, 4) for letter in "AB"}
+    found = inspect(made(tmp_path / "sd3.safetensors", sd3, {"ss_network_alpha": "8"}))
+    assert (found.base, found.layout, found.warnings) == ("Stable Diffusion 3", "diffusers", ())
 
 
 def test_a_peft_folder(tmp_path: Path) -> None:

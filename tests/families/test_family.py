@@ -11,6 +11,7 @@ from raylora.config.keys.chats import ChatKeys
 from raylora.config.keys.image_data import ImageDataKeys
 from raylora.config.keys.images import ImageKeys
 from raylora.config.schema import SweepConfig, TrainConfig
+from raylora.data.examples import ChatExample
 from raylora.families.causal_lm.family import CausalLMFamily
 from raylora.families.diffusion.family import DiffusionFamily
 from raylora.families.family import Family
@@ -22,7 +23,6 @@ OTHERS: dict[str, Any] = {
     "crop_jitter": 0.1,
     "debiased_estimation": True,
     "flip_augment": True,
-    "folders": {"more": {"path": "data"}},
     "huber_delta": 0.5,
     "ip_noise_gamma": 0.1,
     "init_from": "file",
@@ -39,7 +39,6 @@ OTHERS: dict[str, Any] = {
     "prediction_type": "v_prediction",
     "prior_loss_weight": 0.5,
     "reg_data_dir": "data",
-    "repeats": 2,
     "resolution": 512,
     "save_precision": "float32",
     "tag_dropout": 0.1,
@@ -70,6 +69,21 @@ def test_a_swept_key_of_another_kind_is_told_with_its_place() -> None:
     )
     assert "sweep.space.min_snr_gamma" in told(CausalLMFamily, config)
     assert told(DiffusionFamily, config) == {}
+
+
+def test_further_data_have_keys_of_one_kind_of_model_alone() -> None:
+    more = {"more": {"path": "data", "trigger": "ohwx"}}
+    config = TrainConfig(train_data_dir="data", base_model="model").with_values({"folders": more, "repeats": 2})
+    assert set(told(CausalLMFamily, config)) == {"folders.more.trigger"}
+    assert told(DiffusionFamily, config) == {}
+
+
+def test_an_example_is_seen_as_often_as_its_data_weigh() -> None:
+    config = TrainConfig(train_data_dir="data", base_model="model")
+    chats = [ChatExample("a", (("assistant", "a"),), repeats=3), ChatExample("b", (("assistant", "b"),))]
+    learned, notes = CausalLMFamily(Path("model")).learned(config, chats, ())
+    assert [one.id for one in learned] == ["a", "a", "a", "b"]
+    assert notes == ("with repeats, an epoch is 4 training examples of 2",)
 
 
 def test_defaults_are_no_mistake() -> None:

@@ -57,7 +57,7 @@ def test_a_planted_family_is_planned_swept_exported_and_reported(product: Path, 
         "  space: {lora_rank: [2, 4]}\n"
     )
     assert f"{tmp_path}/model (toy)" in raylora("plan", "c.yaml")
-    told = json.loads(raylora("sweep", "c.yaml", "--json", "--no-dashboard"))
+    told = json.loads(raylora("sweep", "c.yaml", "--json", "--no-dashboard").splitlines()[-1])
     assert (told["family"], told["objective"], len(told["trials"])) == ("toy", "squared error", 2)
     assert told["best"]["value"] < told["base_value"] / 2
     assert told["adapter"] == str(tmp_path / "out/adapter.toy.safetensors")

@@ -10,14 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import raylora
 from raylora.cli import exit_code
@@ -25,7 +23,6 @@ from raylora.sealed_json import sealed
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.diffusion.original_layout import convert
 from tests.families.diffusion.tiny import tiny_sd
-from tests.hostile import mutations
 from tests.training.fixtures import write_chats, write_images
 
 
@@ -49,16 +46,6 @@ def run(arguments: Sequence[str]) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = exit_code(arguments)
     return code, out.getvalue(), err.getvalue()
-
-
-@contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 @pytest.fixture
@@ -522,46 +509,3 @@ def test_a_configuration_made_in_python(home: Path) -> None:
     with pytest.raises(raylora.UserError, match="output_dir: nothing can be written"):
         raylora.train(config.model_copy(update={"output_dir": "text.txt"}))
     assert not (home / "out").exists()
-
-
-# --- everything else
-
-
-@pytest.mark.slow
-@settings(
-    max_examples=int(os.environ.get("RAYLORA_MUTATIONS", "60")), deadline=None, suppress_health_check=list(HealthCheck)
-)
-@given(st.data())
-def test_mutated_configurations_data_and_models(
-    store: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    home = store.parent / "mutated"
-    home.mkdir(exist_ok=True)
-    for path in home.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for path in store.iterdir():
-        (home / path.name).symlink_to(path)
-    family = data.draw(st.sampled_from(["sd", "llm"]))
-    what = data.draw(st.sampled_from(["configuration", "data", "model"]))
-    overrides: list[str] = []
-    text = mutations.as_text(mutations.config_lines(family, family))
-    if what == "configuration":
-        text, overrides = data.draw(mutations.config_texts()), data.draw(mutations.OVERRIDES)
-    elif what == "data" and family == "sd":
-        data.draw(mutations.image_folders(store / "img", home / "img"))
-    elif what == "data":
-        data.draw(mutations.chat_files(store / "chats.jsonl", home / "chats.jsonl"))
-    else:
-        data.draw(mutations.models(store / family, home / "spoiled"))
-        text = mutations.as_text(mutations.config_lines(family, "spoiled"))
-    (home / "config.yaml").write_bytes(text)
-    before = sorted(path.name for path in home.iterdir())
-    with inside(home):
-        code, out, err = run(
-            ["plan", "config.yaml", *(["--train"] if data.draw(st.booleans()) else []), "--", *overrides]
-        )
-    assert code in (0, 2), err
-    assert "Traceback" not in out + err
-    assert bool(out) == (code == 0)
-    assert bool(err) == (code == 2)
-    assert sorted(path.name for path in home.iterdir()) == before

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from raylora.cli import cli, exit_code
 from raylora.cluster.cli import cluster as cluster_commands
@@ -16,7 +17,9 @@ from raylora.config.load import load_config
 from tests.house.tree import ROOT, name_of
 
 CLUSTERS = sorted((ROOT / "configs/cluster").rglob("*.yaml"))
-CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CLUSTERS))
+#: Over models too large to come with raylora: `tests/test_configs.py` runs them on tiny ones of their kind.
+OTHER_MODELS = {ROOT / "configs/flux.yaml"}
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CLUSTERS) - OTHER_MODELS)
 
 
 @pytest.mark.slow
@@ -64,18 +67,30 @@ def test_the_two_commands() -> None:
     assert set(re.findall(r"`make ([a-z]+)`", readme)) <= make_targets()
 
 
-def readme_commands() -> list[str]:
-    """Everything in the README that is a command of raylora, in blocks and in the text."""
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```\w*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+def written_commands(page: Path) -> list[str]:
+    """Everything on a page that is a command of raylora, in blocks and in the text."""
+    text = page.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    texts = re.sub(r"^```.*?^```", "", readme, flags=re.MULTILINE | re.DOTALL)
-    return [one for one in (*lines, *re.findall(r"`([^`\n]+)`", texts)) if re.match(r"raylora [a-z]", one)]
+    texts = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    several = [one.split("; ") for one in (*lines, *re.findall(r"`([^`\n]+)`", texts))]
+    return [one for commands in several for one in commands if re.match(r"raylora [a-z]", one)]
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_commands_in_the_readme_parse(command: str) -> None:
-    _, name, *words = shlex.split(re.sub(r"[\[\]]|\.\.\.", " ", command), comments=True)
+def readme_commands() -> list[str]:
+    return written_commands(ROOT / "README.md")
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [(page, command) for page in PAGES for command in dict.fromkeys(written_commands(page))],
+    ids=lambda given: name_of(given) if isinstance(given, Path) else given,
+)
+def test_commands_on_a_page_parse(page: Path, command: str) -> None:
+    _, name, *words = shlex.split(re.sub(r"[\[\]]|\.\.\.", " ", command.partition(" > ")[0]), comments=True)
     found = cli.commands[name]
     while isinstance(found, click.Group) and words:
         name = words.pop(0)
@@ -87,6 +102,45 @@ def test_commands_in_the_readme_parse(command: str) -> None:
         found.make_context(name, list(words))
     with pytest.raises(click.exceptions.Exit):
         found.make_context(name, ["--help"])
+
+
+def test_the_pages_show_commands() -> None:
+    with_commands = [page.name for page in PAGES if written_commands(page)]
+    assert {"README.md", "start.md", "designer.md", "administrator.md", "faq.md", "events.md"} <= set(with_commands)
+
+
+def test_the_chinese_readme_keeps_step() -> None:
+    """The same headings, blocks and commands in the same order; comments in blocks may be in either language."""
+    pages = [(ROOT / name).read_text() for name in ("README.md", "README.zh.md")]
+
+    def headings(text: str) -> list[str]:
+        return [line.split()[0] for line in text.splitlines() if re.match(r"#+ ", line)]
+
+    def blocks(text: str) -> list[str]:
+        found = re.findall(r"^```(\w*\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+        return [re.sub(r" *#.*", "", block) for block in found]
+
+    def table(text: str) -> list[str]:
+        return re.findall(r"^\| `(raylora [^`]+)` \|", text, re.MULTILINE)
+
+    def links(text: str) -> set[str]:
+        return {link for link in re.findall(r"\]\(([^)#]+)\)", text) if link.endswith(".md")} - {
+            "README.md",
+            "README.zh.md",
+        }
+
+    english, chinese = pages
+    assert headings(chinese) == headings(english)
+    assert blocks(chinese) == blocks(english)
+    assert table(chinese) == table(english)
+    assert links(english) - links(chinese) == set()
+    assert set(written_commands(ROOT / "README.zh.md")) <= set(readme_commands())
+
+
+def test_the_site_leads_to_every_page() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    named = re.findall(r"[\w-]+\.md", str(site["nav"]))
+    assert sorted(named) == sorted(page.name for page in PAGES if page.parent == ROOT / "docs")
 
 
 def test_the_readme_tells_of_every_command() -> None:

@@ -11,9 +11,9 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families.causal_lm import quantization as quantized
 from raylora.families.causal_lm.export.peft_folder import export_peft
 from raylora.families.resolve import resolve
+from raylora.lora import quantization as quantized
 from raylora.lora.frozen_weight import matrix
 from raylora.training.base_losses import prepare
 from raylora.training.memory.budget import model_bytes
@@ -100,7 +100,7 @@ def problems(**values: object) -> str:
 
 def test_what_cannot_be_quantized_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "quantize: weights in 4 bits cannot be unpacked to float64" in problems(precision="float64")
-    assert "quantize: is for language models" in problems(base_model=config("diffusion").base_model)
+    assert "quantize: is for language models and flow matching" in problems(base_model=config("diffusion").base_model)
     assert "quantize: a .gguf file" in str([*quantized.problems(gguf())][0])
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))

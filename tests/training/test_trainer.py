@@ -294,6 +294,8 @@ def test_events(trainer: Trainer, log: Path) -> None:
     run_to_end(trainer, "b")
     events = read_events(log)
     assert [(e["event"], e["trial"], e.get("step"), e.get("status") or e.get("why"), e["pack"]) for e in events] == [
+        ("loading", "", None, None, None),
+        ("encoding", "", None, None, None),
         ("loaded", "", None, None, None),
         ("join", "a", 0, None, 1),
         ("join", "b", 0, None, 2),

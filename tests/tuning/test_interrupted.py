@@ -147,7 +147,7 @@ def test_interrupted_then_killed_every_trial_ends_and_none_twice(yaml: Path, tmp
     assert code == 0, stderr
     assert not list(command.scratch.glob("raylora-scratch-*"))  # the killed process's have gone too
     check_resumed(events(folder)[len(killed) :], known)
-    result = json.loads(stdout)
+    result = json.loads(stdout.splitlines()[-1])
     spent = [last - first for first, last in unsealed((folder / "times.json").read_text())["processes"]]
     assert len(spent) == 3
     assert result["seconds"] == pytest.approx(sum(spent))

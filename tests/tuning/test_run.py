@@ -6,10 +6,13 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import threading
+import urllib.error
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +32,9 @@ from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
 from raylora.training import checkpoint_format
 from raylora.training.pack import Pack
+from raylora.tuning.live.metrics import FIGURES
 from raylora.tuning.plan import make_plan
+from raylora.tuning.results.report.serve import RunPage, server
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.experiment import make_tuner
 from tests.hostile.planted import plant
@@ -83,7 +88,7 @@ def sweep(settings: TrainConfig) -> Done:
 
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    folder = tmp_path_factory.mktemp("chats") / "sweep"
+    folder = tmp_path_factory.mktemp("chats") / "chats"
     return sweep(config("causal_lm", folder, ASHA, max_steps=16, validate_every=8, precision="float64"))
 
 
@@ -195,6 +200,53 @@ def test_tune_itself_decides(tmp_path: Path) -> None:
     plan = make_plan(config("causal_lm", tmp_path, GRID), SweepConfig(**GRID))
     tune_config = make_tuner(plan, RunFolder(tmp_path), "pool")._local_tuner._tune_config
     assert type(tune_config.search_alg) is BasicVariantGenerator
+
+
+def test_rays_metrics_port_shows_every_trial(chats: Done) -> None:
+    [node] = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    metric = re.compile(r"^ray_(raylora_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+
+    def shown() -> dict[str, dict[str, float]]:
+        """Of each metric the figure of each trial of this run."""
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            lines = metric.findall(answer.read().decode())
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for name, labels, value in lines:
+            tags = dict(re.findall(r'(\w+)="(.*?)"', labels))
+            if tags["run"] == chats.folder.name:
+                found[name][tags.get("trial", "")] = float(value)
+        return found
+
+    trials = {trial.id: values_of(trial)[-1] for trial in chats.result.outcome.trials}
+    wait_for("the last trials' figures", lambda: shown()["raylora_value"].keys() >= trials.keys(), 60)
+    told = shown()
+    assert FIGURES.keys() == told.keys()
+    for trial, value in trials.items():
+        assert told["raylora_value"][trial] == pytest.approx(value)
+        assert told["raylora_step_seconds"][trial] > 0
+    assert told["raylora_trials_over"][""] >= 3
+
+
+def test_a_report_can_be_watched_while_a_sweep_runs(chats: Done, tmp_path: Path) -> None:
+    copy = RunFolder(shutil.copytree(chats.folder, tmp_path / "copy"))
+    copy.outcome.unlink()  # as if it still ran
+    with server(RunPage(copy), 0) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        port = served.server_address[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+            page = answer.read().decode()
+        assert all(trial.id in page for trial in chats.result.outcome.trials)
+        assert 'http-equiv="refresh"' in page and 'id="chart-timeline"' in page
+        for path, host in (("/", "evil.example"), ("/config.yaml", "127.0.0.1")):
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": f"{host}:{port}"})
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(asked, timeout=10)
+        with pytest.raises(UserError, match="cannot be listened on"):
+            server(RunPage(copy), port)
+        served.shutdown()
+    with pytest.raises(UserError, match="no run has begun there"):
+        RunPage(RunFolder(tmp_path / "nothing"))
 
 
 def test_a_stopped_trials_share_is_taken_by_the_next(chats: Done) -> None:

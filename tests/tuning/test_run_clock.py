@@ -24,6 +24,18 @@ def test_processes_add_up_and_the_time_between_them_does_not(tmp_path: Path) -> 
     assert clock.total() == 0
 
 
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_jumps_makes_a_run_neither_longer_nor_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    clock = RunClock(tmp_path / "times.json")
+    clock.begin(resume=False)
+    began, now = clock.started(), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + jump)
+    clock.keep()
+    assert 0 <= clock.total() < 60 and clock.started() == began
+
+
 @pytest.mark.parametrize("text", [None, "", "[[1000, 1060]]", '{"processes": [[1000, 1060]], "seal": "x"}'])
 def test_a_clock_that_was_lost_starts_again_and_says_so(
     tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]

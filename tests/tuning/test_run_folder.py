@@ -18,6 +18,7 @@ from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
 from raylora.files import LEASE, LOCK
+from raylora.sealed_json import sealed
 from raylora.tuning import run as run_module
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results.types import SweepOutcome
@@ -309,3 +310,16 @@ def test_names_in_a_runs_folder_are_written_in_one_place() -> None:
         written = [node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)]
         found = {Path(text).name for text in written if isinstance(text, str)} & listed
         assert not found or source.name == "run_folder.py", (source, found)
+
+
+@pytest.mark.parametrize("change", [{"base_model": None}, {"train": [3]}, {"held_out": {}}, {"config": ["x"]}])
+def test_inputs_that_another_has_written_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Their seal fits: it tells damage, not who wrote them."""
+    inputs = {"space": None, "base_model": "f00d", "train": ["a"], "held_out": ["b"]}
+    folder = RunFolder(tmp_path)
+    with folder.hold():
+        folder.start("lora_rank: 8\n", inputs)
+    assert folder.read_inputs() == {"config": "lora_rank: 8\n", **inputs}
+    folder.inputs.write_text(sealed({"format": 1, "config": "", **inputs, **change}))
+    with pytest.raises(UserError, match="is not what raylora wrote there"):
+        folder.read_inputs()

@@ -33,9 +33,9 @@ class DeviceKeys(Section):
     )
     quantize: Annotated[Literal["4bit"] | None, _BASE_MODEL] = Field(
         default=None,
-        description="Language models: `4bit` keeps frozen linear layers in 4 bits through bitsandbytes (QLoRA: NF4, "
-        "double quantization), so that a 7B model takes 4 GiB and not 13; a step takes longer. Null: as `precision` "
-        "says.",
+        description="Language models, and image models that learn by flow matching: `4bit` keeps frozen linear layers "
+        "in 4 bits through bitsandbytes (QLoRA: NF4, double quantization), so that a 7B model takes 4 GiB and not 13, "
+        "and Flux.1 7 and not 23; a step takes longer. Null: as `precision` says.",
         examples=["4bit"],
     )
     memory_limit_gib: Annotated[Positive | None, _MEMORY] = Field(

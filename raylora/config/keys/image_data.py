@@ -1,4 +1,4 @@
-"""Keys of the images that are learned from: folders, captions, forms, masks, regularisation."""
+"""Keys of the images that are learned from: captions, forms, masks, regularisation."""
 
 from __future__ import annotations
 
@@ -6,47 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raylora.config.fields import Flag, InputFile, InputPath, Number, Section, Text, Whole
+from raylora.config.fields import Flag, InputPath, Number, Section, Text, Whole
 from raylora.config.marks import RESULT, Mark
 
 _INPUT = Mark("input", shared="all trials of a sweep share the data and the base model")
 _DATA = Mark("result", shared="all trials of a sweep share the data and the base model")
 _ENCODED = Mark("result", shared="trials of a sweep share their examples, which are encoded once")
 
-Repeats = Annotated[Whole, Field(ge=1, le=1_000_000)]
-
-
-class FolderKeys(Section):
-    """A further folder of images."""
-
-    path: InputPath = Field(
-        description="The folder, read as `train_data_dir` is.",
-        examples=["./data/poses"],
-    )
-    metadata_path: InputFile | None = Field(
-        default=None,
-        description="Captions of its images, as the key of that name outside.",
-        examples=["./data/poses.csv"],
-    )
-    repeats: Repeats = Field(default=1, description="How often each of its images is seen in an epoch: its weight.")
-    trigger: Text = Field(default="", description="Words before each of its captions, as the key of that name outside.")
-
 
 class ImageDataKeys(Section):
-    """The images of a run: folders, captions, forms, masks, regularisation."""
+    """The images of a run: captions, forms, masks, regularisation."""
 
-    folders: Annotated[dict[str, FolderKeys], _INPUT] = Field(
-        default_factory=dict,
-        title="a section of names, each with `path`, and if need be `metadata_path`, `repeats` and `trigger`",
-        description="Images: further folders beside `train_data_dir`, each by a name of your choice, with captions, "
-        "`repeats` and a `trigger` of its own.",
-        examples=["{poses: {path: ./data/poses, repeats: 2}}"],
-    )
-    repeats: Annotated[Repeats, _DATA] = Field(
-        default=1,
-        description="Images: how often each image of `train_data_dir` is seen in an epoch. Of use beside `folders` "
-        "alone: what counts is how the repeats of folders compare. Numbers in folder names (`10_cat`) are not read.",
-    )
     trigger: Annotated[Text, _DATA] = Field(
         default="",
         description="Images: words before each caption of `train_data_dir` that has them not yet, by which a prompt "

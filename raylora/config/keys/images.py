@@ -20,7 +20,7 @@ class ImageKeys(Section):
     resolution: Annotated[Annotated[Whole, Field(ge=8, le=16_384)] | None, SAME_FORM] = Field(
         default=None,
         description="Images: edge in pixels of a square with the area that images are scaled to (their aspect is "
-        "kept). Null: what the base model was made for (512 for SD 1.5, 1024 for SDXL).",
+        "kept). Null: what the base model was made for (512 for SD 1.5, 1024 for SDXL, SD 3 and Flux).",
         examples=[512],
     )
     save_precision: Annotated[Literal["float16", "bfloat16", "float32"], _WRITTEN] = Field(

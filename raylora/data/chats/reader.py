@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -24,7 +26,14 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _NAMED_KEYS = 8  #: keys that are not used which a note names
 
 
-def read(path: Path, train_on: TrainOn = "assistant", validation_path: Path | None = None) -> Found:
+def read(
+    path: Path,
+    train_on: TrainOn = "assistant",
+    validation_path: Path | None = None,
+    *,
+    repeats: int = 1,
+    further: Sequence[tuple[str, Path, int]] = (),
+) -> Found:
     """Read chats from a file, or from all files of chats in a folder (and the folders below, by name).
 
     In a folder, and in a file that holds several sets, those that are called validation (or alike) are held out and
@@ -35,6 +44,8 @@ def read(path: Path, train_on: TrainOn = "assistant", validation_path: Path | No
         path: the file or folder.
         train_on: what of a chat is learnt, as `ChatKeys.train_on` says.
         validation_path: a file or folder of the examples to judge by, in place of any that are called so.
+        repeats: how often each example of `path` is seen in an epoch.
+        further: other files and folders, each with its name and its repeats.
 
     Returns:
         The examples in the order of files and lines, and notes on what a person may not expect.
@@ -43,12 +54,15 @@ def read(path: Path, train_on: TrainOn = "assistant", validation_path: Path | No
         UserError: all that is wrong, each with file and line.
     """
     reading = _Reading(train_on)
-    try:
-        files, notes = files_of(path, "train_data_dir", SUFFIXES, TEXT_SUFFIXES, SHAPES)
-        reading.notes += notes
-        reading.parts_of(files, path)
-    except UserError as error:
-        reading.problems += error.problems
+    for name, place, times in (("", path, repeats), *further):
+        key = f"folders.{name}.path" if name else "train_data_dir"
+        try:
+            files, notes = files_of(place, key, SUFFIXES, TEXT_SUFFIXES, SHAPES)
+            with reading.named(name):
+                reading.notes += notes
+                reading.parts_of(files, place, key, times)
+        except UserError as error:
+            reading.problems += error.problems
     if validation_path is not None:
         reading.judge_by(validation_path)
     return reading.result(path)
@@ -67,17 +81,28 @@ class _Reading:
         self._avoided = self._left_alone = self._seen = 0
         self._progress = Progress("reading chats")
 
-    def parts_of(self, files: Sequence[ChatFile], place: Path) -> None:
+    @contextlib.contextmanager
+    def named(self, name: str) -> Iterator[None]:
+        """Put the name of further data, if it has one, before what is noted meanwhile."""
+        before = len(self.notes)
+        yield
+        if name:
+            self.notes[before:] = [f"{name}: {note}" for note in self.notes[before:]]
+
+    def parts_of(self, files: Sequence[ChatFile], place: Path, key: str, repeats: int) -> None:
         """Read files by what they are part of; the notes name which became what, where a name says it."""
         wanted = [file for file in files if file.part not in ("test", "validation")]
         if not wanted:
             names = few([file.path.name for file in files])
             hint = "name a file itself to learn from it, or the one to judge by as validation_path"
             message = f"holds no chats to learn from, by the names of its files: {names}"
-            raise UserError.one(message, where=shown(place), key="train_data_dir", hint=hint)
+            raise UserError.one(message, where=shown(place), key=key, hint=hint)
+        before = len(self.train)
         for file in files:
             if file.part != "test":
-                self._file(file.path, file.part, "train_data_dir")
+                self._file(file.path, file.part, key)
+        if repeats > 1:
+            self.train[before:] = [dataclasses.replace(one, repeats=repeats) for one in self.train[before:]]
         if len(wanted) < len(files):
             for part, words in (("", "learnt from"), ("validation", "to judge by"), ("test", "left alone")):
                 chosen = [

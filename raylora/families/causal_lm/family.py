@@ -17,10 +17,11 @@ from raylora.data.chats.formats import SUFFIXES
 from raylora.data.examples import ChatExample, Example, Found, Message, TextExample
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
-from raylora.families.causal_lm import files, lr_prior, quantization
+from raylora.families.causal_lm import files, lr_prior
 from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
 from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.prompts import lines
+from raylora.lora import quantization
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +96,12 @@ class CausalLMFamily(Family):
         instead = {
             "caption_tokens": "chats are read up to max_length",
             "resolution": "max_length bounds what is read",
-            "folders": "train_data_dir may be a folder of many files",
         }
+        for name, folder in config.folders.items():
+            for key in ("metadata_path", "trigger"):
+                if getattr(folder, key):
+                    message = "is for image models, and has no effect here"
+                    yield Problem(message, "", f"folders.{name}.{key}", "remove the key")
         for keys in (ImageDataKeys, ImageKeys):
             yield from foreign_keys(config, keys, "image models", instead)
 
@@ -153,7 +158,9 @@ class CausalLMFamily(Family):
 
     def read(self, config: TrainConfig) -> Found:
         validation = Path(config.validation_path) if config.validation_path else None
-        found = reader.read(Path(config.train_data_dir), config.train_on, validation)
+        further = [(name, Path(folder.path), folder.repeats) for name, folder in config.folders.items()]
+        main = Path(config.train_data_dir)
+        found = reader.read(main, config.train_on, validation, repeats=config.repeats, further=further)
         with unreadable_files(self.base_model):
             tokens = self._tokens
         from raylora.families.causal_lm.rendering.usable import usable

@@ -19,6 +19,11 @@ from raylora.files import open_regular
 
 KEY = "base_model"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+#: JSON that transformers reads with tokenizer and model, where it is there.
+_READ_WITH_IT = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    "generation_config.json",
+)
 _MARKS = (*TOKENIZERS, "tokenizer_config.json", "adapter_config.json", "model.safetensors", "pytorch_model.bin")
 _CAUSAL = re.compile("CausalLM|LMHeadModel|ConditionalGeneration")
 #: Names of the size of the hidden states in models' configurations.
@@ -220,6 +225,9 @@ def _find_folder(folder: Path) -> ModelFiles:
     if not names.intersection(TOKENIZERS):
         hint = "copy tokenizer.json and tokenizer_config.json of the same model into it"
         problems.append(_problem("has no tokenizer (" + ", ".join(TOKENIZERS[:3]) + ")", folder, hint))
+    for name in sorted(names.intersection(_READ_WITH_IT)):
+        if _read_json(folder / name) is None:
+            problems.append(_problem("is not valid JSON", folder / name, "download or copy it again"))
     if "config.json" not in names and any(map(_CONSOLIDATED.match, names)):
         raise UserError([_no_weights(folder, names)])
     if "config.json" not in names:

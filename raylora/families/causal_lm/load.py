@@ -31,12 +31,12 @@ from transformers.utils import logging as transformers_logging
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families.causal_lm import quantization
 from raylora.families.causal_lm.files import KEY, ModelFiles, fingerprint
 from raylora.families.causal_lm.model import CausalLM
 from raylora.families.causal_lm.rendering.bounds import check_template
 from raylora.families.causal_lm.tokenizer import ChatTokens
 from raylora.families.making import one_at_a_time
+from raylora.lora import quantization
 
 _ENCODING = 3  # raise when the same chat gives other tensors, so that caches are made anew
 

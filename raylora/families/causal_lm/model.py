@@ -20,10 +20,11 @@ from raylora.families.causal_lm.kernels.packed_attention import Layout
 from raylora.families.causal_lm.kernels.rms_norm import replace_rms_norms
 from raylora.families.causal_lm.lengths import dynamic_ropes, forget_lengths, positions, sharing
 from raylora.families.causal_lm.probe import decoder_of, find_targets, probe
-from raylora.families.causal_lm.quantization import BYTES_PER_WEIGHT
+from raylora.families.causal_lm.rendering.all_cores import MANY, AllCores
 from raylora.families.causal_lm.rendering.messages import more_of
 from raylora.families.causal_lm.tokenizer import ChatTokens
 from raylora.families.objectives import causal_lm_objective
+from raylora.lora.quantization import BYTES_PER_WEIGHT
 from raylora.lora.selection import WORDS
 
 _LONGEST = 16  #: chats that are encoded to find out how long rows become
@@ -38,6 +39,7 @@ class CausalLM:
     """
 
     fixed_pass_bytes = True
+    encoded_at_once = MANY
 
     def __init__(self, model: Any, tokens: ChatTokens, fingerprint: str, max_length: int, where: str) -> None:
         """Take over `model` on its device and in its precision, and find out how it is built from one small forward.
@@ -48,6 +50,7 @@ class CausalLM:
         self.model: nn.Module = model.requires_grad_(False).eval()
         self.model.config.use_cache = False
         self.tokens = tokens
+        self._tokenising = AllCores(tokens)
         self.fingerprint = fingerprint
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -111,10 +114,11 @@ class CausalLM:
         if len(chats) != len(examples):
             hint = "give a JSONL file of chats, or an image model as base_model"
             raise UserError.one("a language model learns from chats, not from images", key="train_data_dir", hint=hint)
-        return self.tokens.encode(chats, self.max_length)
+        return self._tokenising.encode(chats, self.max_length)
 
     def release_encoders(self) -> None:
-        """Nothing to drop: a tokenizer is small."""
+        """End the processes that tokenise; the tokenizer itself is small."""
+        self._tokenising.close()
 
     def shape_key(self, encoded: Tensors) -> Hashable:
         """One key for all, but where what a pass computes depends on the longest text in it: see `Sharing`."""

@@ -72,6 +72,7 @@ class ChatTokens:
         """
         self.tokenizer = tokenizer
         self.notes: list[str] = []
+        self._made_of = (tokenizer, where, tuple(stops))
         if not getattr(tokenizer, "is_fast", False):
             hint = "convert it: it must have a tokenizer.json, from which tokens can be traced to characters"
             raise UserError.one(f"has a slow tokenizer ({type(tokenizer).__name__})", where=where, hint=hint)
@@ -88,6 +89,10 @@ class ChatTokens:
             known.add(int(tokenizer.eos_token_id))
         self.end_of_turn: int | None = self._find_end_of_turn(known)
         self.stops: tuple[int, ...] = tuple(sorted(known if self.end_of_turn is None else {*known, self.end_of_turn}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it was made of: a compiled template cannot be sent to another process."""
+        return ChatTokens, self._made_of
 
     def _template(self, where: str) -> str:
         if self.tokenizer.chat_template is not None:

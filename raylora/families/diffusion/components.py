@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from raylora.data.reading import few, shown
-from raylora.errors import UserError
-from raylora.families.diffusion.base_files.model_files import KEY, ModelFiles
+from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.base_files.single_file import has_old_clip, with_new_clip
-from raylora.families.making import one_at_a_time
+from raylora.families.images.loading import complete, lacks, quiet, translated
 from raylora.families.safetensors_header import read_shapes
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep diffusers and transformers from writing progress bars and advice to the terminal; one thread at a time."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    libraries = (diffusers_logging, transformers_logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity(logging.ERROR)
-        library.disable_progress_bar()
-    try:
-        with one_at_a_time(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for library, (verbosity, bars) in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-            if bars:
-                library.enable_progress_bar()
 
 
 def load_unet(files: ModelFiles, dtype: torch.dtype) -> Any:
@@ -62,7 +34,7 @@ def meta_unet(files: ModelFiles, dtype: torch.dtype) -> Any:
         from diffusers import UNet2DConditionModel
 
         settings = files.settings("unet")
-        return _translate(lambda: UNet2DConditionModel.from_config(settings), files, "unet").to(dtype).eval()
+        return translated(lambda: UNet2DConditionModel.from_config(settings), files, "unet").to(dtype).eval()
 
 
 def load_vae(files: ModelFiles, dtype: torch.dtype) -> Any:
@@ -104,7 +76,7 @@ def load_scheduler(files: ModelFiles, name: str, **other: Any) -> Any:
 
         class_ = getattr(diffusers, name)
         settings = files.settings("scheduler")
-        return _translate(lambda: class_.from_config(settings, clip_sample=False, **other), files, "scheduler")
+        return translated(lambda: class_.from_config(settings, clip_sample=False, **other), files, "scheduler")
 
 
 def pipeline_class(files: ModelFiles) -> Any:
@@ -144,7 +116,7 @@ def tokenizer(files: ModelFiles, name: str) -> Any:
         length = int(files.settings(encoder).get("max_position_embeddings", 77))
         return CLIPTokenizer.from_pretrained(folder, pad_token=pad, model_max_length=length, local_files_only=True)
 
-    return _translate(load, files, name)
+    return translated(load, files, name)
 
 
 def _load_diffusers(class_: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
@@ -160,7 +132,7 @@ def _load_diffusers(class_: Any, files: ModelFiles, part: str, dtype: torch.dtyp
                 local_files_only=True,
             )
 
-        return _complete(_translate(load, files, part), files, part, dtype)
+        return complete(translated(load, files, part), files, part, dtype)
 
 
 def _load_folder(class_: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
@@ -175,10 +147,10 @@ def _load_folder(class_: Any, files: ModelFiles, part: str, dtype: torch.dtype) 
             output_loading_info=True,
         )
 
-    model, report = _translate(load, files, part)
+    model, report = translated(load, files, part)
     missing = sorted(report["missing_keys"])
     if missing:
-        raise _lacks(missing, files, part)
+        raise lacks(missing, files, part)
     return model.eval()
 
 
@@ -186,7 +158,7 @@ def _single_file_texts(
     files: ModelFiles, classes: dict[str, Any], tokenizers: dict[str, Any], dtype: torch.dtype
 ) -> dict[str, Any]:
     absent = {"unet": None, "vae": None, "scheduler": None}
-    if files.kind == "sd15":
+    if files.kind != "sdxl":
         absent |= {"safety_checker": None, "feature_extractor": None}
 
     def load() -> Any:
@@ -199,10 +171,10 @@ def _single_file_texts(
         )
 
     if has_old_clip(read_shapes(files.path)):
-        model = _translate(lambda: _old_clip(files), files, "text_encoder")
-        return {"text_encoder": _complete(model, files, "text_encoder", dtype)}
-    pipeline = _translate(load, files, "text_encoder")
-    return {name: _complete(getattr(pipeline, name), files, name, dtype) for name in classes}
+        model = translated(lambda: _old_clip(files), files, "text_encoder")
+        return {"text_encoder": complete(model, files, "text_encoder", dtype)}
+    pipeline = translated(load, files, "text_encoder")
+    return {name: complete(getattr(pipeline, name), files, name, dtype) for name in classes}
 
 
 def _old_clip(files: ModelFiles) -> Any:
@@ -214,37 +186,3 @@ def _old_clip(files: ModelFiles) -> Any:
     tensors = with_new_clip(load_file(files.path))
     config = {"config": str(files.config), "subfolder": "text_encoder", "local_files_only": True}
     return create_diffusers_clip_model_from_ldm(CLIPTextModel, tensors, **config)
-
-
-def _translate(load: Callable[[], Any], files: ModelFiles, part: str) -> Any:
-    try:
-        return load()
-    except MemoryError:
-        raise
-    except NotImplementedError as error:  # torch's word for moving a tensor that no file filled
-        raise _lacks([], files, part) from error
-    except Exception as error:  # loaders raise whatever a configuration with odd values makes them stumble over
-        text = " ".join(str(error).split())
-        raise UserError.one(
-            f"its {part} does not load: {text[:300] or type(error).__name__}",
-            where=shown(files.path),
-            key=KEY,
-            hint=f"the weights and the configuration in {shown(files.config)} do not belong together",
-        ) from error
-
-
-def _complete(model: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
-    """Check what a single file's loader made: it may leave without storage what it did not find, and says nothing."""
-    missing = sorted(name for name, tensor in model.state_dict().items() if tensor.is_meta)
-    if missing:
-        raise _lacks(missing, files, part)
-    return model.to(dtype).eval()
-
-
-def _lacks(missing: list[str], files: ModelFiles, part: str) -> UserError:
-    return UserError.one(
-        f"its {part} lacks weights" + (f": {few(missing)}" if missing else " that its configuration asks for"),
-        where=shown(files.path),
-        key=KEY,
-        hint="the file is incomplete, or its configuration is another model's: copy or download the model again",
-    )

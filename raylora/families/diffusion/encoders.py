@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from raylora.data.examples import Forms, ImageExample
-from raylora.data.images.decoding import open_rgb, open_with_alpha
-from raylora.data.reading import shown
-from raylora.errors import UserError
+from raylora.data.examples import ImageExample
 from raylora.families.base import Tensors
-from raylora.families.diffusion import buckets
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.components import load_vae
 from raylora.families.diffusion.texts import TextEncoders
+from raylora.families.images import buckets
+from raylora.families.images.encoding import encode_example, gives_nan, pixels_of
 
 
 class Encoders:
@@ -52,25 +49,10 @@ class Encoders:
         Raises:
             UserError: it cannot be decoded, or the model gives numbers that are not finite.
         """
-        image, alpha = open_with_alpha(example.path)
-        forms = example.forms or Forms((example.caption,))
-        bucket = buckets.choose(image.size, sizes)
-        fitted = [buckets.fit(image, bucket, view) for view in forms.views]
-        found = {"latents": torch.stack([self._latents(one.image) for one in fitted]), **self._captions(forms.captions)}
+        found = encode_example(example, sizes, self._latents, self._captions, self._told)
         for name, part in (("latents", "VAE"), ("prompt", "text encoder")):
             if not bool(found[name].isfinite().all()):
-                raise _gives_nan(self._files, part, example)
-        if self._files.kind == "sdxl":
-            found["time_ids"] = torch.tensor([_time_ids(one) for one in fitted], dtype=torch.float32)
-        if example.forms is None:
-            return {name: tensor[0].contiguous() for name, tensor in found.items()}
-        if forms.masked and example.mask is not None:
-            white = alpha if example.mask == example.path else open_rgb(example.mask).convert("L")
-            white = (white or Image.new("L", image.size, 255)).resize(image.size)
-            cut = [buckets.fit(white, bucket, view).image for view in forms.views]
-            found["mask"] = torch.stack([_at_latents(one, found["latents"]) for one in cut])
-        if forms.prior:
-            found["prior"] = torch.tensor(1.0)
+                raise gives_nan(self._files.path, part, example)
         return found
 
     def caption(self, caption: str, chunks: int | None = None) -> Tensors:
@@ -105,10 +87,15 @@ class Encoders:
             # Never fp16: SDXL's VAE overflows in it.
             self._vae = load_vae(self._files, torch.float32).to(self._device)
         vae = self._vae
-        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32).copy()).permute(2, 0, 1)
-        inputs = (pixels / 127.5 - 1.0)[None].to(self._device)
+        inputs = pixels_of(picture)[None].to(self._device)
         mean: Tensor = vae.encode(inputs).latent_dist.mean[0]  # type: ignore[operator]
         return (mean * vae.config.scaling_factor).float().cpu().contiguous()  # type: ignore[union-attr,operator]
+
+    def _told(self, fitted: Sequence[buckets.Fitted]) -> Tensors:
+        """What the UNet is told of each view of a picture."""
+        if self._files.kind != "sdxl":
+            return {}
+        return {"time_ids": torch.tensor([_time_ids(one) for one in fitted], dtype=torch.float32)}
 
     def _loaded_texts(self) -> TextEncoders:
         if self._texts is None:
@@ -120,19 +107,3 @@ def _time_ids(fitted: buckets.Fitted) -> list[int]:
     """What SDXL is told of a picture: original size, crop, and the size that it is brought to."""
     (width, height), (left, top) = fitted.original, fitted.crop
     return [height, width, top, left, fitted.image.height, fitted.image.width]
-
-
-def _at_latents(mask: Image.Image, latents: Tensor) -> Tensor:
-    """A mask as what share of each latent is white: (1, h, w), 0 to 1."""
-    white = torch.from_numpy(np.asarray(mask, dtype=np.float32).copy()) / 255.0
-    height, width = latents.shape[-2:]
-    return functional.adaptive_avg_pool2d(white[None], (height, width))
-
-
-def _gives_nan(files: ModelFiles, part: str, example: ImageExample) -> UserError:
-    return UserError.one(
-        f"its {part} gives numbers that are not finite, for {shown(example.path.name)} first",
-        where=shown(files.path),
-        key="base_model",
-        hint="the file is broken, as merged models often are: use another copy or another model",
-    )

@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raylora import suggest
 from raylora.config.keys.chats import ChatKeys
-from raylora.data.examples import Example, Found, ImageExample
-from raylora.data.images import listing, sources
-from raylora.data.reading import few, shown
+from raylora.data.examples import Example, ImageExample
+from raylora.data.reading import few
 from raylora.errors import Problem, UserError
-from raylora.families.diffusion import forms, sample_prompts, sizes
 from raylora.families.diffusion.base_files import describe
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.export.usage import image_usage
-from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
-from raylora.families.prompts import lines
-from raylora.families.safetensors_header import BrokenFileError, read_shapes
+from raylora.families.diffusion.sizes import sizes
+from raylora.families.family import Layout, Prompt, Snippet, foreign_keys, unreadable_files
+from raylora.families.images.family import ImageFamily, asked, picture_info, prompt_problems
+from raylora.families.images.sizes import notes
 from raylora.formatting import counted
 
 if TYPE_CHECKING:
     import torch
 
     from raylora.config.schema import TrainConfig
-    from raylora.families.base import BaseModel, Losses
+    from raylora.families.base import BaseModel
     from raylora.families.diffusion.model import DiffusionModel
 
 
 def _export_diffusers(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
-    from raylora.families.diffusion.export.other_layouts import export_diffusers
+    from raylora.families.images.export.other_layouts import export_diffusers
 
     return export_diffusers(target, tensors, config)
 
 
 def _export_peft(target: Path, tensors: Mapping[str, Any], config: TrainConfig) -> Path:
-    from raylora.families.diffusion.export.other_layouts import export_peft
+    from raylora.families.images.export.other_layouts import export_peft
 
     return export_peft(target, tensors, config)
 
@@ -54,18 +50,12 @@ def _export_merged(target: Path, tensors: Mapping[str, Any], config: TrainConfig
     return export_merged(target, tensors, config)
 
 
-class DiffusionFamily(Family):
-    """Stable Diffusion 1.5 and XL: images with captions, judged by the denoising error against the base model's."""
+class DiffusionFamily(ImageFamily):
+    """Stable Diffusion 1.5, 2 and XL: images with captions, judged by the denoising error against the base model's."""
 
     name = "diffusion"
     title = "diffusion (images)"
     model_title = "an image model"
-    data_title = "a folder of images with captions"
-    data_found = "images"
-    data_suffixes = listing.SUFFIXES
-    objective_name = "J"
-    adapter_name = "adapter.safetensors"
-    sample_count = 6
     layout = "kohya"
     other_layouts = MappingProxyType(
         {
@@ -91,7 +81,9 @@ class DiffusionFamily(Family):
 
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
         if config.quantize is not None:
-            yield Problem("is for language models: image models stay in 16 bits", "", "quantize", "remove the key")
+            yield Problem(
+                "is for language models and flow matching: a UNet stays in 16 bits", "", "quantize", "remove the key"
+            )
         instead = {"max_length": "captions are read up to caption_tokens"}
         yield from foreign_keys(config, ChatKeys, "language models", instead)
         if config.max_timestep is not None and config.min_timestep >= config.max_timestep:
@@ -99,7 +91,7 @@ class DiffusionFamily(Family):
         if config.zero_terminal_snr and config.prediction_type == "epsilon":
             message = "is for models that predict velocity: noise alone tells nothing of its noise"
             yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
-        yield from _prompt_problems(config)
+        yield from prompt_problems(config)
         for key in ("lora_rank", "lora_targets"):
             if config.init_from and config.sweep and key in config.sweep.space:
                 hint = "remove it from the space, or remove init_from"
@@ -152,74 +144,37 @@ class DiffusionFamily(Family):
     def starting_point(self, config: TrainConfig, base: BaseModel) -> dict[str, torch.Tensor]:
         return self._start(config)[0] if config.init_from else {}
 
-    def read(self, config: TrainConfig) -> Found:
-        found = sources.read(config)
-        try:
-            with unreadable_files(self.base_model):
-                files = self.model_files
-        except UserError:  # which `check` tells of
-            return found
-        images = _images([*found.examples, *found.held_out, *found.beside])
-        notes = [*found.notes, *self._notes(files, config, images)]
-        if config.init_from:
-            with contextlib.suppress(UserError):  # which `check` tells of
-                notes += self._start(config)[1]
-        return dataclasses.replace(found, notes=notes)
-
-    def learned(
-        self, config: TrainConfig, train: Sequence[Example], beside: Sequence[Example]
-    ) -> tuple[Sequence[Example], Sequence[str]]:
-        return forms.learned(config, _images(train), _images(beside))
-
-    def _notes(self, files: ModelFiles, config: TrainConfig, examples: Sequence[ImageExample]) -> list[str]:
-        """The work on pictures and captions that comes before learning from them."""
+    def image_notes(self, config: TrainConfig, images: Sequence[ImageExample]) -> list[str]:
         from raylora.families.diffusion.texts import chunks_needed
 
-        needed = chunks_needed(files, [example.caption for example in examples])
+        files = self.model_files
+        needed = chunks_needed(files, [example.caption for example in images])
         most = config.caption_tokens
-        long = [example.path.name for example, chunks in zip(examples, needed, strict=True) if chunks * 75 > most]
+        long = [example.path.name for example, chunks in zip(images, needed, strict=True) if chunks * 75 > most]
         cut = f"{counted(len(long), 'caption')} longer than caption_tokens ({most}), and cut off there: {few(long)}"
-        return [*([cut] if long else []), *sizes.notes(examples, sizes.sizes(files, config))]
+        started: list[str] = []
+        if config.init_from:
+            with contextlib.suppress(UserError):  # which `check` tells of
+                started = self._start(config)[1]
+        return [*([cut] if long else []), *notes(images, sizes(files, config)), *started]
 
     def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
         from raylora.families.diffusion.export.kohya import architecture
-        from raylora.families.diffusion.export.training_data import training_data_info
 
         files = self.model_files.with_schedule(config.prediction_type, config.zero_terminal_snr)
         velocity = files.prediction_type == "v_prediction"
-        roots = [config.train_data_dir, *(folder.path for folder in config.folders.values())]
-        roots += [config.reg_data_dir] if config.reg_data_dir else []
-        found = sizes.sizes(files, config)
         return {
-            **architecture(files.kind),
-            **training_data_info([Path(root) for root in roots], _images(examples), found),
-            "ss_resolution": f"({found.resolution}, {found.resolution})",
-            "modelspec.resolution": f"{found.resolution}x{found.resolution}",
+            **architecture(files.kind, velocity),
+            **picture_info(config, examples, sizes(files, config)),
             "modelspec.prediction_type": "v" if velocity else "epsilon",
             "ss_v_parameterization": str(velocity),
             "ss_zero_terminal_snr": str(bool(files.settings("scheduler").get("rescale_betas_zero_snr"))),
         }
 
-    @staticmethod
-    def objective(losses: Losses, counts: Losses, base: Losses) -> Losses:
-        from raylora.families.objectives import diffusion_objective
-
-        return diffusion_objective(losses, counts, base)
-
-    @staticmethod
-    def prompts(held_out: Sequence[Example]) -> list[Prompt]:
-        found: dict[str, Prompt] = {}
-        for example in held_out:
-            if isinstance(example, ImageExample):
-                found.setdefault(example.caption, Prompt(example.caption, example.path))
-        return list(found.values())
-
     def generate(self, config: TrainConfig, adapter: Path | None, prompts: Sequence[Prompt]) -> list[Any]:
         from raylora.families.diffusion.sample import generate
 
-        # Captions of held-out pictures are taken as they are.
-        read = sample_prompts.parse if config.sample_prompts is not None else sample_prompts.SamplePrompt
-        return generate(self.model_files, config, adapter, [read(prompt.text) for prompt in prompts])
+        return generate(self.model_files, config, adapter, asked(config, prompts))
 
     @classmethod
     def export(cls, target: Path, tensors: Mapping[str, Any], config: TrainConfig, info: Mapping[str, str]) -> Path:
@@ -228,51 +183,5 @@ class DiffusionFamily(Family):
         return export_kohya(target, tensors, config, info)
 
     @classmethod
-    def export_target(cls, to: Path) -> Path:
-        target = to / cls.adapter_name if to.is_dir() else to
-        if target.suffix != ".safetensors":
-            raise UserError.one(
-                "an adapter is a .safetensors file", where=str(to), key="--to", hint=f"{to}.safetensors"
-            )
-        if suggest.exists(target) and not _is_adapter(target):
-            message = "is something else than an adapter"
-            raise UserError.one(message, where=str(target), key="--to", hint="name a new file")
-        return target
-
-    @classmethod
     def usage(cls, name: str, base_model: str, adapter: Path, rank: int) -> list[Snippet]:
         return image_usage(name, base_model, adapter)
-
-    @classmethod
-    def explain(cls, value: float, base_value: float, held_out: str) -> str:
-        change = math.expm1(value)
-        return (
-            f"On {held_out} the denoising error is {abs(change):.1%} "
-            f"{'lower' if change < 0 else 'higher'} than the base model's (0 is the base model, lower is better)."
-        )
-
-
-def _prompt_problems(config: TrainConfig) -> Iterator[Problem]:
-    try:
-        given = lines(config) or []
-    except UserError as error:
-        yield from error.problems
-        return
-    for line in given:
-        try:
-            sample_prompts.parse(line)
-        except ValueError as error:
-            yield Problem(f"{shown(line)}: {error}", "", "sample_prompts", "for example a red cat --n blurry --d 1")
-
-
-def _images(examples: Sequence[Example]) -> list[ImageExample]:
-    return [example for example in examples if isinstance(example, ImageExample)]
-
-
-def _is_adapter(file: Path) -> bool:
-    """Whether a file is an image adapter as exports are: whole, and all its tensors those of a UNet's LoRA."""
-    try:
-        names = read_shapes(file) if file.is_file() else {}
-    except BrokenFileError:
-        return False
-    return bool(names) and all(name.startswith("lora_unet_") or ".lora_" in name for name in names)

@@ -18,10 +18,13 @@ from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.components import load_scheduler, load_unet, meta_unet
 from raylora.families.diffusion.encoders import Encoders
-from raylora.families.diffusion.noise import draw_timestep, multires_noise, penalty, weight
+from raylora.families.diffusion.noise import draw_timestep, multires_noise, weight
 from raylora.families.diffusion.prediction import check_prediction, velocity
-from raylora.families.diffusion.sizes import Sizes, sizes, vae_factor
+from raylora.families.diffusion.sizes import sizes, vae_factor
 from raylora.families.diffusion.texts import chunk_tokens, chunks_needed
+from raylora.families.images.encoded import form, has_forms, seed_of
+from raylora.families.images.loss import row_losses
+from raylora.families.images.sizes import Sizes
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
 from raylora.lora.selection import WORDS, select
 
@@ -85,6 +88,7 @@ class DiffusionModel:
         prediction_type: "epsilon" (noise) or "v_prediction" (velocity).
     """
 
+    encoded_at_once = 16
     fixed_pass_bytes = False  # next to none: of 0.87 GiB for SD 1.5, 6 MiB, which would take long to follow
 
     def __init__(
@@ -244,16 +248,7 @@ class DiffusionModel:
         Rows must be of one shape key. One forward pass of the UNet; rows do not influence each other.
         """
         predicted, noise, speed = self.predict(rows)
-        weights = torch.stack([row["weight"] for row in rows]).to(predicted)
-        huber = torch.stack([row["huber"] for row in rows])
-        wanted = noise if self.prediction_type == "epsilon" else speed
-        errors = penalty(predicted - wanted, huber)
-        if any("mask" in row for row in rows):
-            whole = torch.ones(1, *errors.shape[2:])
-            masks = torch.stack([row.get("mask", whole) for row in rows]).to(errors)
-            share = masks.mean(dim=(1, 2, 3)).clamp_min(1e-6)  # of a mask that is black all over
-            return (errors * masks).mean(dim=(1, 2, 3)) / share * weights
-        return errors.mean(dim=(1, 2, 3)) * weights
+        return row_losses(predicted, noise if self.prediction_type == "epsilon" else speed, rows)
 
     def predict(self, rows: Sequence[Tensors]) -> tuple[Tensor, Tensor, Tensor]:
         """The UNet's predictions for rows of one shape key, their noise, and their velocity: (rows, 4, h, w) each."""
@@ -320,19 +315,3 @@ def _fingerprint(files: ModelFiles, sizes: Sizes, caption_tokens: int, dtype: to
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return f"diffusion-{digest.hexdigest()}"
-
-
-def seed_of(text: str) -> int:
-    """A seed for torch that depends on a text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
-
-
-def has_forms(encoded: Tensors) -> bool:
-    """Whether an encoded example has several forms to draw from, and not the one that stands there."""
-    return encoded["latents"].ndim == 4
-
-
-def form(encoded: Tensors, view: int, caption: int) -> Tensors:
-    """One view and one caption of an encoded example that has forms."""
-    picks = {"latents": view, "time_ids": view, "mask": view, "prompt": caption, "pooled": caption}
-    return {name: encoded[name][pick] for name, pick in picks.items() if name in encoded}

@@ -51,20 +51,3 @@ def weight(config: TrainConfig, signal: float, velocity: bool) -> float:
         ratio = min(signal / max(1.0 - signal, 1e-12), 1000.0)
         found /= (ratio + (1.0 if velocity else 0.0)) ** 0.5 if ratio > 0 or velocity else 1e-3
     return found
-
-
-def penalty(error: Tensor, huber: Tensor) -> Tensor:
-    """The loss of each element: its square, or where `huber` is not 0 a square that goes on as a line.
-
-    Args:
-        error: (rows, ...).
-        huber: (rows,) on the CPU, where the line begins; 0 for the square. Twice the pseudo-Huber loss times it, so
-            that small errors count as their squares do.
-    """
-    square = error.square()
-    if not bool((huber > 0).any()):
-        return square
-    at = huber.reshape(-1, *[1] * (error.ndim - 1)).to(error)
-    begins = torch.where(at > 0, at, torch.ones_like(at))  # a root of 0 has no gradient
-    line = 2.0 * begins * ((square + begins.square()).sqrt() - begins)
-    return torch.where(at > 0, line, square)

@@ -10,13 +10,14 @@ import torch
 
 from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
-from raylora.families.diffusion import buckets
 from raylora.families.diffusion.base_files.model_files import ModelFiles
-from raylora.families.diffusion.components import assemble, load_scheduler, load_texts, load_unet, load_vae, quiet
-from raylora.families.diffusion.model import seed_of
-from raylora.families.diffusion.sample_prompts import SamplePrompt
+from raylora.families.diffusion.components import assemble, load_scheduler, load_texts, load_unet, load_vae
 from raylora.families.diffusion.sizes import sizes
 from raylora.families.diffusion.texts import TextEncoders
+from raylora.families.images import buckets
+from raylora.families.images.encoded import seed_of
+from raylora.families.images.loading import quiet
+from raylora.families.images.sample_prompts import SamplePrompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image

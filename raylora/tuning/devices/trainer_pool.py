@@ -87,6 +87,7 @@ class TrainerPool:
         self._threads: dict[DeviceShare, int] = {}
         #: CPU threads of the devices that several trainers share.
         self._cores: dict[tuple[str, str], int] = {}
+        self._training: set[str] = set()
         self._locks: dict[DeviceShare, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._leaving: dict[tuple[str, DeviceShare], asyncio.Task[bool]] = {}
         self._idle_since: dict[DeviceShare, float] = {}
@@ -145,6 +146,22 @@ class TrainerPool:
         """
         self._leave(trial)
 
+    async def joined(self, trial: str) -> None:
+        """A trial is in its pack and trains."""
+        self._training.add(trial)
+
+    async def saved(self, trial: str) -> None:
+        """A trial has left its pack, and its checkpoint lies where it goes on from."""
+        self._training.discard(trial)
+
+    async def save_all(self) -> None:
+        """Let all trials that train save themselves where they stand; returns when they have. None goes on after it."""
+        places = [place for place, trials in self._trials.items() if trials & self._training]
+        trainers = [self._trainers[place] for place in places if place in self._trainers]
+        await asyncio.gather(*(_answers(trainer.vacate.remote()) for trainer in trainers))
+        while self._training:
+            await asyncio.sleep(0.05)
+
     async def refuse(self, problems: Sequence[Problem]) -> None:
         """A trial cannot go on with the input as it is, and neither can any other: end the sweep.
 
@@ -175,6 +192,7 @@ class TrainerPool:
         return own[0] if own else min(places, key=lambda place: len(self._trials[place]))
 
     def _leave(self, trial: str, but: DeviceShare | None = None) -> None:
+        self._training.discard(trial)
         for place, trials in self._trials.items():
             if trial not in trials or place == but:
                 continue

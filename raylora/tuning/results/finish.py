@@ -24,6 +24,7 @@ from raylora.tuning.results.export import export_trial
 from raylora.tuning.results.loaded_back import ExportError, check_export
 from raylora.tuning.results.ranking import Ranking, rank
 from raylora.tuning.results.report.html import write_report
+from raylora.tuning.results.report.timeline import read_timeline
 from raylora.tuning.results.samples import prompts, report_samples
 from raylora.tuning.results.types import SweepOutcome, TrialOutcome
 from raylora.tuning.run_folder import RunFolder
@@ -59,7 +60,8 @@ def finish(plan: Plan, outcome: SweepOutcome) -> tuple[SweepOutcome, Ranking]:
         outcome, wrong = _loaded_back(plan, outcome, ranking)
         store.save(folder, outcome)
         write_text_atomically(folder.table, as_csv(_table(ranking, folder.path)))
-        write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
+        samples = report_samples(plan, outcome, ranking)
+        write_report(folder.report, outcome, ranking, samples, read_timeline(folder.events))
     if wrong is not None:
         raise wrong
     return outcome, ranking
@@ -136,4 +138,5 @@ def report_again(folder: RunFolder) -> Path:
     config = load_config(folder.config)
     plan = make_plan(config, config.sweep)
     ranking = rank(outcome, named(outcome.family).objective, seed=config.seed)
-    return write_report(folder.report, outcome, ranking, report_samples(plan, outcome, ranking))
+    samples = report_samples(plan, outcome, ranking)
+    return write_report(folder.report, outcome, ranking, samples, read_timeline(folder.events))

@@ -20,7 +20,7 @@ from raylora.formatting import number
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.plan import make_plan
 from raylora.tuning.results.export import trial_config
-from raylora.tuning.results.samples import reason, task_options
+from raylora.tuning.results.samples import answer, reason, task_options
 from raylora.tuning.results.types import TrialOutcome, Validation
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.run_inputs import inputs_of
@@ -57,7 +57,7 @@ def check_export(family: Family, held_out: Sequence[Example], trial: TrialOutcom
     try:
         with ray_cluster.running(dashboard=False):
             task = ray.remote(_value).options(**task_options(config))
-            found = ray.get(task.remote(config, adapter, held_out))
+            found = answer(task.remote(config, adapter, held_out), f"judging it with {family.loader_name}")
     except Exception as error:  # no memory left on the card, Ray itself, ...: that says nothing of the export
         return reason(error)
     reported = trial.best.value

@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raylora.formatting import estimate, number
+from raylora.data.resampling import TOGETHER, Objective, bootstrap, standard_errors
 from raylora.tuning.results.types import Losses, SweepOutcome, TrialOutcome, Validation
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Objective = Callable[[Losses, Losses, Losses], Losses]
 Verdict = Literal["clearly better", "better", "equal", "worse", "unknown"]
 
-#: Trials of one product of matrices: few products are fast, and not all draws of all trials need be in memory.
-_TOGETHER = 64
 _RANKED_STATUSES = ("finished", "stopped", "interrupted")
 
 
@@ -183,9 +180,9 @@ def rank(outcome: SweepOutcome, objective: Objective, seed: int = 0, resamples: 
     # The base model is one more trial of the bootstrap, the last, weighed as the lowest trial is.
     everyone = [(validation.losses, validation.counts) for _, _, validation in judged]
     everyone.append((outcome.base, everyone[0][1]))
-    draws = _bootstrap(everyone, outcome.base, objective, seed, resamples)
-    errors = _standard_errors(draws, len(outcome.base))
-    difference_errors = _standard_errors(draws - draws[0], len(outcome.base))
+    draws = bootstrap(everyone, outcome.base, objective, seed, resamples)
+    errors = standard_errors(draws, len(outcome.base))
+    difference_errors = standard_errors(draws - draws[0], len(outcome.base))
     # A NaN error ties only with an equal value: `nan_to_num` makes it zero.
     ties = [
         value - lowest <= np.nan_to_num(error) for (value, _, _), error in zip(judged, difference_errors, strict=False)
@@ -205,48 +202,8 @@ def rank(outcome: SweepOutcome, objective: Objective, seed: int = 0, resamples: 
         )
         for place, index in enumerate(order, start=1)
     ]
-    gain_error = _standard_errors(draws[-1:] - draws[winner], len(outcome.base))[0]
+    gain_error = standard_errors(draws[-1:] - draws[winner], len(outcome.base))[0]
     return Ranking((*rows, *unranked), outcome.base_value, outcome.base_value - judged[winner][0], float(gain_error))
-
-
-def console_table(ranking: Ranking, width: int = 100) -> str:
-    """The ranking as aligned plain text of at most `width` columns: `*` is the winner, `=` ties with it."""
-    swept = list(dict.fromkeys(key for row in ranking.rows for key in row.trial.params))
-    if "lora_rank" not in swept:
-        swept.insert(0, "lora_rank")
-    titles = ["", "trial", *swept, "value", "examples", "status"]
-    lines = []
-    for row in ranking.rows:
-        values = {"lora_rank": row.trial.rank, **row.trial.params}
-        lines.append(
-            [
-                "*" if row is ranking.best else "=" if row.tie else "",
-                row.trial.id,
-                *(number(values[key]) if key in values else "" for key in swept),
-                estimate(row.value, row.error) if row.place else "-",
-                str(row.trial.best.examples) if row.trial.best and row.place else "",
-                row.trial.status_text(row.reason),
-            ]
-        )
-    # The least useful columns go first when the line is too long: examples, then the last of the swept keys.
-    removable = [len(titles) - 2, *range(len(titles) - 4, 2, -1)]
-    columns = list(range(len(titles)))
-    for column in removable:
-        if _line_width(columns, titles, lines) <= width:
-            break
-        columns.remove(column)
-    table = [[cells[column] for column in columns] for cells in [titles, *lines]]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(columns))]
-    text = ["  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip() for cells in table]
-    if ranking.ties:
-        text.append("* best   = within one standard error of the lowest value; of these the lowest rank wins")
-    return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in text)
-
-
-def _line_width(columns: Sequence[int], titles: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
-    """Width of the table, counting 24 characters at most for the status: that one is cut, not dropped."""
-    sizes = [max(len(cells[column]) for cells in [titles, *lines]) for column in columns]
-    return sum(sizes[:-1]) + min(sizes[-1], 24) + 2 * (len(sizes) - 1)
 
 
 def _without_place(trial: TrialOutcome, reason: str) -> RankedTrial:
@@ -258,50 +215,9 @@ def _values(
 ) -> NDArray[np.float64]:
     """Each trial's objective; NaN where a loss is not a finite number, which an objective need not show."""
     values = np.full(len(trials), np.nan)
-    for first in range(0, len(trials), _TOGETHER):
-        some = [validation for _, validation in trials[first : first + _TOGETHER]]
+    for first in range(0, len(trials), TOGETHER):
+        some = [validation for _, validation in trials[first : first + TOGETHER]]
         losses, counts = (np.stack([getattr(one, name) for one in some]) for name in ("losses", "counts"))
         finite = np.isfinite(losses).all((-2, -1))
-        values[first : first + _TOGETHER][finite] = objective(losses[finite], counts[finite], base)
+        values[first : first + TOGETHER][finite] = objective(losses[finite], counts[finite], base)
     return values
-
-
-def _bootstrap(
-    trials: Sequence[tuple[Losses, Losses]], base: Losses, objective: Objective, seed: int, resamples: int
-) -> NDArray[np.float64]:
-    """Every trial's objective on every draw of examples, (trials, resamples); the draws are the same for all.
-
-    Args:
-        trials: losses and counts of each, (examples, rows).
-        base: losses of the base model, (examples, rows).
-        objective: a family's.
-        seed: of the draws.
-        resamples: how many.
-    """
-    examples, rows = base.shape
-    drawn = np.random.default_rng(seed).integers(examples, size=(resamples, examples))
-    # How often a draw has an example, (resamples, examples): times rows this gives sums, all that objectives need.
-    cells = drawn + examples * np.arange(resamples)[:, None]
-    times = np.bincount(cells.ravel(), minlength=resamples * examples).reshape(resamples, examples).astype(np.float64)
-
-    def sums(arrays: Sequence[Losses]) -> NDArray[np.float64]:
-        """Sums of each array in each draw: (resamples, arrays, 1, rows), as if all examples were one."""
-        found: NDArray[np.float64] = (times @ np.concatenate(arrays, axis=1)).reshape(resamples, len(arrays), 1, rows)
-        return found
-
-    base_sums = sums([base])
-    values = np.empty((len(trials), resamples))
-    for first in range(0, len(trials), _TOGETHER):
-        losses, counts = zip(*trials[first : first + _TOGETHER], strict=True)
-        alike = all(np.array_equal(counts[0], other) for other in counts[1:])
-        count_sums = sums(counts[:1] if alike else counts)
-        values[first : first + _TOGETHER] = objective(sums(losses), count_sums, base_sums).T
-    return values
-
-
-def _standard_errors(draws: NDArray[np.float64], examples: int) -> NDArray[np.float64]:
-    """Standard deviation along the draws; one example never varies, which is not the same as being certain."""
-    if examples < 2:
-        return np.full(len(draws), np.nan)
-    errors: NDArray[np.float64] = draws.std(axis=1, ddof=1)
-    return errors

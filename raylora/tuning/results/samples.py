@@ -11,7 +11,7 @@ import ray
 from PIL import Image
 
 from raylora.config.schema import TrainConfig
-from raylora.console import say
+from raylora.console import Progress, say
 from raylora.errors import UserError
 from raylora.families.family import Prompt
 from raylora.families.prompts import wanted
@@ -63,7 +63,7 @@ def make_samples(config: TrainConfig, adapter: Path, asked: Sequence[Prompt]) ->
 
     with ray_cluster.running(dashboard=False):
         task = ray.remote(_generate).options(**task_options(config))
-        base, best = ray.get(task.remote(config, adapter, asked))
+        base, best = answer(task.remote(config, adapter, asked), "making samples")
     samples = []
     for prompt, before, after in zip(asked, base, best, strict=True):
         reference: Image.Image | str | None = None
@@ -73,6 +73,17 @@ def make_samples(config: TrainConfig, adapter: Path, asked: Sequence[Prompt]) ->
             reference = prompt.reference
         samples.append(Sample(prompt.text, before, after, reference))
     return samples
+
+
+def answer(pending: Any, what: str) -> Any:
+    """What a Ray task gives; while it works, a line tells for how long."""
+    progress = Progress(what)
+    try:
+        while not ray.wait([pending], timeout=0.5)[0]:
+            progress.goes_on()
+    finally:
+        progress.end()
+    return ray.get(pending)
 
 
 def task_options(config: TrainConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import optuna
 import ray
 from ray import tune
+from ray.tune.stopper import Stopper
 from ray.tune.trainable import wrap_function
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -23,12 +25,17 @@ from raylora.paths import cache_root
 from raylora.tuning.devices import ray_cluster
 from raylora.tuning.devices.mixed_gpu_scheduler import MixedGPUScheduler
 from raylora.tuning.devices.trainer_pool import TrainerPool
+from raylora.tuning.live.events import Tell
+from raylora.tuning.live.lines import Lines
 from raylora.tuning.plan import Plan
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune import search_space
 from raylora.tuning.tune.callback import TRAINER_POOL, Curves, Progress
 from raylora.tuning.tune.continuation import Continuation
 from raylora.tuning.tune.trainable import NAMESPACE, run_trial, trial_label
+
+#: Seconds that trials have to save themselves after a Ctrl-C: a step of theirs ends first.
+SAVING = 25.0
 
 
 @contextlib.contextmanager
@@ -79,6 +86,12 @@ def trainer_pool(plan: Plan, folder: RunFolder) -> Iterator[str]:
         ray.kill(handle)
 
 
+def save_trials(pool_name: str) -> None:
+    """Let the trials of a pool save themselves where they stand, as far as they do so in time."""
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):  # ValueError: the pool has ended already
+        ray.get(ray.get_actor(pool_name, namespace=NAMESPACE).save_all.remote(), timeout=SAVING)
+
+
 def _slots(plan: Plan) -> int:
     return plan.slots(ray_cluster.devices().cards(plan.config.device))
 
@@ -109,6 +122,7 @@ def make_tuner(
     pool_name: str,
     before: Continuation | None = None,
     callbacks: Sequence[tune.Callback] = (),
+    tell: Tell | None = None,
 ) -> tune.Tuner:
     """A tuner for a sweep that begins, or for the rest of one that goes on.
 
@@ -120,6 +134,7 @@ def make_tuner(
         pool_name: name of its trainer pool.
         before: of a sweep that goes on, what was before; some of it is left to do.
         callbacks: of Tune's, beside our own.
+        tell: who is told of what happens; None: lines of text on standard error.
     """
     sweep = plan.sweep or SweepConfig(trials=1, searcher="random", scheduler="none")
     devices, device, slots = ray_cluster.devices(), plan.config.device, _slots(plan)
@@ -128,7 +143,6 @@ def make_tuner(
         scheduler = MixedGPUScheduler(scheduler, devices.share(slots, device), plan.config.batch_size)
     todo = before or Continuation(drawn=plan.trials)
     label = trial_label(todo.names())
-    examples = len(plan.dataset.train) + len(plan.dataset.held_out)
     at_once = devices.at_once(slots, plan.trials, device)
     return tune.Tuner(
         _trainable(plan, folder, pool_name, slots),
@@ -137,7 +151,6 @@ def make_tuner(
             num_samples=todo.left,
             search_alg=search_space.searcher(sweep, plan.config.seed, at_once, plan.first_points(), before),
             scheduler=scheduler,
-            time_budget_s=_time_left(sweep, folder),
             reuse_actors=True,
             trial_dirname_creator=label,
             trial_name_creator=label,
@@ -146,18 +159,33 @@ def make_tuner(
             name=folder.experiment.name,
             storage_path=str(folder.path.absolute()),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[Progress(folder, plan.trials, plan.family.objective_name, todo, examples), Curves(), *callbacks],
+            stop=_time_is_over(sweep, folder),
+            callbacks=[Progress(folder, plan.trials, todo, tell or Lines().tell), Curves(), *callbacks],
             verbose=0,
         ),
     )
 
 
-def _time_left(sweep: SweepConfig, folder: RunFolder) -> float | None:
-    """Seconds of the sweep's time that the processes before this one have left; None if it has no limit."""
+class TimeIsOver(Stopper):  # type: ignore[misc]
+    """Ends all trials after some seconds, by a clock that nobody sets: Tune's own looks at the machine's."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial ends by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._end
+
+
+def _time_is_over(sweep: SweepConfig, folder: RunFolder) -> TimeIsOver | None:
+    """The end of the sweep's time, of which the processes before this one have had some; None if it has no limit."""
     if sweep.time_budget_minutes is None:
         return None
-    # Tune takes 0 for no limit; where the time is over, its trials end as soon as they begin.
-    return max(1.0, sweep.time_budget_minutes * 60 - folder.clock.total())
+    return TimeIsOver(sweep.time_budget_minutes * 60 - folder.clock.total())
 
 
 def remove_pickles(experiment: Path) -> None:

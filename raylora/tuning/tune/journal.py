@@ -117,32 +117,21 @@ class Journal:
                 trial.state = "over"
                 self.note(trial)
 
+    def check(self) -> None:
+        """See that something of it is whole.
+
+        Raises:
+            UserError: as `read`.
+        """
+        self._entries()
+
     def read(self) -> list[TrialRecord]:
         """All trials, in the order of their numbers. What was damaged is left out and said.
 
         Raises:
             UserError: nothing of it is whole, it is of another raylora, or it cannot be read.
         """
-        try:
-            data = read_regular(self._file, _MOST)
-        except FileNotFoundError as error:
-            raise self._lost("is missing") from error
-        except OSError as error:
-            raise UserError.one(
-                f"cannot be read: {error.strerror or error}", where=str(self._file), hint="see that you may read it"
-            ) from error
-        # What follows the last line's end was being written by a process that was killed.
-        lines = data.split(b"\n")[:-1]
-        entries = [_parse(line) for line in lines]
-        heads = [entry["format"] for entry in entries if entry and "format" in entry]
-        if any(head != FORMAT for head in heads):
-            raise UserError.one(
-                f"is a run's journal of format {heads[-1]}, this raylora reads format {FORMAT}",
-                where=str(self._file),
-                hint="resume with the raylora that wrote it, or run it with --fresh: what is here is kept beside it",
-            )
-        if not any(entries):
-            raise self._lost("is empty" if not data.strip() else "is not whole in any line")
+        entries = self._entries()
         broken = sum(entry is None for entry in entries)
         if broken > self._said:
             self._said = broken
@@ -152,6 +141,28 @@ class Journal:
             if entry and "trial" in entry:
                 _apply(trials, entry)
         return sorted(trials.values(), key=lambda trial: trial.number)
+
+    def _entries(self) -> list[dict[str, Any] | None]:
+        try:
+            data = read_regular(self._file, _MOST)
+        except FileNotFoundError as error:
+            raise self._lost("is missing") from error
+        except OSError as error:
+            raise UserError.one(
+                f"cannot be read: {error.strerror or error}", where=str(self._file), hint="see that you may read it"
+            ) from error
+        # What follows the last line's end was being written by a process that was killed.
+        entries = [_parse(line) for line in data.split(b"\n")[:-1]]
+        heads = [entry["format"] for entry in entries if entry and "format" in entry]
+        if any(head != FORMAT for head in heads):
+            raise UserError.one(
+                f"is a run's journal of format {heads[-1]}, this raylora reads format {FORMAT}",
+                where=str(self._file),
+                hint="resume with the raylora that wrote it, or run it with --fresh: what is here is kept beside it",
+            )
+        if not any(entries):
+            raise self._lost("is empty" if not data.strip() else "is not whole in any line")
+        return entries
 
     def _lost(self, how: str) -> UserError:
         return UserError.one(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-#: The metric that trials report, and what it is measured against.
-METRIC, TIME = "value", "examples"
+#: The metric that trials report, its standard error, and what it is measured against.
+METRIC, ERROR, TIME = "value", "value_error", "examples"
 #: What a diverged trial reports: worse than anything, and finite, since searchers and schedulers compute with it.
 DIVERGED_VALUE = 1e9
 #: Result keys beside the metrics: how the trial is, where it runs, and on what ("cuda" or "cpu").

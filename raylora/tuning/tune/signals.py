@@ -1,5 +1,8 @@
 """Ctrl-C, SIGTERM or SIGHUP while Ray Tune runs: the first ends the sweep in order, a second one at once.
 
+Before it ends of a Ctrl-C, trials save themselves where they stand. Other signals may go to all processes, Ray's among
+them, and then there is nobody to ask: those trials go on from their last report.
+
 What has become of trials is in the journal of the run already; to end in order is to let trainers remove their files.
 A signal to the whole process group ends the daemons of Ray first, and whatever waits for them would wait for a minute:
 so there is a time after which the process ends, order or not.
@@ -11,10 +14,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from raylora.console import say
+from raylora.console import end_suddenly, say
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 #: Seconds that an orderly end may take: trainers end their steps.
@@ -22,10 +25,15 @@ PATIENCE = 40.0
 
 
 class Interruption:
-    """Whether the person has interrupted."""
+    """Whether the person has interrupted.
+
+    Attributes:
+        save: what saves the trials, in a thread of its own; None while there are none.
+    """
 
     def __init__(self) -> None:
         self.happened = False
+        self.save: Callable[[], None] | None = None
 
     def __bool__(self) -> bool:
         return self.happened
@@ -50,9 +58,13 @@ def catching() -> Iterator[Interruption]:
         if seen or not ready:
             raise KeyboardInterrupt
         seen.happened = True
-        say("interrupted: ending the trials (once more ends them at once)")
         watch.start()
-        os.kill(os.getpid(), signal.SIGUSR1)
+        if seen.save is None or number != signal.SIGINT:
+            say("interrupted: ending the trials (once more ends them at once)")
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return
+        say("interrupted: the trials are saved where they stand (once more ends them at once)")
+        threading.Thread(target=_save_and_end, args=[seen.save], name="saving", daemon=True).start()
 
     watch = threading.Timer(PATIENCE, _end)
     watch.daemon = True
@@ -72,6 +84,13 @@ def catching() -> Iterator[Interruption]:
             del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]
 
 
+def _save_and_end(save: Callable[[], None]) -> None:
+    try:
+        save()
+    finally:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
 def _end() -> None:
     say(f"interrupted: Ray did not end within {PATIENCE:.0f} s; run the same command again to go on")
-    os._exit(130)
+    end_suddenly(130)

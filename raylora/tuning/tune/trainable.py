@@ -67,8 +67,9 @@ def run_trial(params: dict[str, Any], base: TrainConfig, pool_name: str, experim
     try:
         config = base.with_values(params)
         steps = ray.get(trainer.join.remote(trial, config, trial_folder.resume_from(experiment / trial, config)))
+        pool.joined.remote(trial)
         here = {NODE: node, DEVICE_ID: device, TOTAL_STEPS: steps, ROWS: config.batch_size}
-        _pass_reports(trial, trainer, experiment, here)
+        _pass_reports(trial, trainer, pool, experiment, here)
     except (UserError, ray.exceptions.RayTaskError) as error:
         cause = error if isinstance(error, UserError) else error.cause
         if not isinstance(cause, UserError):
@@ -78,7 +79,7 @@ def run_trial(params: dict[str, Any], base: TrainConfig, pool_name: str, experim
         ray.get(pool.refuse.remote(cause.problems))
 
 
-def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, Any]) -> None:
+def _pass_reports(trial: str, trainer: Any, pool: Any, experiment: Path, here: dict[str, Any]) -> None:
     while True:
         report = ray.get(trainer.advance.remote(trial))
         # Kept by the trial and not by Tune, which copies file by file into the checkpoint's final place. Before Tune
@@ -88,6 +89,7 @@ def _pass_reports(trial: str, trainer: Any, experiment: Path, here: dict[str, An
         finally:
             shutil.rmtree(report.checkpoint.parent, ignore_errors=True)
         if report.leaving:
+            ray.get(pool.saved.remote(trial))
             time.sleep(GOES)
             raise RuntimeError(f"Ray has said that this machine goes, and {GOES:g} s later it is still there")
         metrics: dict[str, Any] = {

@@ -23,6 +23,7 @@ class Head:
 
     Attributes:
         before_submit: called with the name of each job before it is taken in.
+        before_tail: called with the name of each job before it is followed.
         tokens: what requests carried for authorization.
     """
 
@@ -31,6 +32,7 @@ class Head:
         self.names: list[str] = []  # of all that were ever taken in
         self.tokens: list[str] = []
         self.before_submit: Callable[[str], None] = lambda name: None
+        self.before_tail: Callable[[str], None] = lambda name: None
         self.nodes: list[dict[str, Any]] = []  # as Ray's state API lists them
         self.files: dict[str, str] = {}  # logs of each node
         self.port = 0
@@ -73,12 +75,14 @@ class Head:
         return web.Response(text="".join(text.splitlines(keepends=True)[-int(request.query["lines"]) :]))
 
     async def _submit(self, request: web.Request) -> web.Response:
-        name = (await request.json())["submission_id"]
+        sent = await request.json()
+        name = sent["submission_id"]
         self.before_submit(name)
         if name in self.jobs:
             message = f"Job with submission_id {name} already exists. Please use a different submission_id."
             return web.Response(status=500, text=message)
         self.add(name)
+        self.jobs[name]["entrypoint"] = sent["entrypoint"]
         return web.json_response({"job_id": name, "submission_id": name})
 
     async def _info(self, request: web.Request) -> web.Response:
@@ -96,7 +100,10 @@ class Head:
     async def _logs(self, request: web.Request) -> web.Response:
         return web.json_response({"logs": self._log(request)})
 
-    async def _tail(self, request: web.Request) -> web.WebSocketResponse:
+    async def _tail(self, request: web.Request) -> web.StreamResponse:
+        self.before_tail(request.match_info["name"])
+        if request.match_info["name"] not in self.jobs:
+            return web.Response(status=404)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.send_str(self._log(request))

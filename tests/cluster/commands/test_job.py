@@ -81,9 +81,18 @@ def test_an_attempt_that_another_one_keeps_out_does_not_make_the_next_begin_anew
     state = shared / "jobs" / order.key / "state.json"
     state.parent.mkdir(parents=True)
     state.write_text('{"code": null}')  # the other one has begun
-    monkeypatch.setattr(job, "_sweep", lambda *_, **__: 2)  # which holds the run's folder
-    assert job.run(order) == 2
+    codes = [4, 4, 0]  # which holds the run's folder for a while
+
+    def call(command: list[str], stdout: object) -> int:
+        return codes.pop(0)
+
+    monkeypatch.setattr(job.subprocess, "call", call)
+    monkeypatch.setattr(job, "_PAUSE", 0.0)
+    monkeypatch.setattr(job, "_HOLDS", 0.0)
+    assert job.run(order) == 4, "and longer than this one waits"
     assert json.loads(state.read_text()) == {"code": None}
+    monkeypatch.setattr(job, "_HOLDS", 60.0)
+    assert job.run(order) == 0 and not codes
 
 
 @pytest.mark.parametrize("sender", ["9.9.9", ""])

@@ -166,3 +166,42 @@ def test_a_cluster_of_another_version_is_told_before_anything_is_sent(
     assert not head.names
     head.nodes[0]["labels"] = {VERSION_LABEL: version_label()}
     assert submit.sweep(site(), order) == 0
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_a_sweep_that_the_head_has_taken_up_again_is_followed_on(
+    head: Head, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    """Its process was killed with Ray, so there is no exit code, or Ray has been started anew and knows nothing."""
+    monkeypatch.setattr(submit, "_PAUSE", 0.01)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
+    first, second = f"{order.key}-1", f"{order.key}-2"
+    head.add(first, "RUNNING")
+
+    def lose(name: str) -> None:
+        if name != first:
+            return
+        if forgotten:
+            del head.jobs[first]
+        else:
+            head.end(first, "FAILED")
+            head.jobs[first]["driver_exit_code"] = None
+        head.add(second, "RUNNING")  # by the unit on the head
+
+    head.before_tail = lose
+    assert submit.sweep(site(), order) == 0
+    said = capfd.readouterr().err
+    assert f"{first} was lost with Ray on the head" in said
+    assert f"it goes on as {second}" in said and f"this is {second}" in said
+
+
+def test_a_sweep_that_nobody_takes_up_again_is_lost(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_PAUSE", 0.01)
+    monkeypatch.setattr(submit, "_PATIENCE", 0.05)
+    order = submit.order(site(), config(tmp_path), [], paths=PATHS, resume=False, as_json=False)
+    head.add(f"{order.key}-1", "RUNNING")
+    head.before_tail = lambda name: head.jobs.clear()
+    with pytest.raises(RayloraError, match="run the same command again to go on"):
+        submit.sweep(site(), order)

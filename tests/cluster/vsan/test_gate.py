@@ -174,9 +174,9 @@ def test_machines_are_looked_at(sim: Simulator, tmp_path: Path, monkeypatch: pyt
         joined = dataclasses.replace(node, note="joined")
         (line,) = machines.shared_folder(config, [joined])
         assert (line.level, line.message) == ("good", "/srv/raylora was mounted and could be written to")
-        monkeypatch.setattr(vcenter, "_ahead", 30.0)
+        monkeypatch.setattr(vcenter, "_ahead", vcenter._ahead + 30.0)
         assert [each.level for each in machines.clocks(vcenter, config)] == ["warning"]
-        monkeypatch.setattr(vcenter, "_ahead", -300.0)
+        monkeypatch.setattr(vcenter, "_ahead", vcenter._ahead - 330.0)
         (line,) = machines.clocks(vcenter, config)
         assert (line.level, line.message) == ("refusal", "its clock is 5 min behind this machine's")
         assert nodes.remove_all(20) == []

@@ -168,6 +168,25 @@ def test_folder(tmp_path: Path) -> None:
     assert any("README.md" in note for note in found.notes)
 
 
+def test_several_sets_each_with_its_weight(tmp_path: Path) -> None:
+    def chat(answer: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}], "note": "n"}
+
+    own = lines(tmp_path / "own.jsonl", chat("own"))
+    (tmp_path / "more").mkdir()
+    lines(tmp_path / "more/a.jsonl", chat("more"))
+    lines(tmp_path / "more/validation.jsonl", chat("to judge by"))
+    lines(tmp_path / "more/test.jsonl", chat("of nobody"))
+    once = lines(tmp_path / "once.jsonl", chat("once"))
+    found = reader.read(own, repeats=2, further=[("more", tmp_path / "more", 3), ("once", once, 1)])
+    assert [(one.messages[-1][1], one.repeats) for one in found.examples] == [("own", 2), ("more", 3), ("once", 1)]
+    assert [one.messages[-1][1] for one in found.held_out] == ["to judge by"]
+    assert "more: left alone, by its name: test.jsonl" in found.notes
+    with pytest.raises(UserError) as caught:
+        reader.read(own, further=[("gone", lines(tmp_path / "bad.jsonl", "{"), 1), ("empty", tmp_path / "no", 1)])
+    assert [problem.key for problem in caught.value.problems] == ["", "folders.empty.path"]
+
+
 def test_a_long_reading_tells_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

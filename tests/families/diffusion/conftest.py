@@ -23,6 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sd15": lambda folder: tiny_sd(folder),
         "sd15-deep": lambda folder: tiny_sd(folder, channels=(8, 16, 16, 24), layers=2),
         "sdxl": lambda folder: tiny_sdxl(folder),
+        "sd2": lambda folder: tiny_sd(folder, prediction_type="v_prediction", version_2=True),
         "velocity": lambda folder: tiny_sd(folder, prediction_type="v_prediction"),
     }
     for name, build in variants.items():

@@ -48,7 +48,10 @@ def convert(folder: Path, path: Path) -> Path:
         tensors[f"first_stage_model.{new}"] = tensor[:, :, None, None] if square else tensor
     if (folder / "text_encoder_2").is_dir():
         tensors |= _clip(folder, "conditioner.embedders.0.transformer.text_model.")
-        tensors |= _open_clip(_load(folder, "text_encoder_2"))
+        tensors |= _open_clip(_load(folder, "text_encoder_2"), "conditioner.embedders.1.model.")
+    elif _config(folder)["cross_attention_dim"] == 1024:
+        text = _load(folder, "text_encoder")
+        tensors |= _open_clip(text | {"text_projection.weight": torch.eye(1024)}, "cond_stage_model.model.")
     else:
         tensors |= _clip(folder, "cond_stage_model.transformer.text_model.")
     # What such files carry beside the weights, and every reader must pass over.
@@ -117,8 +120,7 @@ def _clip(folder: Path, prefix: str) -> dict[str, Tensor]:
     return named | {prefix + "embeddings.position_ids": torch.arange(positions)[None]}
 
 
-def _open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "conditioner.embedders.1.model."
+def _open_clip(text: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     text = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
     named = {
         "positional_embedding": text.pop("embeddings.position_embedding.weight"),

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import ImageExample, View
-from raylora.families.diffusion import buckets
-from raylora.families.diffusion.forms import in_forms, learned
+from raylora.families.images import buckets
+from raylora.families.images.forms import in_forms, learned
 from tests.families.diffusion.models import config, examples, load, seeded
 
 CAPTION = "sks dog, red collar, sitting, grass, sunny"

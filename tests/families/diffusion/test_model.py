@@ -29,7 +29,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd15-deep", "sdxl"])
+@pytest.mark.parametrize("name", ["sd15", "sd15-deep", "sd2", "sdxl"])
 def test_a_single_file_is_the_same_model_as_its_folder(name: str, root: Path) -> None:
     folder, single = describe(root / name), describe(root / "single" / f"{name}.safetensors")
     for part in (load_unet, load_vae):
@@ -69,12 +69,13 @@ def test_a1111_knows_every_upsampler_that_is_trained(root: Path) -> None:
             assert child == (2 if block != "up_blocks.0" else 1), f"{name}: {target}"
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("name", ["sd15", "sd2", "sdxl"])
 def test_encode_gives_what_the_pipeline_would(name: str, root: Path) -> None:
     model = load(root, name)
     encoded = model.encode(examples(root))
     assert [tuple(e["latents"].shape[1:]) for e in encoded] == {
         "sd15": [(8, 8), (6, 10), (16, 4), (8, 8)],
+        "sd2": [(8, 8), (6, 10), (16, 4), (8, 8)],
         "sdxl": [(8, 8), (8, 8), (16, 4), (8, 8)],
     }[name]
     for e in encoded:
@@ -91,7 +92,7 @@ def test_encode_gives_what_the_pipeline_would(name: str, root: Path) -> None:
     ]
     with torch.no_grad():
         latents = vae.encode(pixels[None]).latent_dist.mean[0] * vae.config.scaling_factor
-        if name == "sd15":
+        if name != "sdxl":
             prompt = texts["text_encoder"](tokens[0]).last_hidden_state[0]
         else:
             first = texts["text_encoder"](tokens[0], output_hidden_states=True)

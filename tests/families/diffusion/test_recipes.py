@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from raylora.config.schema import TrainConfig
-from raylora.families.diffusion.noise import draw_timestep, multires_noise, penalty, weight
+from raylora.families.diffusion.noise import draw_timestep, multires_noise, weight
+from raylora.families.images.loss import penalty
 from tests.families.diffusion.models import config, examples, load, seeded
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from raylora.data.examples import ImageExample
-from raylora.families.diffusion import buckets
-from raylora.families.diffusion.sizes import Sizes, notes
+from raylora.families.images import buckets
+from raylora.families.images.sizes import Sizes, notes
 
 
 def example(name: str, size: tuple[int, int], caption: str = "a") -> ImageExample:

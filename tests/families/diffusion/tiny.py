@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from raylora.families.diffusion.components import quiet
+from raylora.families.images.loading import quiet
 
 with quiet():
     from diffusers import (
@@ -43,7 +43,7 @@ def tiny_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, pad_token=pad, model_max_length=MAX_LENGTH)
 
 
-def _text_config(hidden: int = HIDDEN, activation: str = "quick_gelu", projection: int = HIDDEN) -> CLIPTextConfig:
+def text_config(hidden: int = HIDDEN, activation: str = "quick_gelu", projection: int = HIDDEN) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=514,
         hidden_size=hidden,
@@ -83,7 +83,7 @@ def _scheduler() -> DDIMScheduler:
     )
 
 
-def _wake(model: nn.Module) -> None:
+def wake(model: nn.Module) -> None:
     """Give norms and biases random values, so that no forgotten weight hides behind a one or a zero."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -92,10 +92,16 @@ def _wake(model: nn.Module) -> None:
 
 
 def tiny_sd(
-    folder: Path, seed: int = 0, channels: Sequence[int] = (32, 64), layers: int = 1, prediction_type: str = "epsilon"
+    folder: Path,
+    seed: int = 0,
+    channels: Sequence[int] = (32, 64),
+    layers: int = 1,
+    prediction_type: str = "epsilon",
+    version_2: bool = False,
 ) -> Path:
     """Save a random SD1.5-like pipeline into `folder`: 16 px images, 4x8x8 latents (VAE factor 2).
 
+    With `version_2` it is told by its text encoder's width, which is the real one.
     `channels=(32,) * 4, layers=2` gives the module names of the real SD1.5 UNet, one for one.
     """
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -107,18 +113,21 @@ def tiny_sd(
             layers_per_block=layers,
             down_block_types=("CrossAttnDownBlock2D",) * last + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * last,
-            cross_attention_dim=HIDDEN,
+            cross_attention_dim=1024 if version_2 else HIDDEN,
+            use_linear_projection=version_2,
             attention_head_dim=8,
             norm_num_groups=8,
         )
-        vae, text_encoder = _vae(0.18215), CLIPTextModel(_text_config())
+        text = text_config(1024, "gelu", 512) if version_2 else text_config()
+        text.intermediate_size = 64
+        vae, text_encoder = _vae(0.18215), CLIPTextModel(text)
         for model in (unet, vae, text_encoder):
-            _wake(model)
+            wake(model)
         scheduler = DDIMScheduler.from_config(_scheduler().config, prediction_type=prediction_type)
         StableDiffusionPipeline(
             vae=vae,
             text_encoder=text_encoder,
-            tokenizer=tiny_tokenizer(folder / "tokenizer"),
+            tokenizer=tiny_tokenizer(folder / "tokenizer", pad="!" if version_2 else "<|endoftext|>"),
             unet=unet,
             scheduler=scheduler,
             safety_checker=None,
@@ -150,10 +159,10 @@ def tiny_sdxl(folder: Path, seed: int = 0, channels: Sequence[int] = (32, 32, 64
             projection_class_embeddings_input_dim=6 * 8 + 40,
             norm_num_groups=8,
         )
-        vae, text_encoder = _vae(0.13025), CLIPTextModel(_text_config())
-        text_encoder_2 = CLIPTextModelWithProjection(_text_config(48, "gelu", 40))
+        vae, text_encoder = _vae(0.13025), CLIPTextModel(text_config())
+        text_encoder_2 = CLIPTextModelWithProjection(text_config(48, "gelu", 40))
         for model in (unet, vae, text_encoder, text_encoder_2):
-            _wake(model)
+            wake(model)
         StableDiffusionXLPipeline(
             vae=vae,
             text_encoder=text_encoder,

@@ -28,6 +28,7 @@ class Sum:
 class ToyModel:
     """Two linear layers."""
 
+    encoded_at_once = 16
     fixed_pass_bytes = False
 
     def __init__(self, width: int, device: torch.device, dtype: torch.dtype, fingerprint: str) -> None:

@@ -137,6 +137,31 @@ async def threads(trainer: Any) -> int:
     return found
 
 
+def test_after_ctrl_c_every_trial_is_saved_where_it_stands(tmp_path: Path) -> None:
+    settings = config("causal_lm", tmp_path / "run", max_steps=100_000)
+    assert settings.cache_dir
+
+    async def act() -> None:
+        rare = 10**6  # no report is due for a long time
+        pool = TrainerPool(settings, Path(settings.cache_dir or ""), rare, tmp_path / "events.jsonl")
+        trainer = await pool.trainer("a", node(), "cpu", 1)
+        await pool.trainer("b", node(), "cpu", 1)  # starts, and is in no pack yet
+        await join(trainer, "a", settings)
+        await pool.joined("a")
+        report = asyncio.ensure_future(trainer.advance.remote("a"))
+        await asyncio.sleep(0.2)
+        saving = asyncio.create_task(pool.save_all())
+        found = await asyncio.wait_for(report, SOON)
+        assert found.leaving
+        assert checkpoint_format.read_state(found.checkpoint)["step"] == found.metrics["step"] > 0
+        assert not saving.done()  # the trial has still to put it where it goes on from
+        await pool.saved("a")
+        await asyncio.wait_for(saving, SOON)
+        await pool.close()
+
+    asyncio.run(act())
+
+
 def test_an_idle_trainer_ends_and_the_next_trial_gets_another(tmp_path: Path) -> None:
     settings = config("causal_lm", tmp_path / "run")
 

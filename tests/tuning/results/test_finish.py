@@ -105,8 +105,9 @@ def test_a_trainer_notes_chats_that_were_cut_whoever_encoded_them(tmp_path: Path
         trainer = Trainer(settings, tmp_path / "cache", 4, events, threads=1)
         trainer.join("a", settings).result(timeout=60)
         trainer.close()
-        loaded = json.loads(events.read_text().splitlines()[0])
-        assert (loaded["event"], loaded["encoded"]) == ("loaded", 0 if number else 7)
+        told = [json.loads(line) for line in events.read_text().splitlines()]
+        assert [entry["event"] for entry in told[:3]] == ["loading", "encoding", "loaded"]
+        assert told[2]["encoded"] == (0 if number else 7)
         assert [note.partition(":")[0] for note in trainers_notes(events)] == ["chats cut at max_length 33"]
 
 

@@ -50,6 +50,7 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(ray_cluster, "running", lambda dashboard: contextlib.nullcontext())
     monkeypatch.setattr(samples_module, "task_options", lambda settings: {})
     monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda: Task()))
+    monkeypatch.setattr(ray, "wait", lambda given, timeout: (given, []))
     monkeypatch.setattr(ray, "get", lambda given: given)
     wanted = [*prompts(plan(tmp_path))[:1], Prompt("a question")]
     samples = make_samples(plan(tmp_path).config, tmp_path, wanted)
@@ -58,6 +59,16 @@ def test_models_are_asked_the_whole_chat(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("system: Be rude.\n\nuser: Hi", "Go away."),
         ("a question", None),
     ]
+
+
+def test_a_task_that_takes_long_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    waits = iter([([], ["pending"]), ([], ["pending"]), (["pending"], [])])
+    clock = iter(range(0, 100, 15))
+    monkeypatch.setattr(ray, "wait", lambda given, timeout: next(waits))
+    monkeypatch.setattr(ray, "get", lambda given: "done")
+    monkeypatch.setattr("raylora.console.time.monotonic", lambda: float(next(clock)))
+    assert samples_module.answer("pending", "making samples") == "done"
+    assert capsys.readouterr().err == "making samples, 15 s\nmaking samples, 30 s\n"
 
 
 @pytest.mark.parametrize(

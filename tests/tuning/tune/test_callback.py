@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from raylora.errors import UserError
+from raylora.tuning.live.lines import Lines
 from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.callback import Progress
 from raylora.tuning.tune.continuation import Continuation
@@ -21,7 +22,7 @@ class Trial(SimpleNamespace):
 def test_a_journal_that_cannot_be_written_ends_the_sweep_with_its_own_words(tmp_path: Path) -> None:
     """Tune takes an error of any other hook for its own, with a traceback in place of what to do."""
     folder = RunFolder(tmp_path / "gone" / "run")
-    progress = Progress(folder, 1, "J", Continuation(drawn=1), 4)
+    progress = Progress(folder, 1, Continuation(drawn=1), Lines().tell)
     progress.on_trial_start(0, [], Trial(config={"learning_rate": 1e-4}))
     with pytest.raises(UserError) as caught:
         progress.on_step_end(0, [])

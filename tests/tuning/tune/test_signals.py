@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -26,6 +27,25 @@ def test_the_first_signal_ends_tune_in_order_and_the_second_at_once(number: sign
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert [signal.getsignal(each) for each in handled] == before
+
+
+def test_ctrl_c_saves_the_trials_before_tune_ends() -> None:
+    told: list[str] = []
+    ended = threading.Event()
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def listens(number: int, frame: object) -> None:
+        told.append("tune ends")
+        ended.set()
+
+    with signals.catching() as interrupted:
+        signal.signal(signal.SIGUSR1, listens)
+        interrupted.save = lambda: told.append("saved")
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted
+        assert ended.wait(10)
+    assert told == ["saved", "tune ends"]
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_before_tune_listens_a_signal_ends_at_once() -> None:

@@ -3,12 +3,14 @@
 Tokenising a data set takes minutes, and a plan should take seconds. So it looks at one chat of each sequence of roles,
 since it is by these that templates refuse chats; and else only at chats that might have no token to learn within
 `max_length`. No token is shorter than a byte, so all others are known to have one. Of chats with more bytes than that
-before their first answer, just these words are tokenised, with all cores; what is still in doubt is encoded.
+before their first answer, just these words are tokenised, with all cores, and first only so much of them that each byte
+behind may be a token; what is still in doubt is encoded.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from raylora.console import Progress
@@ -24,7 +26,7 @@ _Kind = tuple[str, ...]  # the roles of a chat, in brackets those of answers tha
 #: Tokens beside those of the text: a beginning of sequence, and what a tokenizer puts before the first word.
 _AROUND = 16
 _LONGEST = 2**31
-_BATCH = 1000  # prompts that are tokenised in one call
+_BATCH = 1000  # texts that are tokenised in one call
 
 
 def usable(tokens: ChatTokens, found: Found, max_length: int) -> Found:
@@ -90,15 +92,33 @@ class _Judge:
         """The examples of which not even the words before the first answer show that it lies within `max_length`."""
         left: list[ChatExample | TextExample] = []
         for start in range(0, len(doubtful), _BATCH):
-            batch = doubtful[start : start + _BATCH]
-            prompts = {at: text for at, one in enumerate(batch) if (text := self._prompt(one)) is not None}
-            found = (
-                self._tokens.tokenizer(list(prompts.values()), add_special_tokens=False)["input_ids"] if prompts else []
-            )
-            lengths = dict(zip(prompts, map(len, found), strict=True))
-            left += [one for at, one in enumerate(batch) if lengths.get(at, _LONGEST) + 2 * _AROUND > self._max_length]
-            self._progress.at(start + len(batch), len(doubtful))
+            batch = self._without_short_beginnings(doubtful[start : start + _BATCH])
+            prompts = [self._prompt(one) for one in batch]
+            tokens = self._count_tokens(prompts)
+            left += [one for one, count in zip(batch, tokens, strict=True) if count + 2 * _AROUND > self._max_length]
+            self._progress.at(min(start + _BATCH, len(doubtful)), len(doubtful))
         return left
+
+    def _without_short_beginnings(
+        self, doubtful: Sequence[ChatExample | TextExample]
+    ) -> list[ChatExample | TextExample]:
+        """The examples that may be too long even if each byte behind the beginning of their words is a token."""
+        left: list[ChatExample | TextExample] = []
+        rooms = [self._room(one) for one in doubtful]
+        words = [_words_before(one) if room else None for one, room in zip(doubtful, rooms, strict=True)]
+        begin = [text and _beginning(text, room) for text, room in zip(words, rooms, strict=True)]
+        for one, room, text, first, tokens in zip(
+            doubtful, rooms, words, begin, self._count_tokens(begin), strict=True
+        ):
+            if text is None or first is None or tokens + _bytes(text) - _bytes(first) > room:
+                left.append(one)
+        return left
+
+    def _count_tokens(self, texts: Sequence[str | None]) -> list[int]:
+        """The number of tokens of each text; `_LONGEST` for one that is not known."""
+        known = [text for text in texts if text is not None]
+        found = iter(self._tokens.tokenizer(known, add_special_tokens=False)["input_ids"] if known else ())
+        return [_LONGEST if text is None else len(next(found)) for text in texts]
 
     def _prompt(self, example: ChatExample | TextExample) -> str | None:
         """A chat up to its first answer that is learnt; None where only the whole of it tells."""
@@ -111,6 +131,14 @@ class _Judge:
             return self._tokens.prompt(example.messages[:at])
         except TemplateRefusedError:
             return None
+
+    def _room(self, example: ChatExample | TextExample) -> int:
+        """Tokens that the words before the first answer may be; 0 where only the whole example tells."""
+        if _has_tools(example):
+            return 0
+        parts = 1 if isinstance(example, TextExample) else len(example.messages)
+        # where two words meet, the template's between them, there may be a token more
+        return max(0, self._max_length - self._beside[_kind(example)] - 2 * parts)
 
     def _is_too_long(self, example: ChatExample | TextExample) -> bool:
         kind = _kind(example)
@@ -148,16 +176,27 @@ def _has_tools(example: ChatExample | TextExample) -> bool:
     return isinstance(example, ChatExample) and any(more_of(message) for message in example.messages)
 
 
-def _bytes_before(example: ChatExample | TextExample, *, stripped: bool = False) -> int:
-    """The bytes of the words before the first that are learnt; templates may strip each message."""
+def _words_before(example: ChatExample | TextExample, *, stripped: bool = False) -> str:
+    """The words before the first that are learnt; templates may strip each message."""
     if isinstance(example, TextExample):
-        return _bytes(example.text[: example.learnt_from])
-    total = 0
-    for message in example.messages:
-        if example.whole or (message[0] == "assistant" and is_learnt(message)):
-            break
-        total += _bytes(message[1].strip() if stripped else message[1])
-    return total
+        return example.text[: example.learnt_from]
+    if example.whole:
+        return ""
+    before = itertools.takewhile(
+        lambda message: not (message[0] == "assistant" and is_learnt(message)), example.messages
+    )
+    return "\n".join(message[1].strip() if stripped else message[1] for message in before)
+
+
+def _bytes_before(example: ChatExample | TextExample, *, stripped: bool = False) -> int:
+    return _bytes(_words_before(example, stripped=stripped))
+
+
+def _beginning(text: str, room: int) -> str:
+    """As much of a text as must be tokenised to show that all of it fits into `room` tokens, if most have 3 bytes."""
+    wanted = 3 * (_bytes(text) - room) // 2
+    cut = text.find(" ", max(0, wanted))
+    return text if cut < 0 else text[:cut]
 
 
 def _bytes(text: str) -> int:

@@ -14,13 +14,9 @@ from raylora.errors import UserError
 from raylora.families.diffusion.base_files.folder_layout import describe_folder
 from raylora.families.diffusion.base_files.model_files import (
     CONFIG_KEY,
-    CONVERT,
-    KEY,
-    PICKLES,
     WANTED,
     ModelFiles,
     check_prediction,
-    refusal,
     whole_file,
 )
 from raylora.families.diffusion.base_files.single_file import (
@@ -29,6 +25,7 @@ from raylora.families.diffusion.base_files.single_file import (
     single_kind,
     with_new_clip,
 )
+from raylora.families.images.parts import CONVERT, KEY, PICKLES, refusal
 from raylora.families.safetensors_header import BrokenFileError, read_shapes
 
 

@@ -6,31 +6,37 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from raylora.data.reading import few, shown
-from raylora.errors import UserError
-from raylora.families.read_once import parsed_json
+from raylora.families.images.parts import KEY, has_vocabulary, read_json, refusal
 from raylora.families.safetensors_header import BrokenFileError, Shapes, read_shapes, sampled_hash
 from raylora.suggest import printable
 
-Kind = Literal["sd15", "sdxl"]
+Kind = Literal["sd15", "sd2", "sdxl"]
 
-KEY = "base_model"
 CONFIG_KEY = "base_model_config"
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLIP_VOCABULARY = CONFIGS / "clip"
-TITLES: dict[Kind, str] = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
+TITLES: dict[Kind, str] = {
+    "sd15": "Stable Diffusion 1.5",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "Stable Diffusion XL",
+}
+#: How wide what a UNet reads of a caption is, where one pipeline serves two kinds: that of OpenCLIP's ViT-H.
+_SD2_WIDTH = 1024
 
 PIPELINES: dict[str, Kind] = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
 PARTS: dict[Kind, tuple[str, ...]] = {
     "sd15": ("unet", "vae", "text_encoder"),
+    "sd2": ("unet", "vae", "text_encoder"),
     "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
 }
-TOKENIZERS: dict[Kind, tuple[str, ...]] = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-WANTED = "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5 or XL"
-CONVERT = (
-    "pickle files can run code when they are loaded, so they are never opened: convert it to .safetensors where you "
-    "trust it, or download the .safetensors version of the same model"
+TOKENIZERS: dict[Kind, tuple[str, ...]] = {
+    "sd15": ("tokenizer",),
+    "sd2": ("tokenizer",),
+    "sdxl": ("tokenizer", "tokenizer_2"),
+}
+WANTED = (
+    "give a diffusers folder (with model_index.json) or a single .safetensors of Stable Diffusion 1.5, 2 or XL, or a "
+    "diffusers folder of Stable Diffusion 3, Flux, Qwen-Image or Z-Image"
 )
 
 #: Numbers of blocks and layers in the configurations of parts, and more than the deepest has.
@@ -117,29 +123,13 @@ class ModelFiles:
         return (folder if has_vocabulary(folder) else CLIP_VOCABULARY), str(pad)
 
 
-def refusal(message: str, where: Path, hint: str, key: str = KEY) -> UserError:
-    """An error of one problem with a file or folder of the model."""
-    return UserError.one(message, where=shown(where), key=key, hint=hint)
-
-
-def read_json(path: Path, key: str) -> dict[str, Any]:
-    """The object in a JSON file of the model, not to be changed; an error that names `key` where there is none."""
-    try:
-        value = parsed_json(path)
-    except OSError as error:
-        raise refusal(
-            f"cannot be read: {error.strerror}", path, "it is part of the model: copy the model again", key
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise refusal("is not JSON", path, "it is part of the model: copy the model again", key) from error
-    if not isinstance(value, dict):
-        raise refusal("holds no JSON object", path, "it is part of the model: copy the model again", key)
-    return value
-
-
-def has_vocabulary(folder: Path) -> bool:
-    """Whether a tokenizer's folder has its vocabulary."""
-    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+def kind_of(config: Path, key: str) -> Kind | None:
+    """The kind of a pipeline by its model_index.json and its UNet's configuration; None if it is none of them."""
+    kind = PIPELINES.get(str(read_json(config / "model_index.json", key).get("_class_name")))
+    unet = config / "unet" / "config.json"
+    if kind == "sd15" and unet.is_file() and read_json(unet, key).get("cross_attention_dim") == _SD2_WIDTH:
+        return "sd2"
+    return kind
 
 
 def whole_file(path: Path) -> Shapes:
@@ -150,14 +140,8 @@ def whole_file(path: Path) -> Shapes:
         raise refusal(str(error), path, WANTED) from error
 
 
-def content_of(path: Path) -> str:
-    """The names in a folder, for people."""
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    return f"it holds {few(names)}" if names else "it is empty"
-
-
 def check_settings(config: Path, key: str) -> None:
-    """Refuse what loads but is something else (Stable Diffusion 2, inpainting models, ...), and sizes that are none."""
+    """Refuse what loads but is something else (inpainting models, ...), and sizes that are none."""
     for part in ("unet", "vae"):
         where = config / part / "config.json"
         settings = read_json(where, key)
@@ -174,8 +158,6 @@ def check_settings(config: Path, key: str) -> None:
             _check_depth(read_json(where, key), where, key)
     where = config / "unet" / "config.json"
     settings = read_json(where, key)
-    if settings.get("cross_attention_dim") == 1024:
-        raise refusal("is Stable Diffusion 2, which is not supported", where, WANTED, key)
     if settings.get("in_channels") not in (None, 4) or settings.get("out_channels") not in (None, 4):
         raise refusal(special_model(settings.get("in_channels")), where, WANTED, key)
 

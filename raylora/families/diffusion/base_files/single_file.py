@@ -11,22 +11,18 @@ from raylora.errors import UserError
 from raylora.families.diffusion.base_files.model_files import (
     CONFIG_KEY,
     CONFIGS,
-    KEY,
     PARTS,
-    PIPELINES,
     TITLES,
     TOKENIZERS,
     UNET,
     WANTED,
     Kind,
     check_settings,
-    content_of,
-    has_vocabulary,
     is_size,
-    read_json,
-    refusal,
+    kind_of,
     special_model,
 )
+from raylora.families.images.parts import KEY, content_of, has_vocabulary, read_json, refusal
 from raylora.families.safetensors_header import Shapes
 
 T = TypeVar("T")
@@ -34,6 +30,7 @@ T = TypeVar("T")
 _VAE = "first_stage_model."
 _CLIP = "cond_stage_model.transformer.text_model."
 _OLD_CLIP = "cond_stage_model.transformer."  #: before the names of the first fine-tunes, such as NovelAI's
+_OPEN_CLIP = "cond_stage_model.model."
 _CLIP_XL = "conditioner.embedders.0.transformer.text_model."
 _OPEN_CLIP_XL = "conditioner.embedders.1.model."
 _LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
@@ -85,7 +82,7 @@ def single_kind(shapes: Shapes, path: Path) -> Kind:
             _CLIP,
             _CLIP_XL,
             _OPEN_CLIP_XL,
-            "cond_stage_model.model.",
+            _OPEN_CLIP,
             "conditioner.embedders.0.model.",
         )
     }
@@ -96,8 +93,6 @@ def single_kind(shapes: Shapes, path: Path) -> Kind:
     for title, parts in _OTHERS.items():
         if all(any(part in name for name in shapes) for part in parts):
             raise refusal(f"is a model of {title}, which is not supported", path, WANTED)
-    if starts["cond_stage_model.model."]:
-        raise refusal("is Stable Diffusion 2, which is not supported", path, WANTED)
     if starts["conditioner.embedders.0.model."]:
         raise refusal(
             "is the refiner of Stable Diffusion XL, which is not supported", path, "give the base model of XL"
@@ -107,15 +102,14 @@ def single_kind(shapes: Shapes, path: Path) -> Kind:
     channels = (*shapes.get(f"{UNET}input_blocks.0.0.weight", ()), 0, 0)[1]
     if channels != 4:
         raise refusal(special_model(channels), path, WANTED)
-    kind: Kind = "sdxl" if f"{UNET}label_emb.0.0.weight" in shapes else "sd15"
-    texts = (
-        {"the text encoder": _CLIP}
-        if kind == "sd15"
-        else {
-            "the first text encoder": _CLIP_XL,
-            "the second text encoder": _OPEN_CLIP_XL,
-        }
-    )
+    kind: Kind = "sd2" if starts[_OPEN_CLIP] else "sd15"
+    if f"{UNET}label_emb.0.0.weight" in shapes:
+        kind = "sdxl"
+    texts = {
+        "sd15": {"the text encoder": _CLIP},
+        "sd2": {"the text encoder": _OPEN_CLIP},
+        "sdxl": {"the first text encoder": _CLIP_XL, "the second text encoder": _OPEN_CLIP_XL},
+    }[kind]
     missing = [what for what, prefix in {"the VAE": _VAE, **texts}.items() if not starts[prefix]]
     if missing:
         raise refusal(
@@ -168,7 +162,7 @@ def find_config(path: Path, config: Path | None, kind: Kind, shapes: Shapes) -> 
 
 def _check_config(config: Path, path: Path, kind: Kind, shapes: Shapes, key: str) -> None:
     """Check that a configuration folder is complete and describes the file's tensors."""
-    found = PIPELINES.get(str(read_json(config / "model_index.json", key).get("_class_name")))
+    found = kind_of(config, key)
     if found != kind:
         what = f"describes {TITLES[found]}" if found else "describes another kind of model"
         raise refusal(f"{what}, but {path.name} is {TITLES[kind]}", config, "give the configuration of that model", key)
@@ -219,9 +213,9 @@ def _telling_shapes(config: Path, kind: Kind) -> Shapes:
             f"{_VAE}encoder.conv_in.weight": (vae["block_out_channels"][0], 3, 3, 3),
             f"{_VAE}decoder.conv_in.weight": (vae["block_out_channels"][-1], vae.get("latent_channels", 4), 3, 3),
         }
-        names = {"sd15": (_CLIP,), "sdxl": (_CLIP_XL, _OPEN_CLIP_XL)}[kind]
+        names = {"sd15": (_CLIP,), "sd2": (_OPEN_CLIP,), "sdxl": (_CLIP_XL, _OPEN_CLIP_XL)}[kind]
         for prefix, text in zip(names, texts, strict=True):
-            open_clip = prefix == _OPEN_CLIP_XL
+            open_clip = prefix in (_OPEN_CLIP, _OPEN_CLIP_XL)
             token = "token_embedding.weight" if open_clip else "embeddings.token_embedding.weight"
             place = "positional_embedding" if open_clip else "embeddings.position_embedding.weight"
             shapes[prefix + token] = (text["vocab_size"], text["hidden_size"])

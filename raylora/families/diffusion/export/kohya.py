@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import time
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from raylora import __version__
 from raylora.config.schema import TrainConfig
 from raylora.families.diffusion.base_files.model_files import Kind
+from raylora.families.images.export.metadata import hashes, saved, training_metadata
 from raylora.files import write_atomically
 
 #: kohya's name of the base, Stability's modelspec architecture and implementation.
 _NAMES: dict[Kind, tuple[str, str, str]] = {
     "sd15": ("sd_v1", "stable-diffusion-v1/lora", "diffusers"),
+    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora", "diffusers"),
     "sdxl": (
         "sdxl_base_v1-0",
         "stable-diffusion-xl-v1-base/lora",
         "https://github.com/Stability-AI/generative-models",
     ),
 }
-_SIDES: dict[Kind, int] = {"sd15": 512, "sdxl": 1024}  #: pixels of an image that they were made for
+_SIDES: dict[Kind, int] = {"sd15": 512, "sd2": 768, "sdxl": 1024}  #: pixels of an image that they were made for
 
 
 def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]) -> Path:
@@ -49,8 +46,7 @@ def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig,
     """
     converted = _convert(tensors, config)
     metadata = _metadata(path, tensors, config, info)
-    model_hash, legacy_hash = _hashes(converted, metadata)
-    metadata |= {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
+    metadata |= hashes(converted, metadata)
     size = sum(tensor.nbytes for tensor in converted.values())
     write_atomically(path, lambda partial: save_file(converted, partial, metadata), size=size)
     return path
@@ -76,133 +72,40 @@ def _convert(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Te
     return {name: tensor.contiguous() for name, tensor in sorted(converted.items())}
 
 
-def saved(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
-    """Tensors in the precision that `save_precision` names; in float32 where float16 would make a number infinite."""
-    dtype: torch.dtype = getattr(torch, config.save_precision)
-    most = torch.finfo(dtype).max
-    if any(bool((tensor.abs() > most).any()) for tensor in tensors.values()):
-        dtype = torch.float32
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
-
-
 def _metadata(
     path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]
 ) -> dict[str, str]:
     kind = _kind(tensors)
-    side = config.resolution or _SIDES[kind]
-    alpha = _number(config.alpha * math.sqrt(config.lora_rank) if config.use_rslora else config.alpha)
     convolved = any(
         name.endswith(".lora_A.weight") and tensor.shape[2:].numel() > 1 for name, tensor in tensors.items()
     )
-    convolutions = {"conv_dim": str(config.lora_rank), "conv_alpha": alpha} if convolved else {}
-    title = PurePath(config.output_dir).name or path.stem
-    now = time.time()
-    known: dict[str, object] = {
-        "ss_output_name": title,
-        "ss_sd_model_name": PurePath(config.base_model).name,
-        "ss_v2": False,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": config.lora_rank,
-        "ss_network_alpha": alpha,
-        "ss_network_args": json.dumps(convolutions),
-        "ss_network_dropout": config.lora_dropout or None,
-        "ss_resolution": f"({side}, {side})",
-        "ss_enable_bucket": True,
-        "ss_bucket_info": "null",
-        "ss_tag_frequency": "{}",
-        "ss_num_train_images": 0,
-        "ss_training_started_at": now,
-        "ss_training_finished_at": now,
-        "ss_learning_rate": config.learning_rate,
-        "ss_unet_lr": config.learning_rate,
-        "ss_text_encoder_lr": None,
-        "ss_lr_scheduler": config.lr_scheduler,
-        "ss_lr_warmup_steps": config.warmup_steps,
-        "ss_optimizer": "torch.optim.adamw.AdamW",
-        "ss_max_grad_norm": config.max_grad_norm,
-        "ss_num_epochs": config.epochs,
-        "ss_max_train_steps": config.max_steps,
-        "ss_total_batch_size": config.batch_size,
-        "ss_seed": config.seed,
-        "ss_min_snr_gamma": config.min_snr_gamma,
-        "ss_noise_offset": config.noise_offset or None,
-        "ss_caption_dropout_rate": config.caption_dropout,
-        "ss_caption_tag_dropout_rate": config.tag_dropout,
-        "ss_shuffle_caption": config.caption_shuffle,
-        "ss_keep_tokens": config.keep_tokens,
-        "ss_flip_aug": config.flip_augment,
-        "ss_random_crop": config.crop_jitter > 0,
-        "ss_masked_loss": config.masked_loss,
-        "ss_loss_type": config.loss,
-        "ss_huber_c": config.huber_delta,
-        "ss_debiased_estimation": config.debiased_estimation,
-        "ss_ip_noise_gamma": config.ip_noise_gamma or None,
-        "ss_multires_noise_iterations": config.multires_noise_iterations or None,
-        "ss_multires_noise_discount": config.multires_noise_discount,
-        "ss_gradient_checkpointing": config.gradient_checkpointing,
-        "ss_cache_latents": True,
-        "ss_cache_text_encoder_outputs": True,
-        "ss_batch_size_per_device": config.batch_size,
-        "ss_gradient_accumulation_steps": 1,
-        "ss_mixed_precision": config.precision,
-        "ss_full_fp16": False,
-        "ss_lowram": False,
-        "ss_clip_skip": None,
-        "ss_max_token_length": config.caption_tokens,
-        "ss_prior_loss_weight": config.prior_loss_weight if config.reg_data_dir else None,
-        "ss_num_reg_images": 0,
-        "ss_num_batches_per_epoch": None,
-        "ss_epoch": None,
-        "ss_steps": None,
-        "ss_session_id": None,
-        "ss_training_comment": f"raylora {__version__}",
-        "ss_sd_model_hash": _base_model_hash(Path(config.base_model)),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.title": title,
-        "modelspec.resolution": f"{side}x{side}",
-        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)),
+    return training_metadata(path, config, _SIDES[kind], convolved=convolved) | architecture(kind) | dict(info)
+
+
+def architecture(kind: Kind, velocity: bool = False) -> dict[str, str]:
+    """Metadata that say for which base model an adapter is.
+
+    Args:
+        kind: of the base model.
+        velocity: whether it predicts velocities, as version 2 for 768 pixels does.
+    """
+    version, modelspec, implementation = _NAMES[kind]
+    if kind == "sd2" and velocity:
+        version, modelspec = "sd_v2_v", "stable-diffusion-v2-768-v/lora"
+    return {
+        "ss_base_model_version": version,
+        "modelspec.architecture": modelspec,
+        "modelspec.implementation": implementation,
+        "ss_v2": str(kind == "sd2"),
     }
-    # kohya writes what is unknown as "None".
-    told = {name: str(value) for name, value in known.items()}
-    return {"format": "pt"} | told | architecture(kind) | dict(info)
-
-
-def architecture(kind: Kind) -> dict[str, str]:
-    """Metadata that say for which base model an adapter is."""
-    return dict(
-        zip(("ss_base_model_version", "modelspec.architecture", "modelspec.implementation"), _NAMES[kind], strict=True)
-    )
 
 
 def _kind(tensors: Mapping[str, Tensor]) -> Kind:
     """The kind of UNet, as far as the names of adapted layers tell; `info` of an export goes before it.
 
-    Only XL has a second transformer block one behind the other, and none on its first level.
+    Only XL has a second transformer block one behind the other; only version 2 reads captions that are 1024 wide.
     """
-    return "sdxl" if any(".transformer_blocks.1." in name for name in tensors) else "sd15"
-
-
-def _base_model_hash(path: Path) -> str | None:
-    """The hash by which A1111 shows a checkpoint: over 64 KiB at 1 MiB; None for a folder, or a file that has gone."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(0x100000)
-        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-
-
-def _number(value: float) -> str:
-    """16 and not 16.0: tools compare these texts with the rank's."""
-    return str(int(value)) if value == int(value) else str(value)
-
-
-def _hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[str, str]:
-    """The hashes by which A1111 and Civitai find a LoRA again, taken as sd-scripts and the extensions take them.
-
-    The first is over the tensors' bytes alone; the legacy one over 64 KiB at 1 MiB of a file that has only the `ss_`
-    part of the metadata.
-    """
-    data = save(tensors, {name: value for name, value in metadata.items() if name.startswith("ss_")})
-    start = 8 + int.from_bytes(data[:8], "little")
-    legacy = hashlib.sha256(data[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
-    return hashlib.sha256(memoryview(data)[start:]).hexdigest(), legacy
+    if any(".transformer_blocks.1." in name for name in tensors):
+        return "sdxl"
+    widths = {tensor.shape[1] for name, tensor in tensors.items() if name.endswith("attn2.to_k.lora_A.weight")}
+    return "sd2" if widths == {1024} else "sd15"

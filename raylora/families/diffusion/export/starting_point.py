@@ -17,7 +17,7 @@ from raylora.config.schema import TrainConfig
 from raylora.data.reading import few, read_text, shown
 from raylora.errors import UserError
 from raylora.families import adapter_file
-from raylora.families.diffusion.components import quiet
+from raylora.families.images.loading import quiet
 from raylora.lora.columns import lora_shapes
 
 _KEY = "init_from"

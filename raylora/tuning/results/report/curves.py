@@ -93,7 +93,8 @@ def curves(outcome: SweepOutcome, ranking: Ranking) -> Chart | None:
     caption = "Lower is better."
     if cut:
         caption += f" {len(cut)} {'lines leave' if len(cut) > 1 else 'line leaves'} the top of the chart."
-    return Chart("chart-curves", {"data": data, "layout": layout}, caption)
+    name = f"{outcome.objective_name} of each trial over the training examples that it has seen"
+    return Chart("chart-curves", {"data": data, "layout": layout}, caption, name)
 
 
 def _key_chart(outcome: SweepOutcome, ranking: Ranking, key: str, name: str) -> Chart:
@@ -145,4 +146,5 @@ def _key_chart(outcome: SweepOutcome, ranking: Ranking, key: str, name: str) -> 
             layout["xaxis"] |= {"tickvals": distinct, "ticktext": [number(value) for value in distinct]}
     layout["yaxis"] |= {"title": {"text": escaped(outcome.objective_name)}, "range": padded(low, high)}
     layout |= base_line(outcome)
-    return Chart(name, {"data": data, "layout": layout})
+    said = f"{outcome.objective_name} of each trial by its {key.replace('_', ' ')}"
+    return Chart(name, {"data": data, "layout": layout}, name=said)

@@ -22,8 +22,12 @@ from raylora.tuning.results.hints import hints
 from raylora.tuning.results.ranking import RankedTrial, Ranking
 from raylora.tuning.results.report.curves import curves, key_charts
 from raylora.tuning.results.report.explanation import explanation, headline
+from raylora.tuning.results.report.importance import importances
 from raylora.tuning.results.report.layout import value_span
+from raylora.tuning.results.report.parallel import parallel
 from raylora.tuning.results.report.search_map import search_map
+from raylora.tuning.results.report.timeline import Span
+from raylora.tuning.results.report.timeline_chart import timeline_chart
 from raylora.tuning.results.report.usage import usage
 from raylora.tuning.results.types import Sample, SweepOutcome
 
@@ -35,7 +39,9 @@ _LARGEST_SAMPLE = 512
 _SMALL_SAMPLE = 192
 
 
-def write_report(path: Path, outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = ()) -> Path:
+def write_report(
+    path: Path, outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = (), spans: Sequence[Span] = ()
+) -> Path:
     """Write the report; the file is whole or absent.
 
     Args:
@@ -43,6 +49,7 @@ def write_report(path: Path, outcome: SweepOutcome, ranking: Ranking, samples: S
         outcome: the sweep.
         ranking: of its trials.
         samples: of base model and best adapter; may be empty.
+        spans: what trainers did when; may be empty.
 
     Returns:
         `path`.
@@ -51,12 +58,26 @@ def write_report(path: Path, outcome: SweepOutcome, ranking: Ranking, samples: S
         UserError: the file cannot be written.
     """
     # A caption may hold half a surrogate pair, which no UTF-8 file can.
-    write_text_atomically(path, render(outcome, ranking, samples).encode(errors="replace").decode())
+    write_text_atomically(path, render(outcome, ranking, samples, spans).encode(errors="replace").decode())
     return path
 
 
-def render(outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = ()) -> str:
-    """The report as HTML text."""
+def render(
+    outcome: SweepOutcome,
+    ranking: Ranking,
+    samples: Sequence[Sample] = (),
+    spans: Sequence[Span] = (),
+    refresh: int = 0,
+) -> str:
+    """The report as HTML text.
+
+    Args:
+        outcome: the sweep.
+        ranking: of its trials.
+        samples: of base model and best adapter.
+        spans: what trainers did when.
+        refresh: seconds after which a browser asks for the page again, of a sweep that still runs; 0: never.
+    """
     import jinja2
     from plotly.offline import get_plotlyjs
 
@@ -70,7 +91,8 @@ def render(outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = 
     mapped = search_map(outcome, ranking)
     lines = curves(outcome, ranking)
     details = key_charts(outcome, ranking, mapped is not None)
-    charts = [chart for chart in (mapped, lines, *details) if chart]
+    lanes, axes = timeline_chart(spans, ranking), parallel(outcome, ranking)
+    charts = [chart for chart in (mapped, lines, *details, axes, lanes) if chart]
     rows = [_table_row(outcome, ranking, row) for row in ranking.rows]
     return environment.get_template("page.html").render(
         outcome=outcome,
@@ -88,6 +110,10 @@ def render(outcome: SweepOutcome, ranking: Ranking, samples: Sequence[Sample] = 
         map=mapped,
         curves=lines,
         details=details,
+        parallel=axes,
+        timeline=lanes,
+        refresh=refresh,
+        importances=[(key.replace("_", " "), share) for key, share in importances(ranking, outcome.swept).items()],
         charts=[{"id": chart.id, **chart.figure} for chart in charts],
         hints=[typographic(hint) for hint in hints(outcome, ranking)],
         snippets=usage(outcome, ranking),
@@ -143,7 +169,7 @@ def _table_row(outcome: SweepOutcome, ranking: Ranking, row: RankedTrial) -> dic
     return {
         "place": row.place,
         "id": row.trial.id,
-        "params": [number(row.trial.params[key]) if key in row.trial.params else "" for key in outcome.swept],
+        "params": [(key, number(row.trial.params[key]) if key in row.trial.params else "") for key in outcome.swept],
         "rank": row.trial.rank,
         "value": typographic(estimate(row.value, row.error)) if row.place else "",
         "difference": typographic(estimate(row.difference, row.difference_error))

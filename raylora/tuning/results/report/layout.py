@@ -20,11 +20,19 @@ Figure = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure of the report: `data` and `layout` for Plotly, and what the reader must know to read it."""
+    """A figure of the report.
+
+    Attributes:
+        id: of its place in the page.
+        figure: `data` and `layout` for Plotly.
+        caption: what the reader must know to read it.
+        name: what it shows, for who does not see it.
+    """
 
     id: str
     figure: Figure
     caption: str = ""
+    name: str = ""
 
 
 def value_span(outcome: SweepOutcome, ranking: Ranking) -> tuple[float, float]:

@@ -76,7 +76,7 @@ def test_builtin_configuration_serves_the_real_shapes(kind: str, tmp_path: Path)
         (["text_model.embeddings.token_embedding.weight"], "text encoder alone"),
         (["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"], "Flux"),
         (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3"),
-        (["cond_stage_model.model.transformer.resblocks.0.ln_1.weight"], "Stable Diffusion 2"),
+        (["cond_stage_model.model.transformer.resblocks.0.ln_1.weight"], "is not a Stable Diffusion model"),
         (["conditioner.embedders.0.model.transformer.resblocks.0.ln_1.weight"], "refiner"),
         (["a", "b"], "its tensors are a, b"),
         ([], "holds no tensors"),

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
+from raylora.families.adapter_file import inspect
 from raylora.families.diffusion.base_files.describe import describe
-from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae, quiet
+from raylora.families.diffusion.components import assemble, load_texts, load_unet, load_vae
 from raylora.families.diffusion.export.kohya import export_kohya
-from raylora.families.diffusion.export.other_layouts import export_diffusers, export_peft
+from raylora.families.images.export.other_layouts import export_diffusers, export_peft
+from raylora.families.images.loading import quiet
+from raylora.families.resolve import resolve
 from tests.families.diffusion.tiny import tiny_sd, tiny_sdxl
 from tests.families.loading import load
 
@@ -236,3 +239,16 @@ def test_tensors_that_are_no_adapter_are_refused(tmp_path: Path) -> None:
     for tensors in ({}, {"a.lora_A.weight": torch.ones(2, 4)}, {"a.weight": torch.ones(2)}):
         with pytest.raises(ValueError, match="adapter"):
             export_kohya(tmp_path / "a.safetensors", tensors, config, {})
+
+
+def test_version_2_says_so(tmp_path: Path) -> None:
+    base = tiny_sd(tmp_path / "sd2", prediction_type="v_prediction", version_2=True)
+    config = TrainConfig(train_data_dir="x", base_model=str(base), lora_rank=2, resolution=16)
+    model = load(config, CPU, torch.float32)
+    tensors = adapter(model.model, model.targets("attention"), 2)
+    path = export_kohya(tmp_path / "a.safetensors", tensors, config, resolve(config).data_info(config, []))
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["ss_v2"], metadata["ss_base_model_version"]) == ("True", "sd_v2_v")
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+    assert inspect(path).base == "Stable Diffusion 2.x (sd2)"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
 from raylora.families.diffusion.export.kohya import export_kohya
-from raylora.families.diffusion.export.other_layouts import export_diffusers, export_peft
 from raylora.families.diffusion.export.starting_point import starting_notes, starting_point
+from raylora.families.images.export.other_layouts import export_diffusers, export_peft
 from raylora.families.resolve import resolve
 from tests.families.diffusion.models import config
 from tests.families.diffusion.original_layout import unet_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylora.families.diffusion.sample_prompts import SamplePrompt, parse
+from raylora.families.images.sample_prompts import SamplePrompt, parse
 
 
 @pytest.mark.parametrize(

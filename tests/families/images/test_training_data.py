@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from raylora.data.examples import ImageExample
-from raylora.families.diffusion import buckets
-from raylora.families.diffusion.export.training_data import tag_frequency, training_data_info, trigger_phrase
-from raylora.families.diffusion.sizes import Sizes
+from raylora.families.images import buckets
+from raylora.families.images.export.training_data import tag_frequency, training_data_info, trigger_phrase
+from raylora.families.images.sizes import Sizes
 
 
 def captioned(*captions: str) -> list[ImageExample]:

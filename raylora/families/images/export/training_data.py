@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raylora.data.examples import ImageExample
-from raylora.families.diffusion import buckets
-from raylora.families.diffusion.sizes import Sizes
+from raylora.families.images import buckets
+from raylora.families.images.sizes import Sizes
 
 
 def training_data_info(roots: Sequence[Path], learned: Sequence[ImageExample], sizes: Sizes) -> dict[str, str]:

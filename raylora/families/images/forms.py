@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Forms, ImageExample, View
 from raylora.data.reading import few
-from raylora.families.diffusion.buckets import CENTRE
+from raylora.families.images.buckets import CENTRE
 from raylora.formatting import counted, things
 from raylora.rng import draws
 

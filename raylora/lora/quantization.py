@@ -1,4 +1,4 @@
-"""Language models whose frozen linear layers bitsandbytes keeps in 4 bits (QLoRA, arXiv 2305.14314)."""
+"""Base models whose frozen linear layers bitsandbytes keeps in 4 bits (QLoRA, arXiv 2305.14314)."""
 
 from __future__ import annotations
 
@@ -39,12 +39,7 @@ def loading(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     Raises:
         UserError: bitsandbytes is there, but does not run on this platform.
     """
-    try:
-        import bitsandbytes  # noqa: F401
-    except Exception as error:  # a library that does not fit the machine fails in ways of its own
-        text = " ".join(str(error).split()) or type(error).__name__
-        hint = "install a bitsandbytes for this platform, or remove quantize"
-        raise UserError.one(f"bitsandbytes cannot be used here: {text[:300]}", key=KEY, hint=hint) from error
+    library()
     from transformers import BitsAndBytesConfig
 
     packing = BitsAndBytesConfig(
@@ -63,3 +58,18 @@ def keep_layout(model: Any) -> Any:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def library() -> Any:
+    """bitsandbytes.
+
+    Raises:
+        UserError: it does not run on this platform.
+    """
+    try:
+        import bitsandbytes
+    except Exception as error:  # a library that does not fit the machine fails in ways of its own
+        text = " ".join(str(error).split()) or type(error).__name__
+        hint = "install a bitsandbytes for this platform, or remove quantize"
+        raise UserError.one(f"bitsandbytes cannot be used here: {text[:300]}", key=KEY, hint=hint) from error
+    return bitsandbytes

@@ -10,28 +10,39 @@ from torch import Tensor
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.families.diffusion.export.kohya import saved
+from raylora.families.images.export.metadata import saved
 from raylora.files import write_atomically, write_folder_atomically
 
 
 def export_diffusers(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
-    """Write `unet.<module>.lora_A.weight` and `.lora_B.weight`, as diffusers' own scripts do.
-
-    There is no alpha in this layout, so B is written times the scale: at strength 1 the update is the one that was
-    trained, in every program.
+    """Write an adapter of a UNet as `in_diffusers_names` has it.
 
     Raises:
         UserError: there is no room, or the place cannot be written to.
     """
-    scaled = {name: tensor * config.scale if ".lora_B." in name else tensor for name, tensor in tensors.items()}
-    named = {f"unet.{name}": tensor.contiguous() for name, tensor in saved(scaled, config).items()}
+    named = in_diffusers_names(tensors, config, "unet")
     size = sum(tensor.nbytes for tensor in named.values())
     write_atomically(path, lambda partial: save_file(named, partial, {"format": "pt"}), size=size)
     return path
 
 
+def in_diffusers_names(tensors: Mapping[str, Tensor], config: TrainConfig, part: str) -> dict[str, Tensor]:
+    """`<part>.<module>.lora_A.weight` and `.lora_B.weight`, as diffusers' own scripts write them.
+
+    There is no alpha in this layout, so B is written times the scale: at strength 1 the update is the one that was
+    trained, in every program.
+
+    Args:
+        tensors: of an adapter.
+        config: scale, and the precision that is written.
+        part: of a pipeline: `unet` or `transformer`.
+    """
+    scaled = {name: tensor * config.scale if ".lora_B." in name else tensor for name, tensor in tensors.items()}
+    return {f"{part}.{name}": tensor.contiguous() for name, tensor in saved(scaled, config).items()}
+
+
 def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
-    """Write a folder that `PeftModel.from_pretrained(unet, folder)` loads.
+    """Write a folder that `PeftModel.from_pretrained(network, folder)` loads.
 
     rsLoRA is written as the plain LoRA of the same update.
 

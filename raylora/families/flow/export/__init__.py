@@ -1,0 +1,1 @@
+"""The exported adapter of a flow-matching model, and how people use it."""

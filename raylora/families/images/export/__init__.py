@@ -1,0 +1,1 @@
+"""Exported image adapters: what their head says, and the layouts of libraries."""
