@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Hashable
+import platform
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
+import torch
 
 from raylora.data.cache import EncodedCache
 from raylora.data.examples import Dataset
 from raylora.families.base import BaseModel, Losses, Tensors
+from raylora.files import user_errors_for
 
 
 @dataclasses.dataclass
@@ -67,6 +72,31 @@ def encode(base: BaseModel, dataset: Dataset, cache_root: Path) -> EncodedDatase
         held_out_digest=_digest(base.fingerprint, *held_out_ids),
         encoded=cache.encoded,
     )
+
+
+@contextlib.contextmanager
+def encoding_alone(cache_root: Path, threads: int | None, sharing: int) -> Iterator[None]:
+    """Hold the lock under which one of the trainers that share a machine encodes, with the cores of all of them.
+
+    The others wait, and then find its work in the cache.
+
+    Args:
+        cache_root: folder of the shared cache.
+        threads: CPU threads of this trainer; None: it shares no cores.
+        sharing: trainers on the machine, this one among them.
+    """
+    if sharing == 1 or not threads:
+        yield
+        return
+    lock = cache_root / "locks" / f"encoding-{platform.node()}.lock"
+    with user_errors_for(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):
+        torch.set_num_threads(threads * sharing)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _digest(*lines: str) -> str:

@@ -273,9 +273,9 @@ class Pack:
             losses[order] = torch.cat(found).double().cpu().numpy()  # one read of the device for all
         return losses.reshape(counts.shape), counts
 
-    def save(self, trial: str, folder: Path) -> None:
-        """Write a trial's checkpoint: whole or absent."""
-        checkpoint.save(folder, self.members[trial], self.configs[trial], self.data)
+    def take(self, trial: str) -> checkpoint.Taken:
+        """A trial's checkpoint as it is now, to be written while the pack goes on."""
+        return checkpoint.take(self.members[trial], self.configs[trial], self.data)
 
     def _training_rows(self, members: Sequence[Member]) -> list[_Row]:
         rows: list[_Row] = []

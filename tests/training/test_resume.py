@@ -22,7 +22,7 @@ from raylora.config.keys.optimizer import HABITS
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.files import PARTIAL_PREFIX
-from raylora.training import checkpoint_format
+from raylora.training import checkpoint, checkpoint_format
 from raylora.training.base_losses import prepare
 from raylora.training.member import Member
 from raylora.training.pack import Pack
@@ -110,7 +110,7 @@ def test_resumed_in_another_pack_is_uninterrupted(
     first = train(pack, step)
     other = filled(bench, others)
     with scratch() as folder:
-        pack.save("a", folder / "saved")
+        checkpoint.write(folder / "saved", pack.take("a"))
         resumed = other.join("a", config, folder / "saved")
     assert resumed.step == step
     last, again = train(pack, STEPS - step), train(other, STEPS - step)
@@ -140,7 +140,7 @@ def test_an_equal_pack_resumes_bit_by_bit(
     again = Pack(bench.base, bench.data)
     with scratch() as folder:
         for name in pack.members:
-            pack.save(name, folder / name)
+            checkpoint.write(folder / name, pack.take(name))
             again.join(name, pack.configs[name], folder / name)
     assert train(again, STEPS - step) == train(pack, STEPS - step)
     for name, member in pack.members.items():
@@ -163,7 +163,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pack.join("a", bench.config.with_values(TRIAL))
     train(pack, 2)
     folder = tmp_path_factory.mktemp("saved") / "checkpoint"
-    pack.save("a", folder)
+    checkpoint.write(folder, pack.take("a"))
     return folder
 
 
@@ -267,7 +267,7 @@ def test_a_diverged_trial_stays_diverged(tmp_path: Path) -> None:
     while member.status == "running":
         pack.step()
     member.note_report()
-    pack.save("a", tmp_path / "saved")
+    checkpoint.write(tmp_path / "saved", pack.take("a"))
     resumed = filled(bench, ()).join("a", pack.configs["a"], tmp_path / "saved")
     assert (resumed.status, resumed.reason, resumed.step) == ("diverged", member.reason, member.step)
     assert resumed.best is None
@@ -284,14 +284,14 @@ def test_a_trial_goes_on_from_its_newest_whole_checkpoint(saved: Path, tmp_path:
     pack.join("a", config)
     for number in range(3):
         train(pack, 1)
-        pack.save("a", tmp_path / f"checkpoint_{number:06d}")
+        checkpoint.write(tmp_path / f"checkpoint_{number:06d}", pack.take("a"))
     assert resume_from(tmp_path, config) == tmp_path / "checkpoint_000002"
     cut(tmp_path / "checkpoint_000002" / "optimizer.safetensors")
     assert resume_from(tmp_path, config) == tmp_path / "checkpoint_000001"
     shutil.rmtree(tmp_path / "checkpoint_000001")
     # Numbers may be used again after a kill; what counts is how far a checkpoint is.
     shutil.copytree(saved, tmp_path / "checkpoint_000004")
-    pack.save("a", tmp_path / "checkpoint_000001")
+    checkpoint.write(tmp_path / "checkpoint_000001", pack.take("a"))
     assert resume_from(tmp_path, config) == tmp_path / "checkpoint_000001"
     # What a trial of the same name and other values left there is not this one's.
     assert resume_from(tmp_path, config.with_values({"lora_rank": 3})) is None
@@ -305,6 +305,7 @@ import torch
 torch.set_num_threads(1)
 from tests.families.loading import dataset
 from tests.training.fixtures import lab
+from raylora.training import checkpoint
 from raylora.training.pack import Pack
 folder = Path(sys.argv[1])
 bench = lab("causal_lm", torch.float32)
@@ -317,7 +318,7 @@ rng = random.Random(0)
 for attempt in range(12):
     child = os.fork()
     while child == 0:
-        pack.save("a", folder / str(attempt) / f"checkpoint_{number % 8:06d}")
+        checkpoint.write(folder / str(attempt) / f"checkpoint_{number % 8:06d}", pack.take("a"))
         number += 1
     time.sleep(rng.uniform(0.02, 0.2))
     os.kill(child, signal.SIGKILL)
