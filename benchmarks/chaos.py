@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import random
 import sys
@@ -198,10 +199,11 @@ class Sweep:
                 self.wrong.append(f"{name} is {apart:.1e} from the undisturbed one")
 
     def _count(self, found: list[Event]) -> None:
-        """How long each fault held the sweep up, and how many steps it cost."""
-        for (_, tally), start in zip(self.tallies, self._begun, strict=True):
-            after = [event["time"] for event in found if event["event"] == "report" and event["time"] > start]
-            tally.seconds = min(after, default=start) - start
+        """The longest time without a report of any trial after each fault, and how many steps it cost."""
+        ends = [*self._begun[1:], max(event["time"] for event in found)]
+        for (_, tally), start, end in zip(self.tallies, self._begun, ends, strict=True):
+            times = [e["time"] for e in found if e["event"] == "report" and start < e["time"] <= end]
+            tally.seconds = max(b - a for a, b in itertools.pairwise([start, *times, end]))
         furthest: dict[str, int] = {}
         for event in found:
             if event["event"] == "report":
@@ -279,7 +281,7 @@ def main() -> None:
                 arguments.log.write_text(place.log())
     rows = [[kind, *dataclasses.astuple(tally)] for kind, tally in sorted(whole.tallies.items())]
     print(f"seed {arguments.seed}, {whole.sweeps} sweeps of {TRIALS} trials", flush=True)
-    measuring.table(["fault", "injected", "hit", "run again", "worst s to the next report", "steps lost"], rows)
+    measuring.table(["fault", "injected", "hit", "run again", "worst s without a report", "steps lost"], rows)
     wrong = [*whole.wrong, *(f"left behind: {name}" for name in whole.left)]
     for words in wrong:
         print(words, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -107,6 +108,14 @@ class VCenterSettings(Section):
             return value
         path = Path(str(self.password_file))
         try:
+            others = path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH) if os.name == "posix" else 0
+            if others:
+                raise UserError.one(
+                    "every user of this machine may read or change the vCenter's password",
+                    where=str(path),
+                    key="vcenter.password_file",
+                    hint=f"chmod o-rwx {printable(str(path), 200)}",
+                )
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)

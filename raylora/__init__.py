@@ -24,14 +24,28 @@ __all__ = [
     "export",
     "label",
     "load_config",
+    "merge",
     "plan",
     "report",
+    "resize",
     "sweep",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from raylora.api import SweepResult, chat, export, label, load_config, plan, report, sweep, train
+    from raylora.api import (
+        SweepResult,
+        chat,
+        export,
+        label,
+        load_config,
+        merge,
+        plan,
+        report,
+        resize,
+        sweep,
+        train,
+    )
     from raylora.config.schema import SweepConfig, TrainConfig
     from raylora.errors import RayloraError, UserError
 

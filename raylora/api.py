@@ -17,6 +17,7 @@ from raylora.tuning.results.sweep_result import SweepResult
 
 if TYPE_CHECKING:
     from raylora.families.adapter_file import AdapterFile
+    from raylora.families.adapters.svd import Written
     from raylora.families.family import Talk
     from raylora.labelling.label import Labelled
     from raylora.tuning.live.events import Tell
@@ -31,8 +32,10 @@ __all__ = [
     "inspect",
     "label",
     "load_config",
+    "merge",
     "plan",
     "report",
+    "resize",
     "sweep",
     "train",
 ]
@@ -326,6 +329,47 @@ def inspect(file: str | Path) -> AdapterFile:
     from raylora.families import adapter_file
 
     return adapter_file.inspect(Path(file))
+
+
+def resize(file: str | Path, rank: int, *, to: str | Path | None = None) -> Written:
+    """Write an adapter with a lower rank: the nearest that there is.
+
+    Args:
+        file: of any program in kohya's or diffusers' layout, or a PEFT folder.
+        rank: the highest that a layer keeps.
+        to: the file or folder to write; by default the name with `-rankN` beside it.
+
+    Raises:
+        UserError: it is no plain LoRA, or it cannot be written to.
+    """
+    from raylora.families.adapters import svd
+
+    source = Path(file)
+    target = source.with_name(f"{source.stem if source.suffix else source.name}-rank{rank}{source.suffix}")
+    return svd.resize(source, rank, target if to is None else Path(to))
+
+
+def merge(
+    files: Sequence[str | Path], *, to: str | Path, rank: int | None = None, weights: Sequence[float] | None = None
+) -> Written:
+    """Write the weighted sum of adapters of one base model as one adapter.
+
+    Args:
+        files: two or more, in one layout.
+        to: the file or folder to write, in that layout.
+        rank: the highest of a layer; None: as much as the sum takes, so that nothing is lost.
+        weights: of each; by default 1, as strong as each is by itself.
+
+    Raises:
+        UserError: one of them is no plain LoRA, they do not fit together, or it cannot be written to.
+    """
+    from raylora.families.adapters import svd
+
+    given = [1.0] * len(files) if weights is None else list(weights)
+    if len(files) < 2 or len(given) != len(files):
+        message = "takes two adapters or more, and a weight for each or none"
+        raise UserError.one(message, where="merge", hint="raylora merge A B --to C --weight 1 --weight 0.5")
+    return svd.merge([Path(file) for file in files], given, rank, Path(to))
 
 
 def report(run: str | Path) -> Path:

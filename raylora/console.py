@@ -88,17 +88,21 @@ class Progress:
 
     def at(self, done: int, of: int = 0) -> None:
         """Tell that `done` things are done, of `of` if that is known."""
-        self._tell(f"{self._what}: {done:,}{f' of {of:,}' if of else ''}")
+        self.tell(lambda: f"{done:,}{f' of {of:,}' if of else ''}")
 
     def goes_on(self) -> None:
         """Tell that it is still at work, where nobody can say how far it is."""
-        self._tell(self._what)
+        self._tell(lambda: self._what)
 
-    def _tell(self, words: str) -> None:
+    def tell(self, words: Callable[[], str]) -> None:
+        """Tell how far it is in words, which are made only if they are shown."""
+        self._tell(lambda: f"{self._what}: {words()}")
+
+    def _tell(self, words: Callable[[], str]) -> None:
         now = time.monotonic()
         if now < self._next:
             return
-        text = f"{words}, {now - self._began:.0f} s"
+        text = f"{words()}, {now - self._began:.0f} s"
         print(f"\r{text}\033[K" if self._over else text, file=sys.stderr, end="" if self._over else "\n", flush=True)
         self._shown = True
         self._next = now + (0.5 if self._over else 10.0)

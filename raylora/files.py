@@ -3,6 +3,8 @@ ordinary files alone, of bounded size."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import hashlib
 import io
@@ -11,14 +13,16 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from raylora.errors import UserError
 
 #: Names of files that are still being written; a process that is killed may leave one behind.
 PARTIAL_PREFIX = ".partial-"
+#: Names of files that say who works in a folder: `raylora.tuning.folder_lock`. They are no part of what it holds.
+LOCK, LEASE = ".lock", ".lease"
 
 #: Errors of the system that mean that nothing more can be written, in words.
 NO_ROOM = {
@@ -32,6 +36,9 @@ _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
 
 
 _GROWTH = 1 << 16  #: bytes that a file may grow by while it is read, or has that says it has none
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+#: A file system, or two of them, that cannot let two folders change places.
+_NO_EXCHANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES}
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -173,7 +180,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
                     shutil.rmtree(leftover)
 
 
-@contextmanager
+@contextlib.contextmanager
 def user_errors_for(path: Path, size: int | None = None) -> Iterator[None]:
     """Turn "no room" and "not allowed", as the system says them while `path` is written, into a `UserError`.
 
@@ -272,3 +279,37 @@ def _room(folder: Path, size: int | None) -> str:
     if existing:
         parts.append(f"{human_size(shutil.disk_usage(existing).free)} free")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, so that neither is missing for an instant; False where nobody can."""
+    rename = getattr(_libc(), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(one))
+
+
+def sync_file_system(path: Path) -> None:
+    """Flush all that was written to a file system: for thousands of new files that is one wait, not one each."""
+    sync = getattr(_libc(), "syncfs", None)
+    if sync is None:
+        os.sync()
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if sync(handle) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(handle)
+
+
+def _libc() -> ctypes.CDLL | None:
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    return None

@@ -20,9 +20,9 @@ RUNS = {
     "step_efficiency": ["llm"],
     "pack_scaling": ["images"],
     "time_to_best": ["llm"],
-    "second_run": ["llm"],
     "launches": ["llm"],
     "parallel/data_parallel": ["llm"],
+    "storage": ["llm"],
     "heterogeneous": [],
     "autoscaler_faults": [],
     "inventory": [],
@@ -50,8 +50,9 @@ def test_a_benchmark_ends_with_one_line_of_json(name: str, tmp_path: Path) -> No
         assert result[f"ratio_{family}"] > 0
     if RUNS[name]:
         assert result["ratio"] == result[f"ratio_{RUNS[name][0]}"]
-    if name == "second_run":
-        assert result["encoded_llm"] == 0
+    if name == "storage":
+        assert (result["encoded_llm"], result["reading_llm"]) == (0, 0)
+        assert result["snapshots"][0]["how"] == "50 are hard links"
     if name == "autoscaler_faults":
         assert result["kills"] and result["faults"] >= 3
         assert (result["leaked"], result["foreign_touched"], result["converged"]) == (0, 0, True)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,12 +136,18 @@ def run(order: Order) -> int:
 
 
 def _sweep(order: Order, config: Path, resume: bool) -> int:
-    command = [sys.executable, "-m", "raylora", "sweep", str(config), *order.overrides]
-    command += ["--resume"] * resume + ["--json"] * order.as_json
+    words = ["sweep", str(config), *order.overrides]
+    words += ["--resume"] * resume + ["--json"] * order.as_json
     deadline = time.monotonic() + _HOLDS
+    while (code := command(words)) == _IN_USE and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return code
+
+
+def command(words: Sequence[str]) -> int:
+    """Run a command of raylora's in the current folder; gives its exit code."""
     with tempfile.TemporaryFile("w+") as results:
-        while (code := subprocess.call(command, stdout=results)) == _IN_USE and time.monotonic() < deadline:
-            time.sleep(_PAUSE)
+        code = subprocess.call([sys.executable, "-m", "raylora", *words], stdout=results)
         results.seek(0)
         text = results.read()
     if text:

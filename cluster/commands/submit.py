@@ -19,7 +19,7 @@ from raylora.cluster.commands.job import ENTRYPOINT, RESULTS, RUNNING, Order, at
 from raylora.cluster.config import ClusterConfig
 from raylora.cluster.ray.autoscaler_config import VERSION_LABEL, version_label
 from raylora.cluster.ray.private_api import direct_job_client
-from raylora.config import yaml_text
+from raylora.config import loader, yaml_text
 from raylora.config.fields import shown
 from raylora.console import say
 from raylora.errors import Problem, RayloraError, UserError
@@ -51,21 +51,16 @@ def order(
     Raises:
         UserError: a path of the configuration is not on the shared folder.
     """
-    document = yaml_text.read(config)
     text = config.read_text(encoding="utf-8-sig")
-    values = document.value if isinstance(document.value, dict) else {}
-    given = [(name, values.get(name), document.where((name,))) for name in paths]
-    for override in overrides:
-        key, _, path = override.partition("=")
-        given += [(key, path, f"command line: {override}")] if key in paths else []
     shared = Path(cluster.shared_folder)
     problems = []
-    for name, value, where in given:
-        if isinstance(value, str) and Path(value).is_absolute() and not Path(value).is_relative_to(shared):
-            hint = f"copy it there, or mount {shared} here and work in it; a relative path counts from {shared}"
+    for name, value, where in given_paths(config, overrides, paths):
+        if Path(value).is_absolute() and not Path(value).is_relative_to(shared):
+            brought = f"raylora data push CLUSTER {shlex.quote(value)} data/{shlex.quote(Path(value).name)}"
+            hint = f"bring it there, `{brought}`, and name that place; a relative path counts from {shared}"
             message = f"{shown(value)} is not on the cluster's shared folder {shared}"
             problems.append(Problem(message, where, name, hint))
-        elif isinstance(value, str) and value.startswith("~"):
+        elif value.startswith("~"):
             hint = f"name a folder below {shared}"
             problems.append(Problem(f"{shown(value)} is a home folder, which nodes do not share", where, name, hint))
     if problems:
@@ -75,6 +70,24 @@ def order(
     digest = hashlib.sha256("\0".join((text, *overrides, str(folder))).encode()).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", config.stem).strip("-")[:40] or "sweep"
     return Order(f"{stem}-{digest}", config.name, text, tuple(overrides), str(folder), str(shared), resume, as_json)
+
+
+def given_paths(config: Path, overrides: Sequence[str], paths: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The paths in a configuration file and on a command line, as they are written: key, path, and where it stands."""
+    document = yaml_text.read(config)
+    found: list[tuple[str, Any, str]] = []
+    for name in paths:
+        key = name.split(".")
+        for holder, section in loader.holders(document.value, key):
+            full = (*holder, key[-1])
+            found.append((".".join(map(str, full)), section.get(key[-1]), document.where(full)))
+    for override in overrides:
+        key_, _, path = override.partition("=")
+        patterns = (name.replace(".", "\\.").replace(loader.EACH, "[^.]+") for name in paths)
+        if any(re.fullmatch(pattern, key_) for pattern in patterns):
+            found = [each for each in found if each[0] != key_]
+            found.append((key_, path, f"command line: {override}"))
+    return [(name, value, where) for name, value, where in found if isinstance(value, str)]
 
 
 def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | None = None) -> int:
@@ -93,8 +106,8 @@ def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | 
         RayloraError: the head cannot be reached.
     """
     to = require(cluster.name)
-    client = _client(to)
-    _check_version(to)
+    client = job_client(to)
+    check_version(to)
     jobs = _attempts(client, what.key)
     running = [job for job in jobs if job.status in RUNNING]
     last = running[-1] if running else jobs[-1] if jobs else None
@@ -112,8 +125,8 @@ def sweep(cluster: ClusterConfig, what: Order, gate: Callable[[Order], Order] | 
     try:
         while True:
             try:
-                return asyncio.run(_follow(client, name))
-            except _LostError:
+                return asyncio.run(follow(client, name))
+            except LostError:
                 say(f"{name} was lost with Ray on the head; waiting for the head to take it up again")
                 name = _taken_up(client, what.key, name)
                 say(f"it goes on as {name}")
@@ -128,7 +141,7 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
     Raises:
         UserError: it does not run.
     """
-    client = _client(require(cluster.name))
+    client = job_client(require(cluster.name))
     running = [job for job in _attempts(client, what.key) if job.status in RUNNING]
     if not running:
         raise UserError.one("this sweep does not run", where=cluster.name, key=what.file)
@@ -136,7 +149,7 @@ def stop(cluster: ClusterConfig, what: Order) -> None:
     say(f"{running[-1].submission_id} was stopped; without --stop the same command goes on with it")
 
 
-def _check_version(to: Connection) -> None:
+def check_version(to: Connection) -> None:
     """The cluster must run the raylora that sends the sweep: it might read the configuration otherwise.
 
     Raises:
@@ -158,7 +171,12 @@ def _check_version(to: Connection) -> None:
             )
 
 
-def _client(to: Connection) -> JobSubmissionClient:
+def job_client(to: Connection) -> JobSubmissionClient:
+    """Ray's client of the head's job server.
+
+    Raises:
+        RayloraError: the head cannot be reached.
+    """
     try:
         to.get("/api/version")  # Ray's client says much less clearly what is wrong
     except NoAnswer as error:
@@ -222,7 +240,7 @@ def _format_end(job: JobDetails) -> str:
     return f"failed (exit code {code})" if code is not None else f"failed: {job.message}"
 
 
-class _LostError(Exception):
+class LostError(Exception):
     """Ray on the head was started anew, and knows nothing of the job that was followed, or ended with it."""
 
 
@@ -244,11 +262,11 @@ def _taken_up(client: JobSubmissionClient, key: str, lost: str) -> str:
     raise RayloraError(f"{lost} was lost with its head: run the same command again to go on")
 
 
-async def _follow(client: JobSubmissionClient, name: str) -> int:
+async def follow(client: JobSubmissionClient, name: str) -> int:
     """Print a job's log, from its beginning, until it ends; a lost connection is made again.
 
     Raises:
-        _LostError: it ended with Ray on the head.
+        LostError: it ended with Ray on the head.
         RayloraError: it failed, or the head does not answer.
     """
     import aiohttp  # as Ray's client does, which follows logs by it
@@ -266,12 +284,12 @@ async def _follow(client: JobSubmissionClient, name: str) -> int:
         # requests' errors of the network are OSErrors, and of aiohttp's most; a server that knows no such log is none.
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
             if "does not exist" in str(error) or getattr(error, "status", None) == 404:
-                raise _LostError from error
+                raise LostError from error
             if time.monotonic() - since > _PATIENCE:
                 raise RayloraError(f"the head has not answered for {_PATIENCE:.0f} s: {error}") from error
         await asyncio.sleep(_PAUSE)
     if was_lost(job):
-        raise _LostError
+        raise LostError
     log.write(client.get_job_logs(name)[log.seen :])
     log.end()
     if job.driver_exit_code is not None:

@@ -20,6 +20,7 @@ from raylora.cluster.nodes.identity import new_identity
 from raylora.cluster.nodes.manager import NodeManager
 from raylora.cluster.nodes.states import Node
 from raylora.cluster.ray import user_data
+from raylora.cluster.ray.redact import redact
 from raylora.cluster.vsan import spbm
 from raylora.cluster.vsphere.inventory import Inventory
 from raylora.console import say
@@ -71,11 +72,20 @@ def _up(inventory: Inventory, config: ClusterConfig) -> str:
     if there is not None:
         for note in reconfigure(inventory, config, identity, list(nodes.by_id().values())):
             say(f"note: {note}")
-    address = _answering(inventory, config, head, token)
+    try:
+        address = _answering(inventory, config, head, token)
+    except _NeverJoinedError:
+        redact(inventory, head.machine)
+        raise
+    redact(inventory, head.machine)
     return (
         f"the cluster {config.name} is up; Ray's dashboard is at {Connection(address, token).url}\n"
         f"its token is in {connection.path_of(config.name)}"
     )
+
+
+class _NeverJoinedError(RayloraError):
+    """The head has started, and its Ray does not answer."""
 
 
 def _user() -> str:
@@ -95,7 +105,8 @@ def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: s
         if machine is None or not machine.on:
             raise RayloraError(f"the head {head.id} was put off or removed while it started")
         if machine.state.startswith("failed"):
-            raise RayloraError(f"the head {head.id} {machine.state}\n    mend that, and run the same command again")
+            message = f"the head {head.id} {machine.state}\n    mend that, and run the same command again"
+            raise _NeverJoinedError(message)
         found = addresses_of(inventory.vcenter, head.machine)
         if found and found[0] != address:
             address = found[0]
@@ -116,7 +127,7 @@ def _answering(inventory: Inventory, config: ClusterConfig, head: Node, token: s
                 connection.remember(config.name, Connection(each, token, config.id or ""))
                 return each
         time.sleep(_ASK)
-    raise RayloraError(
+    raise _NeverJoinedError(
         f"the head {head.id} does not answer after {config.join_minutes:g} minutes: {said}\n"
         "    look at its console in the vSphere client: journalctl -u raylora-node, cloud-init status --long"
     )

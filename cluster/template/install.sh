@@ -39,9 +39,10 @@ python3 -m venv "$HOME_OF_RAYLORA/venv"
 
 install -m 755 "$here/raylora-node" "$HOME_OF_RAYLORA/raylora-node"
 install -m 644 "$here/raylora-node.service" "$here/raylora-autoscaler.service" "$here/raylora-sweeps.service" \
-    "$here/raylora-boot.service" /etc/systemd/system/
+    "$here/raylora-data.service" "$here/raylora-boot.service" /etc/systemd/system/
 install -m 644 "$here/cloud.cfg" /etc/cloud/cloud.cfg.d/99-raylora.cfg
-systemctl enable raylora-node.service raylora-autoscaler.service raylora-sweeps.service raylora-boot.service
+systemctl enable raylora-node.service raylora-autoscaler.service raylora-sweeps.service raylora-data.service \
+    raylora-boot.service
 
 # Clones must not share a name, an address or keys; cloud-init gives each its own at its first boot.
 cloud-init clean --logs

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from raylora.cli import results, runs, tools  # noqa: F401 - they add their commands to the group
+from raylora.cli import data, results, runs, tools  # noqa: F401 - they add their commands to the group
 from raylora.cli.exit_codes import exit_code, main
 from raylora.cli.group import cli
+from raylora.cli.snapshots import archive as archive_commands
+from raylora.cli.snapshots import snapshot as snapshot_commands
 from raylora.cluster.cli import cluster as cluster_commands
-from raylora.snapshots.cli import archive as archive_commands
-from raylora.snapshots.cli import snapshot as snapshot_commands
 
 __all__ = ["cli", "exit_code", "main"]
 

@@ -1,4 +1,4 @@
-"""The commands for what a run has left: export, chat, inspect, report."""
+"""The commands for what a run has left: export, chat, inspect, resize, merge, report."""
 
 from __future__ import annotations
 
@@ -81,6 +81,39 @@ def inspect(file: Path, as_json: bool) -> None:
 
     found = api.inspect(file)
     click.echo(json.dumps(found.summary()) if as_json else found.text())
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--rank", type=click.IntRange(min=1), required=True, help="The highest rank that a layer keeps.")
+@click.option("--to", type=click.Path(path_type=Path), help="File or folder to write. Default: FILE-rankN beside it.")
+def resize(file: Path, rank: int, to: Path | None) -> None:
+    """Write the LoRA in FILE with a lower rank: the nearest that there is, by its singular values.
+
+    FILE is a .safetensors of any program, or a PEFT folder; what is written has the same layout.
+    """
+    from raylora import api
+
+    done = api.resize(file, rank, to=to)
+    say(done.words())
+    click.echo(done.path)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="File or folder to write.")
+@click.option("--rank", type=click.IntRange(min=1), help="The highest rank of a layer. Default: as the sum takes.")
+@click.option("--weight", "weights", type=float, multiple=True, help="Of each file, in their order. Default: 1 each.")
+def merge(files: tuple[Path, ...], to: Path, rank: int | None, weights: tuple[float, ...]) -> None:
+    """Write the sum of the LoRAs in FILES as one LoRA, by its singular values.
+
+    All are of one base model and have one layout, which is also that of what is written.
+    """
+    from raylora import api
+
+    done = api.merge(files, to=to, rank=rank, weights=weights or None)
+    say(done.words())
+    click.echo(done.path)
 
 
 @cli.command()

@@ -86,6 +86,9 @@ def train(
 @click.option(
     "--force", is_flag=True, help="Send it although vSAN or the machines are not fit for it; that is recorded."
 )
+@click.option(
+    "--push", "-y", is_flag=True, help="Send data and base model that are not on the cluster, without asking."
+)
 def sweep(
     config: Path,
     overrides: tuple[str, ...],
@@ -96,6 +99,7 @@ def sweep(
     stop: bool,
     force: bool,
     devices: str | None,
+    push: bool,
 ) -> int | None:
     """Try many configurations, rank them, and export the best adapter.
 
@@ -105,13 +109,13 @@ def sweep(
         raise click.UsageError("--devices goes with raylora train; a sweep runs its trials on all devices by itself")
     if stop and cluster is None:
         raise click.UsageError("--stop goes with --cluster; a sweep on this machine is stopped with Ctrl-C")
-    if force and cluster is None:
-        raise click.UsageError("--force goes with --cluster")
+    if (force or push) and cluster is None:
+        raise click.UsageError(f"{'--force' if force else '--push'} goes with --cluster")
     if cluster is not None and resume is False:
         hint = "the same command follows a sweep of the same configuration; name another output_dir"
         raise click.UsageError(f"--fresh does not go with --cluster: {hint}")
     if cluster is not None:
-        return _on_cluster(cluster, config, overrides, bool(resume), as_json, stop, force)
+        return _on_cluster(cluster, config, overrides, bool(resume), as_json, stop, force, push)
     from raylora import api
 
     _run(api.sweep, config, overrides, resume, as_json, dashboard)
@@ -193,23 +197,45 @@ def _view(json_to: TextIO | None) -> Iterator[Tell]:
 
 
 def _on_cluster(
-    cluster: Path, config: Path, overrides: Sequence[str], resume: bool, as_json: bool, stop: bool, force: bool
+    cluster: Path,
+    config: Path,
+    overrides: Sequence[str],
+    resume: bool,
+    as_json: bool,
+    stop: bool,
+    force: bool,
+    push: bool,
 ) -> int | None:
     from raylora.cluster.commands import submit
+    from raylora.cluster.commands.job import Order
     from raylora.cluster.config import load_cluster_config
+    from raylora.cluster.data import offer
     from raylora.cluster.vsan.asked import asked
+    from raylora.config.fields import PathRole
     from raylora.config.load import load_config
     from raylora.config.loader import path_fields
     from raylora.config.schema import TrainConfig
 
     site = load_cluster_config(cluster, check_files=False)
     load_config(config, overrides, check_paths=False)  # its paths are looked for where the sweep runs
-    paths = [".".join(key) for key, *_ in path_fields(TrainConfig)]
-    order = submit.order(site, config, overrides, paths, resume, as_json)
-    if not stop:
-        return submit.sweep(site, order, gate=lambda order: asked(site, order, force))
-    submit.stop(site, order)
-    return None
+    roles = {".".join(key): role for key, _, role in path_fields(TrainConfig)}
+    order = submit.order(site, config, overrides, list(roles), resume, as_json)
+    if stop:
+        submit.stop(site, order)
+        return None
+    inputs = submit.given_paths(config, overrides, [key for key, role in roles.items() if role is not PathRole.OUTPUT])
+    ask = None if push else _ask if sys.stdin.isatty() else offer.refuse
+
+    def gate(order: Order) -> Order:
+        passed = asked(site, order, force)
+        offer.bring(site, cluster, inputs, order.folder, config.absolute().parent, ask)
+        return passed
+
+    return submit.sweep(site, order, gate)
+
+
+def _ask(question: str) -> bool:
+    return click.confirm(question, default=True, err=True)
 
 
 def _columns(stream: TextIO) -> int | None:

@@ -274,14 +274,14 @@ def path_fields(schema: type[Section]) -> Iterator[tuple[tuple[str, ...], FieldI
             yield from (((name, EACH, *key), inner, role) for key, inner, role in path_fields(entries))
 
 
-def _holders(values: Any, key: Sequence[str]) -> Iterator[tuple[Key, dict[str, Any]]]:
+def holders(values: Any, key: Sequence[str]) -> Iterator[tuple[Key, dict[str, Any]]]:
     """The sections among values that hold the last part of a key, each with its own key; none that are not there."""
     if not isinstance(values, dict):
         return
     if len(key) == 1:
         yield (), values
     for part in [*values] if key[0] == EACH else key[:1] if len(key) > 1 else ():
-        yield from (((part, *below), holder) for below, holder in _holders(values.get(part), key[1:]))
+        yield from (((part, *below), holder) for below, holder in holders(values.get(part), key[1:]))
 
 
 def resolve_paths(
@@ -306,7 +306,7 @@ def resolve_paths(
     found_paths = (
         ((*holder, key[-1]), section, field, role)
         for key, field, role in path_fields(schema)
-        for holder, section in _holders(values, key)
+        for holder, section in holders(values, key)
     )
     for key, section, field, role in found_paths:
         name = str(key[-1])

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from raylora.config.aliases import KEY_ALIASES
 from raylora.config.fields import fields_of
+from raylora.config.keys.optimizer import HABITS
 from raylora.config.keys.sweep import SWEEP, SweepConfig
 from raylora.config.keys.trial import TrialKeys
 from raylora.config.loader import FileFormat, schema_issues
 from raylora.config.marks import keys_affecting
 from raylora.config.yaml_text import Document
-from raylora.errors import UserError
+from raylora.errors import Problem, UserError
 
 __all__ = ["TRAINING_FILE", "SweepConfig", "TrainConfig"]
 
@@ -39,6 +41,70 @@ class TrainConfig(TrialKeys):
     def scale(self) -> float:
         """The factor of the update B·A: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
         return self.alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or what suits the optimizer."""
+        return HABITS[self.optimizer].learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """`adam_beta1` and `adam_beta2`, or what suits the optimizer."""
+        return self.adam_beta1, HABITS[self.optimizer].beta2 if self.adam_beta2 is None else self.adam_beta2
+
+    @property
+    def rank_of_kernels(self) -> int:
+        """The rank of convolutions with a kernel: `conv_rank`, or as the rest."""
+        return self.conv_rank or self.lora_rank
+
+    @property
+    def alpha_of_kernels(self) -> float:
+        """Their alpha as a number: `conv_alpha`, or as the rest."""
+        given = self.lora_alpha if self.conv_alpha is None else self.conv_alpha
+        return float(self.rank_of_kernels) if given == "rank" else float(given)
+
+    @property
+    def scale_of_kernels(self) -> float:
+        """The factor of their updates."""
+        return self.alpha_of_kernels / (self.rank_of_kernels**0.5 if self.use_rslora else self.rank_of_kernels)
+
+    def scale_of(self, a: Sequence[int]) -> float:
+        """The factor of the update whose A has this shape."""
+        return self.scale_of_kernels if math.prod(a[2:]) > 1 else self.scale
+
+    @property
+    def starts_with_pissa(self) -> bool:
+        """Whether adapters start with the largest singular values of the weights."""
+        return self.init_lora_weights != "default"
+
+    @property
+    def pissa_iterations(self) -> int | None:
+        """Iterations of the fast method to find these; None: by the whole decomposition."""
+        _, _, count = self.init_lora_weights.partition("_niter_")
+        return int(count) if count else None
+
+    def exported_rank(self, rank: int) -> int:
+        """The rank that an update has in an exported adapter, of the one that is trained."""
+        return 2 * rank if self.starts_with_pissa else rank
+
+    def tried(self, key: str) -> tuple[object, ...]:
+        """The value of a key; where a sweep of this configuration tries others, these, or the ends of their range."""
+        domain = self.sweep.space.get(key) if self.sweep else None
+        return tuple(domain.values) if domain else (getattr(self, key),)
+
+    def contradictions(self) -> Iterator[Problem]:
+        """The settings that exclude each other whatever the base model, also where a sweep may try them together."""
+        for key in ("lora_rank", "conv_rank", "lora_targets", "use_dora"):
+            if self.init_from and self.sweep and key in self.sweep.space:
+                hint = "remove it from the space, or remove init_from"
+                yield Problem("cannot be tried: the LoRA of init_from has its own", "", f"sweep.space.{key}", hint)
+        if all(value == "default" for value in self.tried("init_lora_weights")):
+            return
+        if any(self.tried("lora_dropout")):
+            message = "PiSSA trains parts of the base model's own weights, which cannot be dropped"
+            yield Problem(message, "", "init_lora_weights", "remove lora_dropout, or init_lora_weights")
+        if self.init_from:
+            yield Problem("PiSSA is a start, and init_from is another", "", "init_lora_weights", "remove one of them")
 
     def total_steps(self, train_examples: int) -> int:
         """Optimizer steps of a run over `train_examples` examples: `max_steps`, or what `epochs` gives, rounded up.
@@ -75,7 +141,8 @@ class TrainConfig(TrialKeys):
         report, the sweep around a run.
         """
         values = self.model_dump(include=set(keys_affecting(type(self), "result", "input")))
-        values["lora_alpha"] = self.alpha
+        values |= {"lora_alpha": self.alpha, "learning_rate": self.peak_learning_rate, "adam_beta2": self.betas[1]}
+        values["conv_rank"], values["conv_alpha"] = self.rank_of_kernels, self.alpha_of_kernels
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

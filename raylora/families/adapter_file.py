@@ -237,6 +237,8 @@ def _warnings(
         yield "ComfyUI and A1111 do not know the names of its text encoder, which lack `text_model_`"
     if any("lora_magnitude_vector" in name for name in names) and layout == "kohya":
         yield "its DoRA magnitudes are called lora_magnitude_vector, and programs look for dora_scale"
+    if "DoRA" in kinds and layout == "kohya":
+        yield "diffusers leaves DoRA's magnitudes out of files with these names: load it in its own layout, or merge it"
     if {"LoHa", "LoKr", "OFT"} & set(kinds):
         yield "diffusers loads no LoHa, LoKr or OFT; ComfyUI, Forge and A1111 do"
     if config and max(ranks, default=0) > 16:

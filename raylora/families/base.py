@@ -44,14 +44,14 @@ class BaseModel(Protocol):
     encoded_at_once: int  #: examples that `encode` is best given in one call
     fixed_pass_bytes: bool  #: whether a pass takes memory beside that of its rows, which the estimate must tell apart
 
-    def targets(self, which: str | Sequence[str]) -> list[str]:
+    def updated(self, config: TrainConfig) -> list[str]:
         """Names (as of `model.named_modules()`) of the Linear and Conv2d modules that get a LoRA, in model order.
 
         Args:
-            which: as `lora_targets` has it: a word, a list of names, or a pattern.
+            config: of a trial; `lora_targets` is a word, a list of names, or a pattern.
 
         Raises:
-            UserError: no layer is meant, or one that cannot have an update.
+            UserError: no layer is meant, or one that cannot have such an update.
         """
 
     def encode(self, examples: Sequence[Example]) -> list[Tensors]:

@@ -1,7 +1,7 @@
 """Many adapters in one frozen model: each applies to its own rows of a batch.
 
-Every target computes, for each trial, x W^T + bias + scale · (x A^T) B^T on that trial's rows alone. Ranks are
-never padded.
+Every target computes, for each trial, x W^T + bias + scale · (x A^T) B^T on that trial's rows alone, with DoRA scaled
+as `kinds/magnitude.py` says. Ranks are never padded.
 
 On a GPU, where a small product costs its launch and not its arithmetic, the adapters of neighbouring rows that lie one
 below the other in a stack are multiplied together: as a batch of products if they are alike; else with all ranks at
@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from raylora.lora.adapter import Adapter
+from raylora.lora.adapter import Adapter, Part
+from raylora.lora.frozen_weight import matrix
+from raylora.lora.kinds.magnitude import Magnitudes, Owners, squared_norms
 from raylora.lora.products import Batched, Product, convolution, linear
 from raylora.lora.stack import Rows, below, joined
 from raylora.rng import generator
@@ -45,20 +47,37 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Part:
+    """Targets of one rank and scale, of neighbouring segments whose adapters are multiplied together.
+
+    Attributes:
+        rows: their adapters' in the stack.
+        scale: that of a single adapter, or of several that are alike; else 1.
+        mixed: see `Product`; None for one adapter, and for several that are alike.
+        owners: which ranks are whose; None without DoRA.
+    """
+
+    rows: Rows
+    scale: float
+    mixed: Tensor | None
+    owners: Owners | None
+
+
+@dataclasses.dataclass(frozen=True)
 class _Group:
     """Neighbouring segments whose adapters are multiplied together.
 
     Attributes:
         segments: one or more.
-        rows: their adapters' in the stack.
-        scale: that of a single adapter; 1 for several.
-        mixed: see `Product`; None for one adapter, and for several that are alike.
+        parts: of their adapters.
+        magnitude: the rows of DoRA's magnitudes, one for each; None without DoRA.
+        made: the magnitudes of layers that have been computed.
     """
 
     segments: tuple[Segment, ...]
-    rows: Rows
-    scale: float
-    mixed: Tensor | None = None
+    parts: tuple[_Part, ...]
+    magnitude: Rows | None
+    made: dict[str, Magnitudes] = dataclasses.field(default_factory=dict)
 
     @property
     def start(self) -> int:
@@ -68,12 +87,9 @@ class _Group:
     def stop(self) -> int:
         return self.segments[-1].stop
 
-    def product(self, start: int, stop: int, name: str, mask: Tensor | None) -> Product:
-        """Their product in a layer."""
-        pair = self.rows.pair(name)
-        if len(self.segments) > 1 and self.mixed is None:
-            return Batched(start, stop, pair, self.scale, None, mask, len(self.segments))
-        return Product(start, stop, pair, self.scale, self.mixed, mask)
+    def part(self, name: str) -> _Part | None:
+        """The part that a layer is in; None if it has no update."""
+        return next((part for part in self.parts if name in part.rows.columns.places), None)
 
 
 class PackedLora:
@@ -91,6 +107,7 @@ class PackedLora:
         self._modules = dict(model.named_modules())
         self._attached: set[str] = set()
         self._groups: list[_Group] = []
+        self._squares: dict[str, Tensor] = {}
         self._lengths: Sequence[int] | None = None
         #: An input that needs a gradient, so that autograd runs the backward of layers whose own input needs none.
         self._anchor = torch.zeros((), requires_grad=True)
@@ -113,8 +130,8 @@ class PackedLora:
                 dimension 0 is the row.
         """
         self._groups, self._lengths = [self._group(run, lengths) for run in self._runs(segments)], lengths
-        for group in self._groups:
-            group.rows.cast(self._dtype)
+        for part in (part for group in self._groups for part in group.parts):
+            part.rows.cast(self._dtype)
         try:
             yield
         finally:
@@ -127,7 +144,7 @@ class PackedLora:
         for segment in segments:
             last = runs[-1][-1] if runs else None
             ranks += segment.adapter.rank
-            near = last is not None and last.stop == segment.start and below(last.adapter.rows, segment.adapter.rows)
+            near = last is not None and last.stop == segment.start and _below(last.adapter, segment.adapter)
             if near and ranks <= self.together:
                 runs[-1].append(segment)
             else:
@@ -136,41 +153,45 @@ class PackedLora:
         return runs
 
     def _group(self, run: Sequence[Segment], lengths: Sequence[int] | None) -> _Group:
-        rows = joined([segment.adapter.rows for segment in run])
-        if _alike(run, lengths):
-            return _Group(tuple(run), rows, run[0].adapter.scale)
+        adapters, counts = [segment.adapter for segment in run], [_positions(segment, lengths) for segment in run]
+        alike, first = _alike(adapters, counts), adapters[0]
         exact = torch.promote_types(self._dtype, torch.float32)  # as precise as the number that a trial alone has
-        start = run[0].start
-        mixed = torch.zeros(run[-1].stop - start, 1, len(rows), dtype=exact)
-        rank = 0
-        for segment in run:
-            mixed[segment.start - start : segment.stop - start, :, rank : rank + segment.adapter.rank] = (
-                segment.adapter.scale
-            )
-            rank += segment.adapter.rank
-        if lengths is not None:
-            mixed = mixed.repeat_interleave(torch.tensor(lengths[start : run[-1].stop]), dim=0)
-        return _Group(tuple(run), rows, 1.0, mixed.to(rows.weights.device))
+        device = first.blocks[0].weights.device
+
+        def of_rows(of_trials: Tensor) -> Tensor:
+            return of_trials.repeat_interleave(torch.tensor(counts), dim=0).to(device)
+
+        magnitude = owned = None
+        if first.magnitude is not None:
+            magnitude = joined([adapter.blocks[-1] for adapter in adapters])
+            owned = None if alike else of_rows(torch.eye(len(run), dtype=exact))
+        parts = []
+        for own in zip(*(adapter.parts for adapter in adapters), strict=True):
+            scales = _scales(own, exact)
+            owners = None if magnitude is None else Owners.of(scales.to(device), owned)
+            scale, mixed = (own[0].scale, None) if alike else (1.0, of_rows(scales)[:, None])
+            parts.append(_Part(joined([part.rows for part in own]), scale, mixed, owners))
+        return _Group(tuple(run), tuple(parts), magnitude)
 
     def _forward(self, name: str) -> Callable[[Tensor], Tensor]:
         module = self._modules[name]
         plain = module.forward
 
         def forward(x: Tensor) -> Tensor:
-            live = [group for group in self._groups if name in group.rows.columns.places]
+            live = [(group, part) for group in self._groups if (part := group.part(name)) is not None]
             if not live:
                 return plain(x)  # type: ignore[no-any-return]
             self._check(name, x)
             if isinstance(module, nn.Conv2d) and _is_pointwise(module):
                 # A product at each position, over a view: pictures lie with their channels innermost.
                 rows = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-                products = [self._product(name, rows, group) for group in live]
+                products = [self._product(name, rows, *own) for own in live]
                 output = linear(rows, self._anchor, module.weight.flatten(1), module.bias, products)
                 return output.permute(0, 3, 1, 2)
             if isinstance(module, nn.Conv2d):
-                return convolution(x, self._anchor, module, [self._of_pictures(name, x, group) for group in live])
+                return convolution(x, self._anchor, module, [self._of_pictures(name, x, *own) for own in live])
             assert isinstance(module, nn.Linear)
-            products = [self._product(name, x, group) for group in live]
+            products = [self._product(name, x, *own) for own in live]
             return linear(x, self._anchor, module.weight, module.bias, products)
 
         return forward
@@ -188,18 +209,57 @@ class PackedLora:
                 "its dimension 0 is not the example, so it cannot be packed"
             )
 
-    def _product(self, name: str, x: Tensor, group: _Group) -> Product:
+    def _product(self, name: str, x: Tensor, group: _Group, part: _Part) -> Product:
         start, stop = self._span(x, group)
         drawn = _dropout_rows(group, name, x, self._lengths)
         # A row draws its tokens in order, so padding behind them (which depends on the pack) changes none of them.
         mask = None if drawn is None else torch.cat([row.reshape(-1, x.shape[-1]) for row in drawn]).to(x.device)
-        return group.product(start, stop, name, mask)
+        return self._made(start, stop, name, mask, group, part)
 
-    def _of_pictures(self, name: str, x: Tensor, group: _Group) -> Product:
+    def _of_pictures(self, name: str, x: Tensor, group: _Group, part: _Part) -> Product:
         """The product of a convolution: `start` and `stop` count rows, masks are (rows, channels, height, width)."""
         drawn = _dropout_rows(group, name, x, None)
         mask = None if drawn is None else torch.stack(drawn).to(x.device)
-        return group.product(group.start, group.stop, name, mask)
+        return self._made(group.start, group.stop, name, mask, group, part)
+
+    def _made(self, start: int, stop: int, name: str, mask: Tensor | None, group: _Group, part: _Part) -> Product:
+        pair, magnitudes = part.rows.pair(name), self._magnitudes(name, group, part)
+        if len(group.segments) > 1 and part.mixed is None:
+            return Batched(start, stop, pair, part.scale, None, mask, magnitudes, len(group.segments))
+        return Product(start, stop, pair, part.scale, part.mixed, mask, magnitudes)
+
+    def _magnitudes(self, name: str, group: _Group, part: _Part) -> Magnitudes | None:
+        rows, owners = group.magnitude, part.owners
+        if rows is None or owners is None:
+            return None
+        if name not in group.made:
+            if name not in self._squares:
+                self._squares[name] = squared_norms(self.weight(name), rows.weights.dtype)
+            own = rows.columns.places[name].a
+            group.made[name] = Magnitudes(
+                rows.weights[:, own], rows.grad[:, own], part.rows.pair(name), owners, self._squares[name]
+            )
+        return group.made[name]
+
+    def weight(self, name: str) -> Tensor:
+        """The frozen weight of a layer, unpacked where it is in 4 bits: (outputs, ...)."""
+        weight = self._modules[name].weight
+        assert isinstance(weight, Tensor)
+        return matrix(weight, self._dtype)
+
+    @torch.no_grad()
+    def set_magnitudes(self, adapter: Adapter) -> None:
+        """Start DoRA's magnitudes, of an adapter that has some, at the norms that its weights make."""
+        if adapter.magnitude is None:
+            return
+        group = self._group([Segment(0, 1, adapter)], None)
+        for part in group.parts:
+            part.rows.cast(self._dtype)
+            for name in part.rows.columns.places:
+                magnitudes = self._magnitudes(name, group, part)
+                assert magnitudes is not None
+                own = adapter.magnitude.columns.places[name].a
+                adapter.magnitude.weights[:, own] = magnitudes.norms(self.weight(name))
 
     def _span(self, x: Tensor, group: _Group) -> tuple[int, int]:
         if self._lengths is not None:
@@ -209,17 +269,30 @@ class PackedLora:
         return group.start * each, group.stop * each
 
 
-def _alike(run: Sequence[Segment], lengths: Sequence[int] | None) -> bool:
-    """Whether the adapters of segments have one rank and scale, and as many positions each."""
-    kinds = {
-        (
-            segment.adapter.rank,
-            segment.adapter.scale,
-            segment.stop - segment.start if lengths is None else sum(lengths[segment.start : segment.stop]),
-        )
-        for segment in run
-    }
-    return len(kinds) == 1
+def _below(one: Adapter, other: Adapter) -> bool:
+    """Whether the other's rows follow upon one's, in all blocks: they are in one stack."""
+    return below(one.blocks[0], other.blocks[0])
+
+
+def _positions(segment: Segment, lengths: Sequence[int] | None) -> int:
+    """How many rows of what enters a layer are a segment's."""
+    return segment.stop - segment.start if lengths is None else sum(lengths[segment.start : segment.stop])
+
+
+def _alike(adapters: Sequence[Adapter], counts: Sequence[int]) -> bool:
+    """Whether adapters have the same ranks and scales, and as many positions each."""
+    kinds = {tuple((part.rank, part.scale) for part in adapter.parts) for adapter in adapters}
+    return len(kinds) == len(set(counts)) == 1
+
+
+def _scales(parts: Sequence[Part], dtype: torch.dtype) -> Tensor:
+    """(trials, ranks of all): every trial's scale at its own ranks, zero at those of others."""
+    found = torch.zeros(len(parts), sum(part.rank for part in parts), dtype=dtype)
+    start = 0
+    for trial, part in enumerate(parts):
+        found[trial, start : start + part.rank] = part.scale
+        start += part.rank
+    return found
 
 
 def _dropout_rows(group: _Group, name: str, x: Tensor, lengths: Sequence[int] | None) -> list[Tensor] | None:

@@ -1,12 +1,15 @@
 """Layers with updates: a frozen product or convolution, and low-rank products on spans of its rows, as one operation.
 
-Each computes x W^T + bias + scale · (x A^T) B^T. The gradients of A and B are added to where their `Pair` says by the
-backward pass itself: autograd would keep a node, a cast and an addition for every A and every B.
+Each computes x W^T + bias + scale · (x A^T) B^T; with DoRA, see `kinds/magnitude.py`, the outputs of some trials are
+scaled before the bias. The gradients of A and B are added to where their `Pair` says by the backward pass itself:
+autograd would keep a node, a cast and an addition for every A and every B.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raylora.lora.frozen_weight import matrix
+from raylora.lora.kinds.magnitude import Magnitudes
 from raylora.lora.stack import Pair
 
 
@@ -30,6 +34,7 @@ class Product:
         mixed: None for one trial. For several (rows, 1, ranks), of rows of as many positions each: every trial's
             scale, and zero where a row belongs to another.
         mask: inverted-dropout mask of the input, or None.
+        magnitudes: DoRA's, or None.
     """
 
     start: int
@@ -38,6 +43,7 @@ class Product:
     scale: float
     mixed: Tensor | None
     mask: Tensor | None
+    magnitudes: Magnitudes | None = None
 
     def masked(self, rows: Tensor) -> Tensor:
         """The input without what is dropped."""
@@ -167,29 +173,39 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, products: list[Product]
     ) -> Tensor:
-        output = F.linear(x, matrix(weight, x.dtype), bias)
+        base, scales = matrix(weight, x.dtype), any(product.magnitudes for product in products)
+        output = F.linear(x, base, None if scales else bias)
         flat, out = _flat(x), output.view(-1, output.shape[-1])
-        hiddens = []
+        hiddens, unscaled = [], []
         for product in products:
-            hidden = product.hidden(product.masked(flat[product.start : product.stop]))
-            product.add_update(out[product.start : product.stop], hidden)
+            rows = product.masked(flat[product.start : product.stop])
+            hidden = product.hidden(rows)
+            again = functools.partial(F.linear, rows, base)
+            unscaled += _update(product, base, out[product.start : product.stop], hidden, again)
             hiddens.append(hidden)
-        ctx.save_for_backward(flat, *hiddens)
+        if scales and bias is not None:
+            output.add_(bias)
+        ctx.save_for_backward(flat, *hiddens, *unscaled)
         ctx.weight, ctx.products, ctx.shape = weight, products, x.shape
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        flat, *hiddens = ctx.saved_tensors
-        grad = _flat(gradients[0])
-        grad_x = grad @ matrix(ctx.weight, grad.dtype) if ctx.needs_input_grad[0] else None
-        for product, hidden in zip(ctx.products, hiddens, strict=True):
-            own = grad[product.start : product.stop]
+        flat, *saved = ctx.saved_tensors
+        grad, products = _flat(gradients[0]), ctx.products
+        hiddens, unscaled = saved[: len(products)], saved[len(products) :]
+        through, owns = _grads(products, grad, unscaled)
+        base = matrix(ctx.weight, grad.dtype) if ctx.needs_input_grad[0] else None
+        grad_x = None if base is None else through @ base
+        for product, hidden, own in zip(products, hiddens, owns, strict=True):
             grad_hidden = product.grad_hidden(own)
             product.add_grad_a(grad_hidden, product.masked(flat[product.start : product.stop]))
             product.add_grad_b(hidden, own)
-            if grad_x is not None:
-                product.add_grad_x(grad_x[product.start : product.stop], grad_hidden)
+            if grad_x is not None and base is not None:
+                rows = grad_x[product.start : product.stop]
+                product.add_grad_x(rows, grad_hidden)
+                if product.mask is not None and product.magnitudes is not None:
+                    rows.addcmul_((own - grad[product.start : product.stop]) @ base, product.mask)
         return None if grad_x is None else grad_x.view(ctx.shape), None, None, None, None
 
 
@@ -202,34 +218,47 @@ class _Convolution(torch.autograd.Function):
             found = F.conv2d(rows, weight, bias, module.stride, module.padding, module.dilation)
             return found.contiguous(memory_format=torch.channels_last)
 
-        output = convolve(x, module.weight, module.bias)
+        base, scales = module.weight, any(product.magnitudes for product in products)
+        output = convolve(x, base, None if scales else module.bias)
         out = _positions(output)
         each = len(out) // len(x)
-        hiddens = []
+        hiddens, unscaled = [], []
         for product in products:
             rows = product.masked(x[product.start : product.stop])
             hidden = product.own(_positions(convolve(rows, _kernels(product.pair.a, module), None)))
-            product.add_update(out[product.start * each : product.stop * each], hidden)
+
+            def again(rows: Tensor = rows) -> Tensor:
+                return _positions(convolve(rows, base, None))
+
+            unscaled += _update(product, base, out[product.start * each : product.stop * each], hidden, again)
             hiddens.append(hidden)
-        ctx.save_for_backward(x, *hiddens)
+        if scales and module.bias is not None:
+            output.add_(module.bias[:, None, None])
+        ctx.save_for_backward(x, *hiddens, *unscaled)
         ctx.module, ctx.products = module, products
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, *hiddens = ctx.saved_tensors
-        module, grad = ctx.module, gradients[0].contiguous(memory_format=torch.channels_last)
-        wanted = ctx.needs_input_grad[0]
-        grad_x = None
-        if wanted:
-            grad_x, _ = _conv_backward(module, grad, x, module.weight, (True, False))
-            grad_x = grad_x.contiguous(memory_format=torch.channels_last)
+        x, *saved = ctx.saved_tensors
+        module, products = ctx.module, ctx.products
+        hiddens, unscaled = saved[: len(products)], saved[len(products) :]
+        grad = gradients[0].contiguous(memory_format=torch.channels_last)
         flat = _positions(grad)
         count, _, height, width = grad.shape
         each = len(flat) // count
-        for product, hidden in zip(ctx.products, hiddens, strict=True):
-            own = flat[product.start * each : product.stop * each]
-            placed = product.placed(own).view(product.stop - product.start, height, width, -1).permute(0, 3, 1, 2)
+
+        def pictures(positions: Tensor) -> Tensor:
+            return positions.view(-1, height, width, positions.shape[-1]).permute(0, 3, 1, 2)
+
+        through, owns = _grads(products, flat, unscaled, each)
+        wanted = ctx.needs_input_grad[0]
+        grad_x = None
+        if wanted:
+            grad_x, _ = _conv_backward(module, pictures(through), x, module.weight, (True, False))
+            grad_x = grad_x.contiguous(memory_format=torch.channels_last)
+        for product, hidden, own in zip(products, hiddens, owns, strict=True):
+            placed = pictures(product.placed(own))
             rows = product.masked(x[product.start : product.stop])
             kernels = _kernels(product.pair.a, module)
             grad_rows, grad_a = _conv_backward(module, placed, rows, kernels, (wanted, True))
@@ -237,7 +266,67 @@ class _Convolution(torch.autograd.Function):
             product.add_grad_b(hidden, own)
             if grad_x is not None:
                 grad_x[product.start : product.stop].add_(product.masked(grad_rows), alpha=product.scale)
+                if product.mask is not None and product.magnitudes is not None:
+                    past = pictures(own - flat[product.start * each : product.stop * each])
+                    more, _ = _conv_backward(module, past, rows, module.weight, (True, False))
+                    grad_x[product.start : product.stop].addcmul_(more, product.mask)
         return grad_x, None, None, None
+
+
+def _update(product: Product, base: Tensor, out: Tensor, hidden: Tensor, again: Callable[[], Tensor]) -> list[Tensor]:
+    """Add a trial's update to the base's outputs, (positions, out), and scale them where there are magnitudes.
+
+    Args:
+        product: the trial's, or that of several.
+        base: the frozen weight.
+        out: what it makes of the input; without bias where there are magnitudes.
+        hidden: what A makes of the input without what is dropped.
+        again: gives what the frozen weight makes of that.
+
+    Returns:
+        What was scaled, for the backward pass; nothing where there are no magnitudes.
+    """
+    magnitudes = product.magnitudes
+    if magnitudes is None:
+        product.add_update(out, hidden)
+        return []
+    magnitudes.prepare(base)
+    if product.mask is None:
+        product.add_update(out, hidden)
+        unscaled = out.clone()
+        magnitudes.scale(out)
+        return [unscaled]
+    unscaled = again()
+    out.sub_(unscaled)
+    product.add_update(unscaled, hidden)
+    out.add_(magnitudes.scaled(unscaled))
+    return [unscaled]
+
+
+def _grads(
+    products: Sequence[Product], grad: Tensor, unscaled: Sequence[Tensor], each: int = 1
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients behind magnitudes, to which this adds: of what goes through the frozen weight, and of each update.
+
+    Args:
+        products: of the layer.
+        grad: of the outputs, (positions, out).
+        unscaled: as `_update` gave it.
+        each: positions of `grad` for one that products count.
+    """
+    through = grad.clone() if unscaled else grad
+    owns, kept = [], iter(unscaled)
+    for product in products:
+        span = slice(product.start * each, product.stop * each)
+        if product.magnitudes is None:
+            owns.append(grad[span])
+            continue
+        product.magnitudes.add_grad(grad[span], next(kept))
+        if product.mask is None:
+            owns.append(product.magnitudes.scale(through[span]))
+        else:
+            owns.append(product.magnitudes.scaled(grad[span]))
+    return through, owns
 
 
 def _add_product(into: Tensor, left: Tensor, right: Tensor, scale: float) -> None:

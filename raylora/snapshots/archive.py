@@ -20,9 +20,9 @@ from raylora.errors import Problem, UserError
 from raylora.files import open_regular, write_atomically
 from raylora.snapshots import manifest as manifests
 from raylora.snapshots.manifest import LARGEST, Manifest
-from raylora.snapshots.tree import Tree, few, read_tree, safe
 from raylora.snapshots.undisturbed import undisturbed
 from raylora.suggest import printable
+from raylora.tree import Tree, few, read_tree, safe
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _CHUNK: Final = 1 << 20

@@ -13,7 +13,7 @@ from raylora import __version__
 from raylora.errors import UserError
 from raylora.files import read_regular
 from raylora.sealed_json import sealed, unsealed
-from raylora.snapshots.tree import File, Tree, safe
+from raylora.tree import Tree
 from raylora.tuning.run_folder import RunFolder
 
 Kind = Literal["data", "sweep"]
@@ -63,12 +63,8 @@ class Manifest:
         if values.pop("format", None) != _FORMAT:
             raise ValueError("is of another version of raylora")
         try:
-            tree = values.pop("tree")
-            files = {safe(path): File(**file) for path, file in tree["files"].items()}
-            links = {safe(path): str(target) for path, target in tree["links"].items()}
-            folders = {safe(path): int(mode) for path, mode in tree["folders"].items()}
-            return cls(tree=Tree(files, links, folders), **values)
-        except (KeyError, TypeError, AttributeError) as error:
+            return cls(tree=Tree.parse(values.pop("tree")), **values)
+        except (KeyError, TypeError) as error:
             raise ValueError("is not what raylora wrote there") from error
 
 

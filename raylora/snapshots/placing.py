@@ -9,8 +9,6 @@ linked file is still what it was, its snapshot can tell: by size and time, and b
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
 import os
 import shutil
@@ -27,7 +25,6 @@ LINKED: Final = frozenset(
     + (".safetensors", ".gguf", ".npz", ".parquet", ".arrow")
 )
 _FICLONE: Final = 0x40049409  # Linux: makes the one open file share all blocks of the other
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 #: A file system, or two of them, that cannot do it.
 _CANNOT: Final = {
     errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EMLINK, errno.EACCES,
@@ -93,37 +90,3 @@ class Placer:
             return False
         shutil.copystat(source, target)
         return True
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step, so that neither is missing for an instant; False where nobody can."""
-    rename = getattr(_libc(), "renameat2", None)
-    if rename is None:
-        return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in _CANNOT:
-        return False
-    raise OSError(code, os.strerror(code), str(one))
-
-
-def sync_file_system(path: Path) -> None:
-    """Flush all that was written to a file system: for thousands of new files that is one wait, not one each."""
-    sync = getattr(_libc(), "syncfs", None)
-    if sync is None:
-        os.sync()
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        if sync(handle) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
-    finally:
-        os.close(handle)
-
-
-def _libc() -> ctypes.CDLL | None:
-    with contextlib.suppress(OSError):
-        return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-    return None

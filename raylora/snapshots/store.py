@@ -20,14 +20,21 @@ from typing import Final
 
 from raylora import suggest
 from raylora.errors import FolderInUseError, Problem, UserError
-from raylora.files import PARTIAL_PREFIX, read_regular, user_errors_for, write_text_atomically
+from raylora.files import (
+    PARTIAL_PREFIX,
+    exchange,
+    read_regular,
+    sync_file_system,
+    user_errors_for,
+    write_text_atomically,
+)
 from raylora.sealed_json import sealed, unsealed
 from raylora.snapshots import manifest as manifests
 from raylora.snapshots.manifest import Manifest
-from raylora.snapshots.placing import Placer, exchange, sync_file_system
-from raylora.snapshots.tree import SNAPSHOTS, Tree, alike, damage, each, few, read_tree
+from raylora.snapshots.placing import Placer
 from raylora.snapshots.undisturbed import undisturbed
 from raylora.suggest import printable
+from raylora.tree import SNAPSHOTS, Tree, alike, damage, each, few, read_tree
 from raylora.tuning.folder_lock import FolderLock
 
 _DATA: Final = "data"

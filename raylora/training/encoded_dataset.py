@@ -48,31 +48,6 @@ class EncodedDataset:
         return np.array([[float(row["count"]) for row in rows] for rows in self.validation_rows])
 
 
-@contextlib.contextmanager
-def encoding_for_all(cache_root: Path, threads: int | None, sharing: int) -> Iterator[None]:
-    """Hold the lock under which one of the trainers that share a machine encodes, with the cores of all of them.
-
-    The others wait, and then find its work in the cache.
-
-    Args:
-        cache_root: folder of the cache.
-        threads: of this trainer; None leaves torch's own choice.
-        sharing: trainers that share the machine.
-    """
-    if sharing == 1 or not threads:
-        yield
-        return
-    lock = cache_root / "locks" / f"encoding-{platform.node()}.lock"
-    with user_errors_for(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(lock):
-        torch.set_num_threads(threads * sharing)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
 def encode(base: BaseModel, dataset: Dataset, cache_root: Path, workers: OneWorker) -> EncodedDataset:
     """Encode a data set through the cache; the base model's losses are still to be computed, see `base_losses.py`.
 
@@ -105,6 +80,31 @@ def encode(base: BaseModel, dataset: Dataset, cache_root: Path, workers: OneWork
         held_out_digest=_digest(base.fingerprint, *held_out_ids),
         encoded=cache.encoded,
     )
+
+
+@contextlib.contextmanager
+def encoding_alone(cache_root: Path, threads: int | None, sharing: int) -> Iterator[None]:
+    """Hold the lock under which one of the trainers that share a machine encodes, with the cores of all of them.
+
+    The others wait, and then find its work in the cache.
+
+    Args:
+        cache_root: folder of the shared cache.
+        threads: CPU threads of this trainer; None: it shares no cores.
+        sharing: trainers on the machine, this one among them.
+    """
+    if sharing == 1 or not threads:
+        yield
+        return
+    lock = cache_root / "locks" / f"encoding-{platform.node()}.lock"
+    with user_errors_for(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):
+        torch.set_num_threads(threads * sharing)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _digest(*lines: str) -> str:

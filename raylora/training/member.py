@@ -11,7 +11,7 @@ from torch import Tensor
 from raylora.data.order import DataOrder
 from raylora.families.base import Losses
 from raylora.lora.adapter import Adapter
-from raylora.lora.optimizer import Update
+from raylora.lora.optimizers.update import Update
 from raylora.training.settings import OptimizerSettings
 
 Status = Literal["running", "finished", "diverged"]
@@ -94,12 +94,20 @@ class Member:
         return False
 
     def update(self, grad_norm: float) -> Update:
-        """The coming step of AdamW, where the gradients have this norm."""
+        """The coming step of the optimizer, where the gradients have this norm."""
         own = self.settings
-        # As torch's clip_grad_norm_: the epsilon belongs to it.
-        factor = min(1.0, own.max_grad_norm / (grad_norm + 1e-6))
         return Update(
-            self.adapter.rows, factor, self.step + 1, self.learning_rate, own.betas, own.epsilon, own.weight_decay
+            blocks=self.adapter.blocks,
+            optimizer=own.optimizer,
+            # As torch's clip_grad_norm_: the epsilon belongs to it.
+            factor=min(1.0, own.max_grad_norm / (grad_norm + 1e-6)),
+            step=self.step + 1,
+            learning_rate=self.learning_rate,
+            ratio=own.lora_plus_ratio,
+            betas=own.betas,
+            epsilon=own.epsilon,
+            weight_decay=own.weight_decay,
+            ema_decay=own.ema_decay,
         )
 
     def advance(self, loss: float, grad_norm: float) -> None:
@@ -118,7 +126,7 @@ class Member:
             return
         self._fresh = {"value": value, "value_error": error}
         if self.best is None or value < self.best.value:
-            self.best = BestValidation(self.step, self.examples_seen, value, losses, counts, self.adapter.tensors())
+            self.best = BestValidation(self.step, self.examples_seen, value, losses, counts, self.adapter.exported())
 
     def note_report(self) -> None:
         """Append to the history what a report point says, and start the next mean of the training loss."""
@@ -126,7 +134,7 @@ class Member:
             "step": float(self.step),
             "examples": float(self.examples_seen),
             "train_loss": self.loss_sum / self.loss_steps if self.loss_steps else math.nan,
-            "learning_rate": self.settings.rate(max(0, self.step - 1)),
+            "learning_rate": self.settings.rate(max(0, self.step - 1)) * self.adapter.found_rate(),
             "grad_norm": self.last_grad_norm,
             "seconds": self.seconds,
         }

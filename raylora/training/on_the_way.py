@@ -60,7 +60,7 @@ class OnTheWay:
         target = self._places.adapters / f"{_name(member.step)}{PurePath(self._family.adapter_name).suffix}"
         with user_errors_for(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-        return self._family.export(target, member.adapter.tensors(), self._config, info)
+        return self._family.export(target, member.adapter.exported(), self._config, info)
 
     def sample(self, member: Member) -> list[str]:
         """Make samples of a trial as it is; gives a note where they fail (no memory left, ...): training goes on."""

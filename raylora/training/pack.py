@@ -1,12 +1,13 @@
 """The pack: trials that train at the same moment on one device over one frozen base model.
 
 One step of the pack is one optimizer step of each of its trials. Their rows are laid side by side, the base
-model runs forward and backward over them once, and each trial's own loss, clipping, schedule and AdamW follow.
+model runs forward and backward over them once, and each trial's own loss, clipping, schedule and optimizer follow.
 Which trials share a pack changes nothing about their results (the numerics contract, docs/numerics.md).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
@@ -25,9 +26,9 @@ from raylora.data.resampling import standard_error
 from raylora.families.base import BaseModel, Losses, Tensors
 from raylora.lora import optimizer
 from raylora.lora.adapter import Adapter
-from raylora.lora.columns import lora_shapes
+from raylora.lora.kinds.principal import PrincipalStart
 from raylora.lora.packed import PackedLora, Segment
-from raylora.lora.stack import Stack
+from raylora.lora.stack import Rows, Stack
 from raylora.rng import generator
 from raylora.training import checkpoint
 from raylora.training.encoded_dataset import EncodedDataset
@@ -87,9 +88,10 @@ class Pack:
         if together is None:
             together = RANKS_TOGETHER if base.device.type != "cpu" else 0
         self._lora = PackedLora(base.model, base.dtype, together)
-        # Adapters are float32 over a 16-bit base: AdamW's small steps vanish in bfloat16.
+        # Adapters are float32 over a 16-bit base: small steps vanish in bfloat16.
         self._adapter_dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
-        self._stacks: dict[tuple[str, ...], Stack] = {}  # by targets
+        self._stacks: dict[tuple[int, tuple[str, ...]], Stack] = {}  # by blocks and targets
+        self._principal = PrincipalStart(self._lora.weight)
         self._budget: MemoryBudget | None = None
         self._largest = sys.maxsize  # elements of the largest row
         if config is not None:
@@ -103,8 +105,15 @@ class Pack:
         """Rows of the largest size that are computed at once."""
         return min(self.max_rows, self._budget.rows()) if self._budget else self.max_rows
 
-    def join(self, trial: str, config: TrainConfig, resume: Path | None = None) -> Member:
+    def join(self, trial: str, config: TrainConfig, resume: Path | None = None, start: Tensors | None = None) -> Member:
         """Let a trial in, from its checkpoint if it has one.
+
+        Args:
+            trial: its name.
+            config: what it trains with.
+            resume: its checkpoint.
+            start: weights of its adapter to start from in place of fresh ones, by their names; of those that are not
+                among them fresh ones.
 
         Raises:
             ValueError: a trial of that name is in the pack.
@@ -114,9 +123,10 @@ class Pack:
         """
         if trial in self.members:
             raise ValueError(f"trial {trial} is in this pack already")
-        targets = self.base.targets(config.lora_targets)
-        shapes = lora_shapes(self.base.model, targets, config.lora_rank)
-        adapter = Adapter(shapes, lora_settings(config), self.base.device, self._adapter_dtype)
+        targets = self.base.updated(config)
+        adapter = Adapter(self.base.model, targets, lora_settings(config), self.base.device, self._adapter_dtype)
+        if resume is None:
+            self._begin(adapter, config, start or {})
         examples = len(self.data.train)
         member = Member(trial, adapter, optimizer_settings(config, examples), examples)
         if resume is not None:
@@ -125,7 +135,7 @@ class Pack:
         if self._budget is not None:
             self._budget.enter(trial, adapter, self._lora)
         try:
-            self._stack(adapter).add(adapter.rows)
+            self._stack(adapter).add(adapter.blocks)
         except BaseException:  # no memory to move the others
             if self._budget is not None:
                 self._budget.leave(trial)
@@ -133,13 +143,24 @@ class Pack:
         self.members[trial], self.configs[trial] = member, config
         return member
 
+    def _begin(self, adapter: Adapter, config: TrainConfig, start: Tensors) -> None:
+        """Start an adapter's weights where they are told to, and its magnitudes where they change nothing, or there."""
+        if config.starts_with_pissa:
+            self._principal.start(adapter, config.pissa_iterations)
+        if start:
+            adapter.load({**adapter.tensors(), **start})
+        if adapter.magnitude is not None:
+            self._lora.set_magnitudes(adapter)
+            adapter.load({**adapter.tensors(), **start})
+        adapter.start_afresh()
+
     def leave(self, trial: str) -> Member:
         """Take a trial out; its neighbours go on as if it had never been there."""
         if self._budget is not None:
             self._budget.leave(trial)
         del self.configs[trial]
         member = self.members.pop(trial)
-        self._stack(member.adapter).remove(member.adapter.rows)
+        self._stack(member.adapter).remove(member.adapter.blocks)
         return member
 
     def step(self, trials: Iterable[str] | None = None) -> None:
@@ -175,20 +196,23 @@ class Pack:
 
     def _gradients(self, members: Sequence[Member], rows: Sequence[_Row]) -> list[list[float]]:
         """Compute the gradients of all members; gives their losses, and the norms of their gradients."""
-        adapters = [member.adapter.rows for member in members]
+        adapters = [member.adapter.blocks for member in members]
+        all_blocks = [rows for blocks in adapters for rows in blocks]
         with self._workers.timed(len(rows)):
-            owners, losses = self._in_memory(lambda: self._passes(members, rows))
-        for gradients in optimizer.gradients(adapters):
+            owners, losses = self._in_memory(lambda: self._passes(members, rows, all_blocks))
+        for gradients in optimizer.gradients(all_blocks):
             self._workers.add_tensor(gradients)
-        found = torch.cat([*losses, *optimizer.rank_norms(adapters)]).tolist()  # one read of the device for all
+        found = torch.cat([*losses, *optimizer.rank_norms(all_blocks)]).tolist()  # one read of the device for all
         sums = [0.0] * len(members)
         for owner, loss in zip(owners, found, strict=False):
             sums[owner] += loss
         return [self._workers.add(sums), optimizer.norms(adapters, found[len(owners) :])]
 
-    def _passes(self, members: Sequence[Member], rows: Sequence[_Row]) -> tuple[list[int], list[Tensor]]:
+    def _passes(
+        self, members: Sequence[Member], rows: Sequence[_Row], blocks: Sequence[Rows]
+    ) -> tuple[list[int], list[Tensor]]:
         """Add up the gradients of rows; gives whose they are, and their losses, in the order of their passes."""
-        optimizer.zero_gradients([member.adapter.rows for member in members])
+        optimizer.zero_gradients(blocks)
         device, losses = self.base.device, []
         owners: list[int] = []
         for batch in self._micro_batches(rows):
@@ -202,13 +226,15 @@ class Pack:
         return owners, losses
 
     def _stack(self, adapter: Adapter) -> Stack:
-        """The stack of the adapters with the same targets."""
-        return self._stacks.setdefault(tuple(adapter.targets), Stack(self.base.dtype))
+        """The stack of the adapters with the same targets, and the same blocks."""
+        kind = len(adapter.blocks), tuple(adapter.targets)
+        return self._stacks.setdefault(kind, Stack(self.base.dtype))
 
     def _in_order(self, members: Sequence[Member]) -> list[Member]:
         """Members as their adapters lie in stacks, so that neighbours there are neighbours in a batch."""
-        places = {id(rows): at for at, rows in enumerate(r for stack in self._stacks.values() for r in stack.parts)}
-        return sorted(members, key=lambda member: places[id(member.adapter.rows)])
+        parts = (blocks for stack in self._stacks.values() for blocks in stack.parts)
+        places = {id(blocks): at for at, blocks in enumerate(parts)}
+        return sorted(members, key=lambda member: places[id(member.adapter.blocks)])
 
     def _in_memory(self, action: Callable[[], T]) -> T:
         """Do something that starts anew with fewer rows at once each time the device's memory does not suffice.
@@ -250,7 +276,8 @@ class Pack:
         own = range(len(flat))[self._workers.own(len(flat))]
         numbered = [_Row(i, "", 1.0, *flat[i]) for i in own]
         order, found = [], []
-        with torch.no_grad():
+        judged = contextlib.nullcontext() if member is None else member.adapter.judged()
+        with torch.no_grad(), judged:
             for rows in self._micro_batches(numbered):
                 segments = [] if member is None else [Segment(0, len(rows), member.adapter)]
                 tensors = [row.tensors for row in rows]
@@ -262,14 +289,15 @@ class Pack:
             losses[order] = torch.cat(found).double().cpu().numpy()  # one read of the device for all
         return np.array(self._workers.add(losses.tolist())).reshape(counts.shape), counts
 
-    def save(self, trial: str, folder: Path) -> None:
-        """Write a trial's checkpoint: whole or absent.
+    def take(self, trial: str) -> checkpoint.Taken:
+        """A trial's checkpoint as it is now, to be written while the pack goes on.
 
         Raises:
             DivergedError: the workers of this pack do not hold the same adapter.
         """
-        self._workers.check_same([self.members[trial].adapter.weights])
-        checkpoint.save(folder, self.members[trial], self.configs[trial], self.data)
+        member = self.members[trial]
+        self._workers.check_same([rows.weights for rows in member.adapter.blocks])
+        return checkpoint.take(member, self.configs[trial], self.data)
 
     def _training_rows(self, members: Sequence[Member]) -> list[_Row]:
         drawn: list[tuple[int, str, Hashable, Tensors]] = []

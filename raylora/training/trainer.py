@@ -1,15 +1,14 @@
 """The trainer: owns one device or some cores, one base model and one pack, and steps it while trials want to go on.
 
-One thread owns all of it. Join, leave and advance are commands that it takes between two steps, so nothing is
-locked, and a trial that waits for the scheduler's decision waits alone while its neighbours train.
+One thread owns all of it. Join, leave and advance are commands that it takes between two steps, so nothing is locked.
+A trial whose checkpoint is being written, or that waits for the scheduler's decision, trains on meanwhile, up to its
+next report point at most: the device does not wait for disks and processes. What it reports is the same; when it is
+stopped, these steps are thrown away.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import platform
 import queue
 import tempfile
 import threading
@@ -25,8 +24,9 @@ from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
 from raylora.families.family import Family
 from raylora.families.resolve import read_dataset, resolve
+from raylora.training.background.writer import Writer
 from raylora.training.base_losses import prepare
-from raylora.training.encoded_dataset import encoding_for_all
+from raylora.training.encoded_dataset import encoding_alone
 from raylora.training.member import Member
 from raylora.training.memory.budget import NoRoomError
 from raylora.training.on_the_way import OnTheWay, Places
@@ -73,21 +73,21 @@ class Trainer:
         workers: OneWorker | None = None,
     ) -> None:
         self._config, self._cache_root, self._validate_every = config, cache_root, validate_every
-        self._workers = workers or OneWorker()
-        self._events = events
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._going: dict[str, Future[Report]] = {}
+        #: Trials that nobody has asked for since their last report: those that train on, and those that may no more.
+        self._ahead, self._held = set[str](), set[str]()
+        self._errors: dict[str, BaseException] = {}  # of trials that failed meanwhile, told when they are asked for
         #: Trials for which there is no room yet, and what lets them in.
         self._waiting: dict[str, tuple[Future[int], Callable[[], None]]] = {}
-        self._scratch = ScratchFolder()
-        self._closed = self._vacated = False
+        self._writer, self._scratch = Writer(events), ScratchFolder()
+        self._closed = self._vacated = self._broken = False
         self._places = on_the_way
         self._on_the_way: OnTheWay | None = None
         self._family: Family | None = None
         self._pack: Pack | None = None
-        self._threads, self._sharing = threads, sharing
+        self._threads, self._sharing, self._workers = threads, sharing, workers or OneWorker()
         self._load_error: BaseException | None = None
-        self._broken = False
         self._rows, self._step_seconds = 0, 0.0
         self._thread = threading.Thread(target=self._run, name="pack", daemon=True)
         self._thread.start()
@@ -106,10 +106,7 @@ class Trainer:
             try:
                 pack, family = self._need_pack(), self._family
                 assert family is not None  # it comes before the pack
-                start = {} if resume else family.starting_point(config, pack.base)
-                member = pack.join(trial, config, resume)
-                if start:
-                    member.adapter.load({**member.adapter.tensors(), **start})
+                member = pack.join(trial, config, resume, {} if resume else family.starting_point(config, pack.base))
                 self._event("join", trial, step=member.step)
                 future.set_result(member.total_steps)
             except NoRoomError:
@@ -135,6 +132,8 @@ class Trainer:
             if not future.set_running_or_notify_cancel():  # from here on its caller cannot take it back
                 return
             try:
+                if trial in self._errors:
+                    raise self._errors.pop(trial)
                 if trial not in self._need_pack().members:
                     raise LeftError(f"{trial} is not in the pack")
                 if trial in self._going:
@@ -144,7 +143,9 @@ class Trainer:
                 future.set_exception(error)
                 return
             self._going[trial] = future
-            if member.status != "running":  # its checkpoint was made at its end
+            held = trial in self._held or member.status != "running"  # its checkpoint was made at its end
+            self._forget(trial)
+            if held:
                 self._guard([trial], self._report)
             elif self._vacated:
                 self._guard([trial], self._hand_over)
@@ -173,6 +174,7 @@ class Trainer:
 
         def hand_all_over() -> None:
             self._vacated = True
+            self._ahead.clear()
             for trial in list(self._going):
                 self._guard([trial], self._hand_over)
 
@@ -196,6 +198,7 @@ class Trainer:
 
         self._commands.put(stop)
         self._thread.join()
+        self._writer.close()
         self._scratch.close()
 
     def _command(self, action: Callable[[], T]) -> Future[T]:
@@ -219,13 +222,22 @@ class Trainer:
         except BaseException as error:  # told to every trial that asks for this trainer
             self._load_error = error
         while not self._closed:
-            self._take_commands(wait=not self._going)
-            if self._closed or not self._going or self._pack is None:
+            self._take_commands(wait=not (self._going or self._ahead))
+            stepping = [trial for trial in self._pack.members if self._steps(trial)] if self._pack else []
+            if self._closed or not stepping:
                 continue
-            self._guard(list(self._going), self._timed_step)
-            for trial in list(self._going):
-                if trial in self._going:  # no report of another has just cost it its room
+            self._guard(stepping, self._timed_step)
+            for trial in stepping:
+                if self._steps(trial):  # no report of another has just cost it its room
                     self._guard([trial], self._report_if_due)
+
+    def _steps(self, trial: str) -> bool:
+        return trial in self._going or trial in self._ahead
+
+    def _forget(self, trial: str) -> None:
+        self._ahead.discard(trial)
+        self._held.discard(trial)
+        self._errors.pop(trial, None)
 
     def _timed_step(self, trials: list[str]) -> None:
         pack = self._need_pack()
@@ -257,9 +269,12 @@ class Trainer:
         """Tune's FailureConfig starts them again from their checkpoints."""
         self._look_at_device()
         for trial in trials:
-            self._leave_pack(trial, "failed")
+            if self._pack is not None and trial in self._pack.members:
+                self._leave_pack(trial, "failed")
             if (future := self._going.pop(trial, None)) is not None:
                 future.set_exception(error)
+            else:
+                self._errors[trial] = error
 
     def _look_at_device(self) -> None:
         """After an illegal access or a lost card, CUDA refuses everything else that this process asks of it."""
@@ -291,9 +306,7 @@ class Trainer:
             self._on_the_way = OnTheWay(self._places, family, self._config, dataset)
         base = family.load(self._config, device, family.dtype(self._config, device))
         self._event("encoding", "", examples=len(dataset.train) + len(dataset.held_out))
-        # Workers share the encoding, and wait for each other: none may keep another from it.
-        alone = self._sharing if self._workers.size == 1 else 1
-        with encoding_for_all(self._cache_root, self._threads, alone):
+        with encoding_alone(self._cache_root, self._threads, self._sharing if self._workers.size == 1 else 1):
             data = prepare(base, dataset, self._cache_root, self._workers)
         read = [*data.train, *(rows[0] for rows in data.validation_rows)]
         self._event("loaded", "", encoded=data.encoded, workers=self._workers.size, notes=base.notes(read))
@@ -307,6 +320,7 @@ class Trainer:
 
     def _leave(self, trial: str, why: str) -> None:
         future = self._going.pop(trial, None)
+        self._forget(trial)
         if future is not None:
             future.set_exception(LeftError(f"{trial} was taken out of the pack"))
         if (waiting := self._waiting.pop(trial, None)) is not None:
@@ -316,6 +330,7 @@ class Trainer:
 
     def _leave_pack(self, trial: str, why: str) -> None:
         member = self._need_pack().leave(trial)
+        self._forget(trial)
         self._event("leave", trial, step=member.step, why=why)
         for _, enter in self._waiting.values():
             self._commands.put(enter)
@@ -331,7 +346,11 @@ class Trainer:
         if self._on_the_way and config.sample_every and member.step % config.sample_every == 0:
             self._event("samples", trial, step=member.step, notes=self._on_the_way.sample(member))
         if member.status != "running" or rungs > before or (config.save_steps and member.step % config.save_steps == 0):
-            self._report(trials)
+            if trial in self._going:
+                self._report(trials)
+            else:
+                self._ahead.discard(trial)
+                self._held.add(trial)
 
     def _report(self, trials: list[str]) -> None:
         (trial,) = trials
@@ -343,43 +362,37 @@ class Trainer:
             if member.status != "diverged":
                 pack.validate(trial)
             member.note_report()
-        report = self._saved(member, dict(member.history[-1]))
         if self._on_the_way is not None and member.status != "diverged":
             self._on_the_way.adapter(member)
-        facts = {"rows": report.rows, "step_seconds": report.step_seconds}
+        hand_over = self._taken(member, dict(member.history[-1]))
+        facts = {"rows": self._rows, "step_seconds": self._step_seconds}
         self._event("report", trial, step=member.step, status=member.status, **facts)
         if member.status != "running":
             self._leave_pack(trial, member.status)
-        self._going.pop(trial).set_result(report)
+        elif not self._vacated:
+            self._ahead.add(trial)
+        hand_over()
 
     def _hand_over(self, trials: list[str]) -> None:
         """Save a trial between two report points; its value, and what it reports next, are as if it had stayed."""
         (trial,) = trials
         member = self._need_pack().members[trial]
-        report = self._saved(member, {"step": float(member.step)}, leaving=True)
+        hand_over = self._taken(member, {"step": float(member.step)}, leaving=True)
         self._leave_pack(trial, "its machine goes")
-        self._going.pop(trial).set_result(report)
+        hand_over()
 
-    def _saved(self, member: Member, metrics: dict[str, float], leaving: bool = False) -> Report:
+    def _taken(self, member: Member, metrics: dict[str, float], leaving: bool = False) -> Callable[[], None]:
+        """Copy what a trial's checkpoint holds; gives what has it written, and then ends the trial's future."""
         pack = self._need_pack()
         folder = Path(tempfile.mkdtemp(dir=self._scratch.path)) / f"step-{member.step:07d}"
-        pack.save(member.trial, folder)
+        taken = pack.take(member.trial)
         device, rows, seconds = pack.base.device.type, self._rows, self._step_seconds
-        return Report(metrics, member.status, member.reason, folder, device, rows, seconds, leaving)
+        report = Report(metrics, member.status, member.reason, folder, device, rows, seconds, leaving)
+
+        def failed(error: BaseException) -> None:
+            self._commands.put(lambda: self._fail([member.trial], error))
+
+        return lambda: self._writer.checkpoint(folder, taken, self._going.pop(member.trial), report, failed)
 
     def _event(self, event: str, trial: str, **facts: Any) -> None:
-        if self._events is None:
-            return
-        entry = {
-            "time": time.time(),
-            "event": event,
-            "trainer": f"{platform.node()}/{os.getpid()}",
-            "trial": trial,
-            "pack": self._pack and len(self._pack.members),
-            **facts,
-        }
-        try:
-            with self._events.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:  # a full disk ends trials through their checkpoints, never this thread through its log
-            log.warning("%s cannot be written: %s", self._events, error)
+        self._writer.event(event, trial, {"pack": self._pack and len(self._pack.members), **facts})

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.data.examples import Dataset
+from raylora.tuning.recipe import recipe_doubts, tried
 
 if TYPE_CHECKING:
     from torch import nn
 
-#: Far above 0.01, at which LoRA diverges on base models of usual width: the quickstart's small ones take up to 0.03.
-HIGHEST_RATE = 5e-2
 #: Training examples below which an adapter learns them by heart, and not what they have in common.
 FEWEST = 6
 #: Held-out examples below which the values of two trials hardly ever differ by more than their error.
@@ -32,12 +31,8 @@ def doubts(config: TrainConfig, sweep: SweepConfig | None, dataset: Dataset) -> 
     train, judges = len(dataset.train), len(dataset.held_out)
     if sweep and config.sample_every:
         yield "sample_every has no effect in a sweep, which makes samples of its winner in the end"
-    if (rate := max(_tried(config, sweep, "learning_rate"))) > HIGHEST_RATE:
-        yield (
-            f"learning_rate {rate:g}: AdamW moves every weight by about so much in each step, whatever the gradient, "
-            "and a LoRA mostly diverges above 0.01; usual are 1e-4 to 1e-3"
-        )
-    if (batch := max(_tried(config, sweep, "batch_size"))) > train:
+    yield from recipe_doubts(config, sweep)
+    if (batch := max(tried(config, sweep, "batch_size"))) > train:
         yield (
             f"batch_size {batch} of {_examples(train)}: each step sees the same ones again, and takes the longer; give "
             f"at most {train}"
@@ -71,7 +66,7 @@ def rank_doubt(config: TrainConfig, sweep: SweepConfig | None, model: nn.Module,
         model: the base model; its weights are not looked at.
         targets: names of the layers that get an update.
     """
-    rank = max(_tried(config, sweep, "lora_rank"))
+    rank = max(tried(config, sweep, "lora_rank"))
     sides = [min(weight.shape[0], weight[0].numel()) for weight in map(_weight(model), targets)]
     narrow = [side for side in sides if side < rank]
     if 2 * len(narrow) <= len(sides):
@@ -85,12 +80,6 @@ def rank_doubt(config: TrainConfig, sweep: SweepConfig | None, model: nn.Module,
 def _weight(model: nn.Module) -> Any:
     modules = dict(model.named_modules())
     return lambda name: modules[name].weight
-
-
-def _tried(config: TrainConfig, sweep: SweepConfig | None, key: str) -> list[Any]:
-    """The values of a key: all that are listed, or the ends of a range, or the one that is not swept."""
-    domain = sweep.space.get(key) if sweep else None
-    return list(domain.values) if domain else [getattr(config, key)]
 
 
 def _examples(count: int) -> str:

@@ -24,12 +24,11 @@ import filelock
 
 from raylora.console import say
 from raylora.errors import FolderInUseError, UserError
-from raylora.files import PARTIAL_PREFIX, open_regular, read_regular, user_errors_for
+from raylora.files import LEASE, LOCK, PARTIAL_PREFIX, open_regular, read_regular, user_errors_for
 from raylora.sealed_json import sealed, unsealed
 
 log = logging.getLogger(__name__)
 
-LOCK, LEASE = ".lock", ".lease"
 #: Seconds between two signs of life, and without one after which a holder on another machine counts as dead.
 BEAT, EXPIRES = 10.0, 60.0
 #: Seconds after which whoever takes over a dead holder's lease looks whether another did so in the same instant.

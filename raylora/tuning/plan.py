@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from raylora.lora.selection import WORDS
 from raylora.tuning.devices import slots
 from raylora.tuning.devices.slots import Fit
 from raylora.tuning.doubts import doubts
+from raylora.tuning.recipe import optimizer_words, recipe_words
 from raylora.tuning.tune.initial_points import first_points
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,10 @@ class Plan:
             ("training examples", self._examples()),
             ("one run", f"{steps} steps of {config.batch_size} = {steps * config.batch_size} examples seen"),
             ("reports", f"every {self.validate_every} examples"),
-            ("LoRA", f"rank {config.lora_rank}, alpha {config.alpha:g}, on {_target_words(config.lora_targets)}"),
+            ("LoRA", f"{_kind_words(config)}, on {_target_words(config.lora_targets)}"),
             ("updated", self._coverage()),
-            ("learning rate", f"{config.learning_rate:g}, {config.lr_scheduler}, warm-up {config.warmup(steps)} steps"),
+            ("optimizer", optimizer_words(config, steps)),
+            *([("recipe", words)] if (words := recipe_words(config)) else []),
             ("output", config.output_dir),
         ]
         if self.sweep:
@@ -101,6 +103,8 @@ class Plan:
             "output_dir": config.output_dir,
             "training_examples": train,
             "held_out_examples": 0 if self.dataset.judged_by_training else len(self.dataset.held_out),
+            "optimizer": config.optimizer,
+            "learning_rate": config.peak_learning_rate,
             "steps": steps,
             "examples_seen": steps * config.batch_size,
             "validate_every": self.validate_every,
@@ -146,9 +150,12 @@ class Plan:
         """
         if self.sweep is None or self.sweep.searcher != "optuna":
             return []
-        return first_points(
-            self.sweep, lambda values: self.family.likely_learning_rate(self.config.with_values(values))
-        )
+
+        def likely(values: Mapping[str, Any]) -> float | None:
+            config = self.config.with_values(values)
+            return self.family.likely_learning_rate(config) if config.optimizer == "adamw" else None
+
+        return first_points(self.sweep, likely)
 
     def slots(self, accelerators: Iterable[str]) -> int:
         """Trials that share a device; `accelerators` are names of the cluster's cards, none where it has only CPUs."""
@@ -196,7 +203,7 @@ class Plan:
 
         with without_numbers():
             base = self.family.meta_model(self.config, torch.bfloat16)
-            return base.model, base.targets(self.config.lora_targets)
+            return base.model, base.updated(self.config)
 
     def _memory(self) -> list[str]:
         found = self._fits
@@ -263,6 +270,16 @@ def _trial_words(sweep: SweepConfig) -> str:
     fewer = sweep.searcher != "grid" and sweep.trial_count < sweep.trials
     more = f" (there are no more, so not {sweep.trials})" if fewer else ""
     return f"{sweep.trial_count}: every combination once{more}, {stopped}"
+
+
+def _kind_words(config: TrainConfig) -> str:
+    """Rank and alpha, and what else makes the kind of adapter."""
+    words = [f"rank {config.lora_rank}", f"alpha {config.alpha:g}"]
+    if (config.conv_rank, config.conv_alpha) != (None, None):
+        words.append(f"of convolutions {config.rank_of_kernels} and {config.alpha_of_kernels:g}")
+    words += ["DoRA"] if config.use_dora else []
+    words += ["PiSSA"] if config.starts_with_pissa else []
+    return ", ".join(words)
 
 
 def _target_words(targets: str | list[str]) -> str:

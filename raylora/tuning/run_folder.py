@@ -11,10 +11,10 @@ from typing import Any, Literal
 from raylora import suggest
 from raylora.console import say
 from raylora.errors import NothingToResumeError, UserError
-from raylora.files import read_regular, user_errors_for, write_text_atomically
+from raylora.files import LOCK, read_regular, user_errors_for, write_text_atomically
 from raylora.sealed_json import sealed, unsealed
 from raylora.training.on_the_way import Places
-from raylora.tuning.folder_lock import LOCK, FolderLock
+from raylora.tuning.folder_lock import FolderLock
 from raylora.tuning.run_clock import RunClock
 from raylora.tuning.tune.journal import Journal
 

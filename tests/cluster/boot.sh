@@ -45,5 +45,6 @@ supervise() {
 }
 
 supervise raylora-autoscaler.service > "$folder/autoscaler.log" 2>&1 &
+supervise raylora-data.service > "$folder/data.log" 2>&1 &
 supervise raylora-sweeps.service > "$folder/sweeps.log" 2>&1 &
 supervise raylora-node.service

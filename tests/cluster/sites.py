@@ -46,6 +46,7 @@ def in_simulator(sim: Simulator, folder: Path, /, **changes: Any) -> Path:
     """The YAML file of a cluster on a simulator; `changes` replace top-level keys (None: left out)."""
     password = folder / "vcenter.password"
     password.write_text(f"{sim.password}\n")
+    password.chmod(0o600)
     values: dict[str, Any] = {
         "name": "cats",
         "id": "f00dcafe",

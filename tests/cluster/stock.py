@@ -49,6 +49,7 @@ def started(folder: Path, machines: int = 1) -> Iterator[int]:
 def manager(port: int, folder: Path, **changes: Any) -> Iterator[NodeManager]:
     """Nodes on it; `changes` replace keys of the cluster's YAML file, which is written into `folder`."""
     (folder / "password").write_text("any")
+    (folder / "password").chmod(0o600)
     vcenter = {"host": "127.0.0.1", "port": port, "user": "ray@vsphere.local"}
     values = {
         "name": "cats",

@@ -92,9 +92,13 @@ def test_workers_cannot_be_called_head(tmp_path: Path) -> None:
 
 def test_files_are_found_beside_the_yaml_file_or_told(tmp_path: Path) -> None:
     (tmp_path / "pw").write_text("secret\n")
+    (tmp_path / "pw").chmod(0o640)
     text = SMALLEST.replace("password_env: PW", "password_file: pw")
     settings = load_cluster_config(written(tmp_path, text)).vcenter
     assert settings.password() == "secret"
+    (tmp_path / "pw").chmod(0o644)
+    with pytest.raises(UserError, match="every user of this machine may read or change the vCenter's password"):
+        settings.password()
     told = refused(written(tmp_path, text.replace("file: pw", "file: pww")))
     assert "vcenter.password_file" in told and "does not exist" in told
 

@@ -1,8 +1,9 @@
 """A sweep on an empty cluster, for real; only the vCenter and the cards are simulated.
 
 Ray's autoscaler asks our provider, the simulated vCenter powers machines on, they become real nodes that join Ray,
-train, die and are replaced, and go when they are idle. One story, told in a module fixture and checked part by part;
-the times of its steps are printed.
+train, die and are replaced, and go when they are idle. The laptop that all commands run on shares no folder with them:
+what the sweep needs is sent, and what it has made is fetched. One story, told in a module fixture and checked part by
+part; the times of its steps are printed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import Any
 
 import pytest
 
+from raylora.api import inspect
 from raylora.cluster.commands.connection import Connection
 from raylora.cluster.ray.user_data import PASSWORD_FILE, TOKEN_FILE, read_guestinfo
 from raylora.config.load import load_config
+from raylora.snapshots.archive import verify_archive
 from tests.cluster import hosts, vcsim
 from tests.cluster.fleet import fleet, new_template
 from tests.cluster.hosts import Machines
@@ -65,6 +68,7 @@ class Story:
     """What happened.
 
     Attributes:
+        folder: the laptop's.
         times: what came about, and when, in seconds since the sweep was submitted.
         types: node types of the first machines.
         before: the machines that trials ran on before any was lost, by trial.
@@ -77,6 +81,8 @@ class Story:
         failures: by trial how many Tune has counted.
         templates: versions of the templates that machines were made from: of those before the loss, and after it.
         foreign: other people's machines, before and after.
+        sent: what was said while the sweep's data were sent.
+        snapshot: what `raylora snapshot create` said, and what `raylora archive` did.
         left: machines of ours after `raylora cluster down`.
         secrets: where the token and the vCenter's password lay while trials ran, and at the end of the sweep.
         guestinfo: the user data that machines could still read there, decoded.
@@ -84,6 +90,7 @@ class Story:
         references, histories: by trial the reports of an undisturbed run, and of the sweep's.
     """
 
+    folder: Path
     times: list[tuple[str, float]] = dataclasses.field(default_factory=list)
     before: dict[str, str] = dataclasses.field(default_factory=dict)
     lost: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -101,6 +108,8 @@ class Story:
     handed: list[str] = dataclasses.field(default_factory=list)
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     templates: list[set[str]] = dataclasses.field(default_factory=list)
+    sent: str = ""
+    snapshot: list[str] = dataclasses.field(default_factory=list)
     left: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -111,7 +120,7 @@ class Teller:
         self.sim, self.machines, self.folder = sim, machines, folder
         self.shared = folder / "shared"
         self.run = self.shared / "sweeps/run"
-        self.story = Story()
+        self.story = Story(folder)
         self.cluster = in_simulator(
             sim,
             folder,
@@ -131,7 +140,7 @@ class Teller:
         return found
 
     def raylora(self, *words: str) -> Command:
-        return Command(self.folder, *words)
+        return Command(self.folder, *words, hidden=self.shared)
 
     def tell(self) -> Story:
         story, sim = self.story, self.sim
@@ -140,6 +149,9 @@ class Teller:
         self.raylora("cluster", "up", str(self.cluster)).done()
         story.times.append(("the head is up", time.time() - self.started))
         self._reconfigure()
+        began = time.time()
+        self.raylora("data", "push", str(self.cluster), "models/llama").done()
+        story.times.append(("a base model is sent, after", time.time() - began))
         self.started = time.time()
         self._grow()
         self._lose()
@@ -178,7 +190,7 @@ class Teller:
             self.sim.host_state(spare, "maintenance")  # so that four trials need both kinds of card
         sweep = self.folder / "sweep.yaml"
         sweep.write_text(SWEEP)
-        laptop = self.raylora("sweep", "--cluster", str(self.cluster), str(sweep), "--json")
+        laptop = self.raylora("sweep", "--cluster", str(self.cluster), str(sweep), "--json", "--push")
         head = Connection(**json.loads((self.folder / "home/raylora/clusters/cats.json").read_text()))
         self.wait("first clone begins", lambda: any(kind == "clone" for _, kind, _ in self.machines.events[1:]))
         self.wait("four machines are on", lambda: len(self.machines.on) == 1 + TRIALS)
@@ -188,6 +200,7 @@ class Teller:
         self.strangers = Strangers(head, self.folder / "strangers")
         laptop.process.send_signal(signal.SIGKILL)  # the laptop is closed
         laptop.process.wait()
+        self.story.sent = laptop.errors.read_text()
         handing = self._new_template()
 
         def all_under_way() -> dict[str, str] | None:
@@ -271,6 +284,7 @@ class Teller:
         for trial in story.before:
             told = (self.run / f"tune/{trial}/error.txt").read_text()
             story.failures[trial] = int(re.findall(r"^Failure # (\d+)", told, re.MULTILINE)[-1])
+        self._keep()
         self.wait("all workers are gone", lambda: list(self.machines.on) == ["cats-head"])
         self.sim.host_state(FAILING, "reconnect")
         self.raylora("cluster", "down", str(self.cluster), "--yes").done()
@@ -278,15 +292,29 @@ class Teller:
         story.left = [machine["name"] for machine in self.sim.vms() if machine["name"].startswith("cats")]
         story.foreign.append([machine for machine in self.sim.vms() if machine["name"].startswith("user-")])
 
+    def _keep(self) -> None:
+        """Data and sweep are kept on the cluster, and the sweep's adapters are fetched, and its bundle."""
+        began = time.time()
+        commands = [
+            self.raylora("snapshot", "create", "data", "first", "--cluster", str(self.cluster)),
+            self.raylora("archive", "sweeps/run", "--cluster", str(self.cluster)),
+            self.raylora("data", "pull", str(self.cluster), "sweeps/run", "back"),
+        ]
+        self.story.snapshot = [command.done() for command in commands[:2]]
+        commands[2].done()
+        self.raylora("data", "pull", str(self.cluster), "sweeps/run.tar", "back.tar").done()
+        self.story.times.append(("kept and fetched, after", time.time() - began))
+
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     from tests.families.causal_lm.tiny_lm import tiny_llama
 
     folder = tmp_path_factory.mktemp("cluster")
-    (folder / "shared/data").mkdir(parents=True)
-    write_chats(folder / "shared/data/chats.jsonl")
-    tiny_llama(folder / "shared/models/llama")
+    (folder / "shared").mkdir()
+    (folder / "data").mkdir()
+    write_chats(folder / "data/chats.jsonl")
+    tiny_llama(folder / "models/llama")
     with (
         hosts.network() as address,
         vcsim.start(hosts=HOSTS, vms=6, address=address) as sim,
@@ -313,6 +341,19 @@ def test_a_sweep_on_an_empty_cluster_gets_machines_of_both_cards(
     nodes = [line.split() for line in story.status.splitlines() if line.startswith("cats-")]
     assert len(nodes) == 1 + TRIALS
     assert all("joined" in words and "not" not in words for words in nodes), story.status
+
+
+def test_a_laptop_that_shares_no_folder_sends_and_fetches(story: Story) -> None:
+    """The sweep needs chats that only the laptop has, and what it made is there at the end, whole and usable."""
+    assert "data/chats.jsonl: 1 files" in story.sent
+    said = "\n".join(story.snapshot)
+    assert "first: 1 files" in said and "sweeps/run.tar: " in said and "read back" in said
+    back = story.folder / "back"
+    assert (back / "report.html").stat().st_size > 10_000 and not (back / "tune").exists()
+    adapter = Path(str(story.result["adapter"]))
+    assert inspect(back / adapter.relative_to(story.folder / "shared/sweeps/run")).summary()
+    kept = verify_archive(story.folder / "back.tar")
+    assert {"journal.jsonl", "report.html"} <= kept.tree.files.keys()
 
 
 def test_a_changed_file_is_followed_by_the_head_that_runs(story: Story) -> None:

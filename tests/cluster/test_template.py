@@ -18,7 +18,7 @@ from tests.cluster.system import need
 
 TEMPLATE = Path(autoscaler_config.__file__).parents[1] / "template"
 SCRIPTS = ("raylora-node", "install.sh", "make-template.sh")
-UNITS = ("raylora-node.service", "raylora-autoscaler.service", "raylora-sweeps.service", "raylora-boot.service")
+UNITS = tuple(f"raylora-{name}.service" for name in ("node", "autoscaler", "sweeps", "data", "boot"))
 START = "/usr/lib/raylora/raylora-node"
 
 

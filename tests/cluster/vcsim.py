@@ -199,8 +199,8 @@ class Simulator:
         told = [{"key": key, "addresses": list(addresses)} for key, addresses in nics]
         self._ask("guest", {"name": name, "address": address, "host_name": host_name, "nics": told})
 
-    def vm_state(self, name: str, state: Literal["power_on", "power_off", "destroy"]) -> None:
-        """Does at once, behind the API's back, what a user or a crash does to a machine."""
+    def vm_state(self, name: str, state: Literal["power_on", "power_off", "destroy", "loosen", "encrypt"]) -> None:
+        """Does at once, behind the API's back, what a user or a crash does to a machine; loosen: its memory's lock."""
         self._ask("vm", {"name": name, "state": state})
 
     def dress_template(

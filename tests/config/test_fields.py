@@ -29,7 +29,7 @@ def test_flags(written: str, value: bool) -> None:
         ("learning_rate: 1e999", "it must be a number above 0", ""),
         ("learning_rate: true", "true is not valid: it must be a number above 0", ""),
         ("learning_rate: [1e-4, 2e-4]", "a list of 2 is not valid", ""),
-        ("learning_rate:", "null is not valid", ""),
+        ("batch_size:", "null is not valid", ""),
         ("lora_rank: 0", "0 is not valid: it must be a whole number from 1 to 1024", "8"),
         ("lora_rank: 8.5", "8.5 is not valid: it must be a whole number", ""),
         ("lora_rank: true", "true is not valid", ""),

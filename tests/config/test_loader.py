@@ -343,7 +343,7 @@ def check_never_a_traceback(data: bytes, overrides: list[str]) -> None:
         str(error).encode()  # nothing in it that a terminal cannot show
     else:
         assert isinstance(config, TrainConfig)
-        assert math.isfinite(config.learning_rate)
+        assert math.isfinite(config.peak_learning_rate)
         assert load(dump_config(config)) == config
 
 

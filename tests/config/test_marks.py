@@ -31,7 +31,7 @@ def test_every_key_is_of_one_kind() -> None:
     assert sorted(name for names in split for name in names) == sorted(TrainConfig.model_fields)
     assert split[1:] == [
         ("train_data_dir", "validation_path", "metadata_path", "folders", "base_model", "base_model_config")
-        + ("reg_data_dir", "init_from"),
+        + ("init_from", "reg_data_dir"),
         ("device", "memory_limit_gib", "gradient_checkpointing"),
         ("output_dir", "cache_dir", "sample_prompts", "sample_every", "save_precision", "sweep"),
     ]

@@ -13,6 +13,6 @@ def test_reference_tells_of_every_key() -> None:
     for name in SweepConfig.model_fields:
         assert f"| `sweep.{name}` |" in text
     assert "| `lora_rank` | a whole number from 1 to 1024 | `8` |" in text
-    assert "| `learning_rate` | a number above 0 | `2e-4` |" in text
+    assert "| `learning_rate` | a number above 0, or null | `null` |" in text
     for section in (TrainConfig, SweepConfig):
         assert all(len(field.description or "") > 20 for field in section.model_fields.values())

@@ -61,3 +61,22 @@ def test_digest() -> None:
     for other in ({"seed": 1}, {"lora_rank": 4}, {"train_data_dir": "/e"}, {"learning_rate": 3e-4}):
         assert config_of(**other).digest() != digest
     assert config_of(lora_rank=16, lora_alpha="rank").digest() == config_of(lora_rank=16).digest()
+    assert config_of(lora_rank=4, conv_rank=4).digest() == config_of(lora_rank=4).digest()
+
+
+def test_convolutions_have_a_scale_of_their_own() -> None:
+    plain, kernel = (8, 320), (4, 320, 3, 3)
+    own = config_of(lora_rank=8, lora_alpha=16, conv_rank=4, conv_alpha=1)
+    assert (own.scale_of(plain), own.scale_of(kernel), own.scale_of((8, 320, 1, 1))) == (2.0, 0.25, 2.0)
+    assert config_of(lora_rank=8, lora_alpha=16, conv_rank=4).scale_of(kernel) == 4.0
+    assert config_of(lora_alpha="rank", conv_rank=4).scale_of(kernel) == 1.0
+    assert config_of(conv_rank=4, conv_alpha="rank", use_rslora=True).scale_of(kernel) == 2.0
+
+
+def test_a_start_excludes_what_would_spoil_it() -> None:
+    assert list(config_of(init_lora_weights="pissa").contradictions()) == []
+    swept = config_of(sweep={"space": {"init_lora_weights": ["default", "pissa"], "lora_dropout": [0.0, 0.1]}})
+    (problem,) = swept.contradictions()
+    assert problem.key == "init_lora_weights" and "cannot be dropped" in problem.message
+    (problem,) = config_of(init_lora_weights="pissa_niter_4", init_from="x").contradictions()
+    assert "init_from is another" in problem.message

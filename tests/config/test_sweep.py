@@ -58,6 +58,8 @@ def test_default_sweep() -> None:
     grid = default_sweep(config_of(sweep={"searcher": "grid", "max_failures": 1}))
     assert grid.space["learning_rate"].values == (2e-5, 6.3e-5, 2e-4, 6.3e-4, 2e-3)
     assert (grid.trial_count, grid.max_failures) == (20, 1)
+    prodigy = default_sweep(config_of(optimizer="prodigy")).space["learning_rate"]
+    assert prodigy == Domain(kind="loguniform", values=(0.3, 3.0))
     for rate in (5e-324, 1e-12, 1.0, 1e308):
         low, high = default_sweep(config_of(learning_rate=rate)).space["learning_rate"].values
         assert isinstance(low, float)

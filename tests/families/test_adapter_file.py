@@ -60,7 +60,8 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
     assert found.kinds == ("LoHa",) and any("diffusers loads no LoHa" in note for note in found.warnings)
 
     dora = {stem + down: (8, 2048), stem + up: (640, 8), f"{stem}.alpha": (), f"{stem}.dora_scale": (640, 1)}
-    assert inspect(made(tmp_path / "dora.safetensors", dora)).kinds == ("DoRA", "LoRA")
+    found = inspect(made(tmp_path / "dora.safetensors", dora))
+    assert found.kinds == ("DoRA", "LoRA") and any("diffusers leaves DoRA's" in note for note in found.warnings)
 
     flux = {f"lora_unet_double_blocks_0_img_attn_qkv{end}": (4, 4) for end in (down, up)}
     assert inspect(made(tmp_path / "flux.safetensors", flux)).base == "Flux"

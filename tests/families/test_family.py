@@ -17,6 +17,12 @@ from raylora.families.diffusion.family import DiffusionFamily
 from raylora.families.family import Family
 
 OTHERS: dict[str, Any] = {
+    "conv_alpha": 1.0,
+    "logit_mean": 0.5,
+    "logit_std": 0.5,
+    "neftune_noise_alpha": 5.0,
+    "timestep_sampling": "logit_normal",
+    "conv_rank": 4,
     "caption_dropout": 0.1,
     "caption_shuffle": True,
     "caption_tokens": 150,
@@ -25,7 +31,6 @@ OTHERS: dict[str, Any] = {
     "flip_augment": True,
     "huber_delta": 0.5,
     "ip_noise_gamma": 0.1,
-    "init_from": "file",
     "keep_tokens": 1,
     "loss": "huber",
     "masked_loss": True,

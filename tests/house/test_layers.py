@@ -14,7 +14,7 @@ from tests.house.tree import MACHINES, ROOT, SOURCES, imports, name_of
 #: Each layer may import itself and those before it.
 LAYERS = (
     ("errors",),
-    ("suggest", "files", "sealed_json", "console", "formatting", "paths", "rng", "gpus"),
+    ("suggest", "files", "sealed_json", "console", "tree", "formatting", "paths", "rng", "gpus"),
     ("config",),
     ("cluster",),
     ("data", "lora"),

@@ -14,7 +14,7 @@ from pathlib import Path
 #: What Python tells of before it is done: every call that changes a disk, and opens to write.
 STEPS = {
     *("os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.symlink", "os.utime"),
-    *("shutil.rmtree", "shutil.copystat", "fcntl.ioctl"),
+    *("shutil.rmtree", "shutil.copystat", "fcntl.ioctl", "os.truncate"),
 }
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from raylora import files
+from raylora import files, tree
 from raylora.errors import UserError
-from raylora.snapshots import store, tree
+from raylora.snapshots import store
 from raylora.snapshots.archive import verify_archive, write_archive
 from raylora.snapshots.manifest import Manifest
 from raylora.snapshots.store import Store

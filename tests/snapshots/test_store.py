@@ -16,7 +16,7 @@ from raylora.sealed_json import sealed
 from raylora.snapshots import manifest, placing, store
 from raylora.snapshots.placing import Placer
 from raylora.snapshots.store import Store
-from raylora.snapshots.tree import safe
+from raylora.tree import safe
 from raylora.tuning import folder_lock
 from raylora.tuning.folder_lock import FolderLock
 from tests.snapshots.folders import change, content, data_set

@@ -21,7 +21,7 @@ from raylora.training.pack import Pack
 from tests.families.causal_lm.tiny_lm import tiny_llama
 from tests.families.loading import dataset, expected_cost, generate, load
 from tests.training.fixtures import Lab, config, variants, workshop
-from tests.training.test_numerics import TRIALS, alone, staggered, with_peft
+from tests.training.test_numerics import KINDS, TRIALS, alone, staggered, with_peft
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ def test_packed_equals_alone_equals_peft_over_the_same_four_bits(dtype: torch.dt
     # float32 as over a plain model (losses to 1e-3; 2e-7 is seen), in bfloat16 its 8 bits, in a loss of many terms.
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     bench = four_bits(dtype)
-    configs = variants(bench.config, TRIALS)
+    configs = variants(bench.config, [*TRIALS, KINDS[1]])
     watched = staggered(bench, configs)
     for number, settings in enumerate(configs):
         losses, _ = alone(bench, settings)

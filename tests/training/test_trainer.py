@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
-from raylora.training import checkpoint_format
+from raylora.training import checkpoint, checkpoint_format
 from raylora.training.trainer import LeftError, Trainer
 from raylora.training.trial_report import Report
 from tests.training.fixtures import config, read_events
@@ -145,31 +147,87 @@ def test_an_error_while_loading_reaches_every_trial(log: Path) -> None:
     trainer.close()
 
 
-def test_a_failed_step_fails_those_that_were_going(trainer: Trainer, log: Path) -> None:
-    for trial in ("waits", "fails"):
-        get(trainer.join(trial, settings()))
-    saved = get(trainer.advance("fails"))
-    get(trainer.advance("waits"))
-    # What a card that runs out of memory does: the base model's forward pass raises.
+def at_step(trainer: Trainer, number: int, act: Callable[[Any], Any]) -> None:
+    """In the n-th step of a trainer's pack from now, let its base model's losses be what `act` makes of them."""
     assert trainer._pack is not None
-    base = trainer._pack.base
-    losses = base.losses
+    pack, base = trainer._pack, trainer._pack.base
+    step, losses, left = pack.step, base.losses, itertools.count(1 - number)
 
-    def out_of_memory(rows: Any) -> Any:
-        base.losses = losses  # type: ignore[method-assign]
-        raise RuntimeError("CUDA out of memory")
+    def counted(trials: Any) -> None:
+        if next(left) == 0:
+            base.losses = lambda rows: act(losses(rows))  # type: ignore[method-assign]
+        try:
+            step(trials)
+        finally:
+            base.losses = losses  # type: ignore[method-assign]
 
-    base.losses = out_of_memory  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="out of memory"):
-        get(trainer.advance("fails"))
-    assert get(trainer.members()) == ["waits"]
-    get(trainer.join("fails", settings(), saved.checkpoint))
+    pack.step = counted  # type: ignore[method-assign]
+
+
+def test_a_failed_step_fails_all_that_were_in_it(trainer: Trainer, log: Path) -> None:
+    """Those that nobody has asked for since their last report are told when somebody does."""
+
+    def out_of_memory(_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory")  # what a card that runs out of memory does
+
+    for trial in ("waits", "fails"):
+        get(trainer.join(trial, settings(max_steps=12)))
+    at_step(trainer, 6, out_of_memory)
+    going = [trainer.advance(trial) for trial in ("waits", "fails")]
+    saved = [get(future) for future in going]
+    for trial in ("fails", "waits"):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            get(trainer.advance(trial))
+    assert get(trainer.members()) == []
+    get(trainer.join("fails", settings(max_steps=12), saved[1].checkpoint))
     again = run_to_end(trainer, "fails")
-    assert [report.metrics["step"] for report in again] == [8]
-    undisturbed = run_to_end(trainer, "waits")
-    assert values(again) == pytest.approx(values(undisturbed), rel=1e-6)
+    assert [report.metrics["step"] for report in again] == [8, 12]
+    get(trainer.join("undisturbed", settings(max_steps=12)))
+    assert values(again) == pytest.approx(values(run_to_end(trainer, "undisturbed"))[1:], rel=1e-6)
     leaves = [event for event in read_events(log) if event["event"] == "leave"]
-    assert [(event["trial"], event["why"]) for event in leaves][0] == ("fails", "failed")
+    assert [(event["trial"], event["why"]) for event in leaves][:2] == [("waits", "failed"), ("fails", "failed")]
+
+
+def test_a_trial_trains_on_while_its_checkpoint_is_written(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to its next report point and no further; its reports and checkpoints are those of a trial that waited."""
+    get(trainer.join("a", settings(max_steps=12)))
+    expected = run_to_end(trainer, "a")
+    write, disk = checkpoint.write, threading.Event()
+    monkeypatch.setattr(checkpoint, "write", lambda *given: disk.wait(WAIT) and write(*given))
+    get(trainer.join("b", settings(max_steps=12)))
+    assert trainer._pack is not None
+    member = trainer._pack.members["b"]
+    waiting = trainer.advance("b")
+    end = time.monotonic() + WAIT
+    while member.step < 8 and time.monotonic() < end:
+        time.sleep(0.01)
+    get(trainer.use_threads(1))
+    assert (member.step, waiting.done()) == (8, False), "it has reached its next report point, and waits there"
+    disk.set()
+    first = get(waiting)
+    assert checkpoint_format.read_state(first.checkpoint)["step"] == first.metrics["step"] == 4
+    assert [told_of(report) for report in [first, *run_to_end(trainer, "b")]] == [told_of(each) for each in expected]
+
+
+def test_a_checkpoint_for_which_there_is_no_room_ends_its_trial_alone(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoint.write
+
+    def full(folder: Path, taken: checkpoint.Taken) -> None:
+        if taken.state["trial"] == "a":
+            raise UserError.one("the disk is full")
+        write(folder, taken)
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    for trial in ("a", "b"):
+        get(trainer.join(trial, settings()))
+    going = [trainer.advance(trial) for trial in ("a", "b")]
+    with pytest.raises(UserError, match="the disk is full"):
+        get(going[0])
+    assert get(going[1]).status == "running"
+    assert get(trainer.members()) == ["b"]
+    assert [report.status for report in run_to_end(trainer, "b")] == ["finished"]
 
 
 def test_a_finished_trial_that_comes_back_reports_once_more(trainer: Trainer) -> None:
@@ -183,11 +241,8 @@ def test_a_finished_trial_that_comes_back_reports_once_more(trainer: Trainer) ->
 
 def test_a_trial_that_diverges_right_after_a_report_does_not_tell_its_value_again(trainer: Trainer) -> None:
     get(trainer.join("a", settings()))
+    at_step(trainer, 5, lambda losses: losses * math.nan)
     before = get(trainer.advance("a"))
-    assert trainer._pack is not None
-    base = trainer._pack.base
-    losses = base.losses
-    base.losses = lambda rows: losses(rows) * math.nan  # type: ignore[method-assign]
     last = get(trainer.advance("a"))
     assert (last.status, last.metrics["step"]) == ("diverged", before.metrics["step"])
     assert "value" in before.metrics

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from raylora.config.keys.optimizer import HABITS
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.data.examples import Dataset, TextExample
 from raylora.tuning.doubts import doubts, rank_doubt
@@ -31,12 +32,23 @@ def test_usual_runs_are_not_doubted() -> None:
     assert found(48, 12, SweepConfig()) == []
     assert found(48, 16, learning_rate=0.03, batch_size=8) == []  # as large as the quickstart's
     assert found(6, 8, given=True) == []
+    for name in HABITS:
+        assert found(48, 12, optimizer=name) == []
+        assert found(48, 12, optimizer=name, learning_rate=HABITS[name].most) == []
 
 
 @pytest.mark.parametrize(
     ("values", "train", "judges", "said"),
     [
         ({"learning_rate": 0.2}, 48, 12, "learning_rate 0.2: AdamW moves every weight"),
+        ({"learning_rate": 1.0}, 48, 12, "learning_rate 1: AdamW moves every weight"),
+        ({"optimizer": "lion", "learning_rate": 0.02}, 48, 12, "usual are 2e-5 to 2e-4, a fifth of AdamW's"),
+        ({"optimizer": "prodigy", "learning_rate": 2e-4}, 48, 12, "learning_rate 0.0002: Prodigy multiplies by it"),
+        ({"optimizer": "adafactor", "learning_rate": 1e-5}, 48, 12, "in proportion to its size; usual are 1e-2"),
+        ({"optimizer": "schedule_free_adamw", "lr_scheduler": "linear"}, 48, 12, "lr_scheduler has no effect"),
+        ({"optimizer": "adafactor", "adam_beta1": 0.5}, 48, 12, "adam_beta1 has no effect with optimizer: adafactor"),
+        ({"lr_num_cycles": 5}, 48, 12, "lr_num_cycles has no effect with lr_scheduler: cosine"),
+        ({"logit_mean": 1.0}, 48, 12, "logit_mean has no effect with timestep_sampling: null"),
         ({"batch_size": 500}, 12, 4, "batch_size 500 of 12 training examples: each step sees the same ones again"),
         ({}, 1, 1, "1 training example: an adapter learns so few by heart"),
         (
@@ -56,6 +68,13 @@ def test_what_a_sweep_tries_counts_and_not_what_it_replaces() -> None:
     said = found(48, 12, sweep, batch_size=4)
     assert [doubt.split(":")[0] for doubt in said] == ["learning_rate 0.5", "batch_size 64 of 48 training examples"]
     assert found(48, 12, swept(space={"learning_rate": [1e-3]}), learning_rate=0.9) == []
+    assert found(48, 12, swept(space={"optimizer": ["adamw", "prodigy", "lion"]})) == []  # each with its own
+    mixed = swept(space={"optimizer": ["adamw", "prodigy"], "learning_rate": [1e-4, 1e-3], "lr_power": [1, 3]})
+    said = found(48, 12, mixed)
+    assert [doubt.split(":")[0] for doubt in said] == [
+        "learning_rate 0.0001",
+        "lr_power has no effect with lr_scheduler",
+    ]
 
 
 def test_held_out_examples_of_a_sweep() -> None:
@@ -80,4 +99,9 @@ def test_a_plan_and_a_run_say_it() -> None:
     plan = make_plan(config("causal_lm").with_values({"learning_rate": 0.2, "lora_rank": 1024}), None)
     warnings = [line for line in plan.text().splitlines() if line.startswith("warning: ")]
     assert {"learning_rate", "lora_rank"} <= {line.split()[1] for line in warnings}
+    assert "optimizer          adamw, learning rate 0.2, cosine, warm-up" in plan.text()
+    assert "recipe" not in plan.text()
+    other = config("causal_lm").with_values({"optimizer": "prodigy", "ema_decay": 0.9, "neftune_noise_alpha": 5.0})
+    assert "optimizer          prodigy, learning rate 1, cosine, warm-up" in make_plan(other, None).text()
+    assert "recipe             ema_decay 0.9, neftune_noise_alpha 5\n" in make_plan(other, None).text()
     assert [line for line in plan.about_data() if line.startswith("warning: learning_rate 0.2:")]

@@ -15,9 +15,10 @@ import filelock
 import pytest
 
 from raylora.errors import UserError
+from raylora.files import LEASE, LOCK
 from raylora.sealed_json import sealed
 from raylora.tuning import folder_lock, run
-from raylora.tuning.folder_lock import LEASE, LOCK, FolderLock, Holder
+from raylora.tuning.folder_lock import FolderLock, Holder
 from raylora.tuning.run_folder import RunFolder
 from tests.tuning.holding import another_process, refused
 

@@ -17,9 +17,9 @@ import raylora
 from raylora.config.dump import dump_config
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.errors import UserError
+from raylora.files import LEASE, LOCK
 from raylora.sealed_json import sealed
 from raylora.tuning import run as run_module
-from raylora.tuning.folder_lock import LEASE, LOCK
 from raylora.tuning.plan import Plan, make_plan
 from raylora.tuning.results.types import SweepOutcome
 from raylora.tuning.run_folder import RunFolder

@@ -340,8 +340,17 @@ func (w *world) orders(mux *http.ServeMux) {
 		case "destroy":
 			w.event(event{Kind: "destroy", VM: machine.Name, Ref: machine.Self.Value})
 			w.unregister(machine)
+		case "loosen", "encrypt":
+			config := copyConfig(machine.Config)
+			if o.State == "loosen" {
+				config.MemoryReservationLockedToMax = types.NewBool(false)
+			} else {
+				config.KeyId = &types.CryptoKeyId{KeyId: "k"}
+			}
+			machine.Config = config
+			w.modified(machine)
 		default:
-			return nil, fmt.Errorf("a machine can be told power_on, power_off or destroy, not %q", o.State)
+			return nil, fmt.Errorf("a machine can be told power_on, power_off, destroy, loosen or encrypt, not %q", o.State)
 		}
 		if problem != nil {
 			return nil, fmt.Errorf("%s", message(problem))

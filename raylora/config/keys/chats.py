@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylora.config.fields import Section, Whole
-from raylora.config.marks import SAME_FORM
+from raylora.config.fields import Positive, Section, Whole
+from raylora.config.marks import RESULT, SAME_FORM
 
 
 class ChatKeys(Section):
@@ -25,4 +25,10 @@ class ChatKeys(Section):
         "answer alone; a pair of `prompt` and `completion` is then a text without a chat template, learnt from the "
         "completion on. `all`: every word, the user's too; the only way to learn from plain text (`text` in JSON, "
         "paragraphs of a `.txt` file).",
+    )
+    neftune_noise_alpha: Annotated[Annotated[Positive, Field(le=1000.0)] | None, RESULT] = Field(
+        default=None,
+        description="Chats: strength of noise on the embeddings of tokens in training (NEFTune, Jain et al. 2023): "
+        "each number gets up to alpha / sqrt(tokens * width) more or less. 5 is the paper's. Null: none.",
+        examples=[5],
     )

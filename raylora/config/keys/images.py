@@ -6,16 +6,27 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylora.config.fields import Flag, InputPath, Number, Positive, Section, Whole
+from raylora.config.fields import Flag, Number, Positive, Section, Whole
 from raylora.config.marks import RESULT, SAME_FORM, Mark
 
 _WRITTEN = Mark("nothing", shared="adapters of a sweep are written alike")
-_INPUT = Mark("input", shared="all trials of a sweep start alike")
 _BASE_MODEL = Mark("result", shared="all trials on a device share one base model in its memory")
 
 
 class ImageKeys(Section):
     """Keys of image models alone."""
+
+    conv_rank: Annotated[Annotated[Whole, Field(ge=1, le=1024)] | None, RESULT] = Field(
+        default=None,
+        description="Images: rank of the updates of 3x3 convolutions, which `lora_targets: all` adds; they have nine "
+        "times the inputs of other layers, so a lower rank saves much. Null: `lora_rank`.",
+        examples=[4],
+    )
+    conv_alpha: Annotated[Positive | Literal["rank"] | None, RESULT] = Field(
+        default=None,
+        description="Images: alpha of the updates of 3x3 convolutions, over `conv_rank`. Null: as `lora_alpha` says.",
+        examples=[1],
+    )
 
     resolution: Annotated[Annotated[Whole, Field(ge=8, le=16_384)] | None, SAME_FORM] = Field(
         default=None,
@@ -32,13 +43,6 @@ class ImageKeys(Section):
         default=225,
         description="Images: tokens of a caption that are read, in chunks of the 75 that CLIP reads at once; what is "
         "longer is cut off, with a note. A short caption costs no more for it.",
-    )
-    init_from: Annotated[InputPath | None, _INPUT] = Field(
-        default=None,
-        description="Images: a LoRA to go on from in place of a fresh one, a `.safetensors` in kohya's or diffusers' "
-        "layout or a PEFT folder. Its rank must be `lora_rank`, and its layers among `lora_targets`; its alpha may be "
-        "another. The optimizer starts afresh.",
-        examples=["./loras/style.safetensors"],
     )
     prediction_type: Annotated[Literal["auto", "epsilon", "v_prediction"], _BASE_MODEL] = Field(
         default="auto",
@@ -83,6 +87,25 @@ class ImageKeys(Section):
         description="Images: the first timestep above `min_timestep` that is not trained: high ones are composition, "
         "low ones detail. Null: all are.",
         examples=[600],
+    )
+    timestep_sampling: Annotated[Literal["uniform", "logit_normal"] | None, RESULT] = Field(
+        default=None,
+        description="Images: how often a timestep of that range is trained: each alike, or by a bell whose middle and "
+        "width are `logit_mean` and `logit_std` (Esser et al. 2024). Null: as the base model was trained, `uniform` of "
+        "Stable Diffusion, and of flow matching a bell around the middle.",
+        examples=["logit_normal"],
+    )
+    logit_mean: Annotated[Number, RESULT] = Field(
+        default=0.0,
+        ge=-10.0,
+        le=10.0,
+        description="Images: middle of `timestep_sampling: logit_normal`. 0 is half way between clean and noise; above "
+        "it noisy timesteps, composition and colours, come more often, below it clean ones, detail.",
+    )
+    logit_std: Annotated[Positive, RESULT] = Field(
+        default=1.0,
+        le=10.0,
+        description="Images: width of `timestep_sampling: logit_normal`; less keeps closer to its middle.",
     )
     ip_noise_gamma: Annotated[Number, RESULT] = Field(
         default=0.0,

@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylora.config.fields import Flag, Number, Pattern, Positive, Section, Text, Whole
-from raylora.config.marks import RESULT
+from raylora.config.fields import Flag, InputPath, Number, Pattern, Positive, Section, Text, Whole
+from raylora.config.marks import RESULT, Mark
 
 #: One of three words; or layers by name, see `raylora.lora.selection`.
 LoraTargets = Literal["attention", "linear", "all"] | Pattern | Annotated[list[Text], Field(min_length=1)]
+
+
+_INPUT = Mark("input", shared="all trials of a sweep start alike")
 
 
 class LoraKeys(Section):
@@ -49,4 +52,24 @@ class LoraKeys(Section):
         default=False,
         description="Divide by the square root of the rank in place of the rank (rank-stabilised LoRA); worth it from "
         "rank 64 on.",
+    )
+    init_lora_weights: Annotated[Literal["default", "pissa", "pissa_niter_4", "pissa_niter_16"], RESULT] = Field(
+        default="default",
+        description="Where A and B start: `default` draws A and leaves B zero. `pissa` starts with the largest "
+        "singular values of each layer's weight (Meng et al. 2024), which converges faster and wants a lower learning "
+        "rate; it decomposes every weight first, which takes minutes, and `pissa_niter_4` does nearly the same in "
+        "seconds. The adapter is exported for the base model as it is, with twice the rank.",
+    )
+    init_from: Annotated[InputPath | None, _INPUT] = Field(
+        default=None,
+        description="A LoRA to go on from in place of a fresh one: of an image model a `.safetensors` in kohya's or "
+        "diffusers' layout or a PEFT folder, of a language model a PEFT folder. Its rank must be `lora_rank`, and its "
+        "layers among `lora_targets`; its alpha may be another. The optimizer starts afresh.",
+        examples=["./loras/style.safetensors"],
+    )
+    use_dora: Annotated[Flag, RESULT] = Field(
+        default=False,
+        description="Train a magnitude for each output of a layer beside the update, which then only turns it "
+        "(weight-decomposed LoRA, Liu et al. 2024): nearer to full fine-tuning at low ranks, for a tenth to a half "
+        "more time and more memory. Not every program reads it: `raylora plan` says which do not.",
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from raylora.data.examples import ChatExample, Example, Found, Message, TextExam
 from raylora.data.reading import shown
 from raylora.errors import Problem, UserError
 from raylora.families.causal_lm import files, lr_prior
-from raylora.families.causal_lm.export.usage import text_usage, vllm_rank
+from raylora.families.causal_lm.export.usage import MERGED_ONLY, text_usage, vllm_rank
 from raylora.families.family import Family, Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.prompts import lines
 from raylora.lora import quantization
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from raylora.config.schema import TrainConfig
-    from raylora.families.base import Losses
+    from raylora.families.base import BaseModel, Losses
     from raylora.families.causal_lm.model import CausalLM
     from raylora.families.causal_lm.talk import Talk
     from raylora.families.causal_lm.tokenizer import ChatTokens
@@ -89,6 +91,7 @@ class CausalLMFamily(Family):
 
     def problems(self, config: TrainConfig) -> Iterable[Problem]:
         yield from quantization.problems(config)
+        yield from config.contradictions()
         try:
             lines(config)
         except UserError as error:
@@ -104,6 +107,29 @@ class CausalLMFamily(Family):
                     yield Problem(message, "", f"folders.{name}.{key}", "remove the key")
         for keys in (ImageDataKeys, ImageKeys):
             yield from foreign_keys(config, keys, "image models", instead)
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if config.init_from:
+            self._start(config)
+
+    def _start(self, config: TrainConfig) -> list[str]:
+        """See that `init_from` can be gone on from, as far as it is known before weights are read; gives notes.
+
+        Raises:
+            UserError: see `starting_point.py`.
+        """
+        from raylora.families.causal_lm.export.starting_point import check_start
+        from raylora.families.causal_lm.load import skeleton
+
+        return check_start(config, skeleton(self.model_files, self._settings), str(self.base_model))
+
+    def starting_point(self, config: TrainConfig, base: BaseModel) -> dict[str, torch.Tensor]:
+        if not config.init_from:
+            return {}
+        from raylora.families.causal_lm.export.starting_point import starting_point
+
+        return starting_point(config, base.model, base.updated(config))
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):
@@ -165,7 +191,12 @@ class CausalLMFamily(Family):
             tokens = self._tokens
         from raylora.families.causal_lm.rendering.usable import usable
 
-        return usable(tokens, found, self._longest(config))
+        read = usable(tokens, found, self._longest(config))
+        notes = [*read.notes, *_notes(config)]
+        if config.init_from:
+            with contextlib.suppress(UserError):  # which `check` tells of
+                notes += self._start(config)
+        return dataclasses.replace(read, notes=notes)
 
     def _longest(self, config: TrainConfig) -> int:
         """Tokens up to which a chat is read: `max_length`, or the places that the model knows if they are fewer."""
@@ -264,6 +295,12 @@ class CausalLMFamily(Family):
         return [
             f"vLLM refuses ranks above 16 unless it is told otherwise: start it with --max-lora-rank {vllm_rank(rank)}."
         ]
+
+
+def _notes(config: TrainConfig) -> Iterator[str]:
+    """What is to be known of the kind of adapter."""
+    if any(config.tried("use_dora")):
+        yield f"use_dora: {MERGED_ONLY}"
 
 
 def _as_text(messages: Sequence[tuple[str, str]]) -> str:

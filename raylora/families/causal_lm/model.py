@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -13,12 +14,13 @@ from raylora.config.schema import TrainConfig
 from raylora.data.examples import ChatExample, Example, TextExample
 from raylora.errors import UserError
 from raylora.families.base import Losses, Tensors
-from raylora.families.causal_lm.export.peft_targets import skeleton_of, without_refused
+from raylora.families.causal_lm.export.peft_targets import peft_targets, skeleton_of, without_refused
 from raylora.families.causal_lm.kernels.conv1d import replace_conv1d
 from raylora.families.causal_lm.kernels.linear_cross_entropy import head_loss
 from raylora.families.causal_lm.kernels.packed_attention import Layout
 from raylora.families.causal_lm.kernels.rms_norm import replace_rms_norms
 from raylora.families.causal_lm.lengths import dynamic_ropes, forget_lengths, positions, sharing
+from raylora.families.causal_lm.neftune import drawn, noisy_embeddings
 from raylora.families.causal_lm.probe import decoder_of, find_targets, probe
 from raylora.families.causal_lm.rendering.all_cores import MANY, AllCores
 from raylora.families.causal_lm.rendering.messages import more_of
@@ -35,7 +37,7 @@ class CausalLM:
 
     Encoded chats are `input_ids` (n,), int64, and `loss_mask` (n,), bool: True where the token is the assistant's; and
     `cut` (), int64: how many more of these there were beyond `max_length`. A row adds `count`: the number of tokens
-    with loss. A row's loss is their summed negative log-likelihood in nats.
+    with loss; and what `neftune.py` draws. A row's loss is their summed negative log-likelihood in nats.
     """
 
     fixed_pass_bytes = True
@@ -66,6 +68,7 @@ class CausalLM:
         self._sharing = sharing(model, self.max_length)
         self._ropes = dynamic_ropes(model)
         self._targets: dict[tuple[str, ...], list[str]] = {}
+        self._peft_targets = functools.cache(lambda found: peft_targets(found, skeleton_of(model)))
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
         """Notes for the person on how chats were read: a missing template, what of `encoded` is cut or not learnt."""
@@ -79,6 +82,19 @@ class CausalLM:
                 f"answers that are not learnt, as the chat template leaves out the thoughts before them: {bare}"
             )
         return told
+
+    def updated(self, config: TrainConfig) -> list[str]:
+        """The layers that `lora_targets` means; see `targets`, whose errors it raises.
+
+        Raises:
+            UserError: DoRA on layers that PEFT takes by their weights, where it knows none.
+        """
+        found = self.targets(config.lora_targets)
+        if config.use_dora and (weights := self._peft_targets(tuple(found)).parameters):
+            message = f"PEFT, by which the adapter is loaded, takes no DoRA for {weights[0]} of this architecture"
+            hint = "remove use_dora, or leave out such layers with a pattern as lora_targets"
+            raise UserError.one(message, where=self.where, key="use_dora", hint=hint)
+        return found
 
     def targets(self, which: str | Sequence[str]) -> list[str]:
         """Linear layers of the decoder: those of its attention, or all (`linear` and `all` are the same here), or some.
@@ -135,8 +151,8 @@ class CausalLM:
         return _row({"input_ids": ids, "loss_mask": mask, "cut": torch.tensor(0), "bare": torch.tensor(0)})
 
     def training_row(self, encoded: Tensors, config: TrainConfig, generator: torch.Generator) -> Tensors:
-        """The chat itself: nothing of it is random."""
-        return _row(encoded)
+        """The chat itself; what is random of it is noise on its embeddings, where that is wanted."""
+        return _row(encoded, drawn(config.neftune_noise_alpha, generator))
 
     def validation_rows(self, example: Example, encoded: Tensors) -> list[Tensors]:
         """The chat itself, once."""
@@ -168,7 +184,9 @@ class CausalLM:
         at = [row["loss_mask"][1:].nonzero().flatten() + start for row, start in zip(rows, starts, strict=False)]
         places = torch.cat(at)
         wanted = ids.flatten()[places + 1].to(self.device)
-        found = self._nll(ids.to(self.device), places, wanted, inputs)
+        model: Any = self.model
+        with noisy_embeddings(model.get_input_embeddings(), rows, self._sharing.in_sequence):
+            found = self._nll(ids.to(self.device), places, wanted, inputs)
         return _row_sums(found, torch.tensor([len(part) for part in at]))
 
     def _nll(self, ids: Tensor, places: Tensor, wanted: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -221,5 +239,6 @@ def _row_sums(numbers: Tensor, counts: Tensor) -> Tensor:
     return padded.view(len(counts), longest).sum(1)
 
 
-def _row(encoded: Tensors) -> Tensors:
-    return {**encoded, "count": encoded["loss_mask"][1:].sum().to(torch.float32)}
+def _row(encoded: Tensors, noise: Tensors | None = None) -> Tensors:
+    silent = drawn(None, torch.Generator()) if noise is None else noise
+    return {**encoded, **silent, "count": encoded["loss_mask"][1:].sum().to(torch.float32)}

@@ -17,7 +17,7 @@ from raylora.data.reading import few
 from raylora.errors import Problem, UserError
 from raylora.families.diffusion.base_files import describe
 from raylora.families.diffusion.base_files.model_files import ModelFiles
-from raylora.families.diffusion.export.usage import image_usage
+from raylora.families.diffusion.export.usage import adapter_notes, image_usage
 from raylora.families.diffusion.sizes import sizes
 from raylora.families.family import Layout, Prompt, Snippet, foreign_keys, unreadable_files
 from raylora.families.images.family import ImageFamily, asked, picture_info, prompt_problems
@@ -92,10 +92,7 @@ class DiffusionFamily(ImageFamily):
             message = "is for models that predict velocity: noise alone tells nothing of its noise"
             yield Problem(message, "", "zero_terminal_snr", "remove the key, or write prediction_type: v_prediction")
         yield from prompt_problems(config)
-        for key in ("lora_rank", "lora_targets"):
-            if config.init_from and config.sweep and key in config.sweep.space:
-                hint = "remove it from the space, or remove init_from"
-                yield Problem("cannot be tried: the LoRA of init_from has its own", "", f"sweep.space.{key}", hint)
+        yield from config.contradictions()
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)
@@ -113,7 +110,7 @@ class DiffusionFamily(ImageFamily):
         from raylora.families.diffusion.export.starting_point import starting_notes, starting_point
 
         base = self.meta_model(config, torch.float32)
-        targets = base.targets(config.lora_targets)
+        targets = base.updated(config)
         tensors = starting_point(config, base.model, targets)
         return tensors, starting_notes(config, tensors, targets)
 
@@ -156,7 +153,7 @@ class DiffusionFamily(ImageFamily):
         if config.init_from:
             with contextlib.suppress(UserError):  # which `check` tells of
                 started = self._start(config)[1]
-        return [*([cut] if long else []), *notes(images, sizes(files, config)), *started]
+        return [*([cut] if long else []), *notes(images, sizes(files, config)), *adapter_notes(config), *started]
 
     def data_info(self, config: TrainConfig, examples: Sequence[Example]) -> dict[str, str]:
         from raylora.families.diffusion.export.kohya import architecture

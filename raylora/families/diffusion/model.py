@@ -116,6 +116,10 @@ class DiffusionModel:
         self._encoders = Encoders(files, device, caption_tokens // 75)
         self._prediction_is_known = files.says_prediction
 
+    def updated(self, config: TrainConfig) -> list[str]:
+        """The layers that `lora_targets` means; see `targets`, whose errors it raises."""
+        return self.targets(config.lora_targets)
+
     def targets(self, which: str | Sequence[str]) -> list[str]:
         """Names of the modules that get a LoRA, in model order.
 

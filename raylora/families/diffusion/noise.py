@@ -10,9 +10,19 @@ from raylora.config.schema import TrainConfig
 
 
 def draw_timestep(config: TrainConfig, steps: int, generator: torch.Generator) -> Tensor:
-    """A timestep between those that `config` names: an integer, each as likely."""
+    """A timestep between those that `config` names, an integer: each as likely, or by a logit-normal distribution.
+
+    The latter is made of the same draw, by its quantiles, so that all that is drawn afterwards stays as it is.
+    """
     high = min(steps, config.max_timestep or steps)
-    return torch.randint(min(config.min_timestep, high - 1), high, (), generator=generator)
+    low = min(config.min_timestep, high - 1)
+    drawn = torch.randint(low, high, (), generator=generator)
+    if config.timestep_sampling != "logit_normal":
+        return drawn
+    # arXiv 2403.03206: the sigmoid of a normal variable.
+    normal = torch.special.ndtri((drawn.double() - low + 0.5) / (high - low))
+    share = torch.sigmoid(config.logit_mean + config.logit_std * normal)
+    return (low + (share * (high - low)).long()).clamp_max(high - 1)
 
 
 def multires_noise(noise: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from raylora.config.schema import TrainConfig
 from raylora.families.base import own_device
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.components import assemble, load_scheduler, load_texts, load_unet, load_vae
+from raylora.families.diffusion.export.loading import load_into
 from raylora.families.diffusion.sizes import sizes
 from raylora.families.diffusion.texts import TextEncoders
 from raylora.families.images import buckets
@@ -59,7 +60,7 @@ def generate(
             **parts,
         )
         if adapter is not None:
-            pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, local_files_only=True)
+            load_into(pipeline, adapter)
         pipeline.to(device)
         texts = TextEncoders(parts, config.caption_tokens // 75)
         images = []

@@ -21,6 +21,7 @@ def load_transformer(files: FlowFiles, dtype: torch.dtype, device: torch.device,
         import diffusers
 
         class_ = getattr(diffusers, files.architecture.transformer)
+        _pipeline_class(files)  # whose parts networks use: imported here, where libraries keep their advice
         if files.layout == "folder":
             model = _from_folder(class_, files, "transformer", dtype)
         else:
@@ -40,6 +41,7 @@ def meta_transformer(files: FlowFiles, dtype: torch.dtype) -> Any:
         import diffusers
 
         class_ = getattr(diffusers, files.architecture.transformer)
+        _pipeline_class(files)
         settings = files.settings("transformer")
         return translated(lambda: class_.from_config(settings), files, "transformer").to(dtype).eval()
 

@@ -84,6 +84,10 @@ class FlowFamily(ImageFamily):
         if config.max_timestep is not None and config.min_timestep >= config.max_timestep:
             yield Problem(f"no timestep lies from {config.min_timestep} to below it", "", "max_timestep", "raise it")
         yield from prompt_problems(config)
+        yield from config.contradictions()
+        if any(config.tried("use_dora")):
+            message = "no program but diffusers reads the magnitudes of DoRA of these models"
+            yield Problem(message, "", "use_dora", "remove the key")
 
     def fingerprint(self) -> str:
         with unreadable_files(self.base_model):

@@ -9,6 +9,8 @@ from raylora.errors import Problem
 
 #: What serves in their place, or why there is nothing.
 _UNUSED = {
+    "conv_rank": "they have no convolutions",
+    "conv_alpha": "they have no convolutions",
     "caption_tokens": "captions are read as far as the model reads them",
     "init_from": "a LoRA of these models cannot be gone on from yet",
     "prediction_type": "they predict velocities",

@@ -96,6 +96,10 @@ class FlowModel:
         frozen: nn.Module = transformer.requires_grad_(False).eval()
         return frozen
 
+    def updated(self, config: TrainConfig) -> list[str]:
+        """The layers that `lora_targets` means; see `targets`, whose errors it raises."""
+        return self.targets(config.lora_targets)
+
     def targets(self, which: str | Sequence[str]) -> list[str]:
         """Names of the linear layers that get a LoRA, in model order.
 

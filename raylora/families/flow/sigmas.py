@@ -13,17 +13,25 @@ VALIDATION_SIGMAS = tuple((stratum + 0.5) / TIMESTEPS for stratum in range(TIMES
 
 
 def draw_sigma(table: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """A level of the model's schedule, drawn by a logit-normal density (Esser et al. 2024), as diffusers' scripts do.
+    """A level of the model's schedule, by a logit-normal density (Esser et al. 2024) where nothing else is said.
+
+    So do diffusers' scripts. Other densities are made of the same draw, by its quantiles.
 
     Args:
         table: the levels of all timesteps, falling: (timesteps,). The model's shift is in them.
-        config: `min_timestep` and `max_timestep` bound the range, a thousand times a level.
+        config: `min_timestep` and `max_timestep` bound the range, a thousand times a level; `timestep_sampling`.
         generator: one number is drawn of it.
 
     Returns:
         The share of noise: a scalar.
     """
-    drawn = torch.sigmoid(torch.randn((), generator=generator, dtype=torch.float64))
+    normal = torch.randn((), generator=generator, dtype=torch.float64)
+    if config.timestep_sampling == "uniform":
+        drawn = torch.special.ndtr(normal)
+    elif config.timestep_sampling == "logit_normal":
+        drawn = torch.sigmoid(config.logit_std * normal - config.logit_mean)  # of a table that begins with noise
+    else:
+        drawn = torch.sigmoid(normal)
     kept = table[_inside(table, config)]
     return kept[min(int(float(drawn) * len(kept)), len(kept) - 1)]
 

@@ -23,8 +23,6 @@ GIB = 2**30
 #: Share of a device's memory, and least bytes, that are left alone: what the allocator loses between blocks, libraries'
 #: workspaces, and on a CPU all other programs.
 _RESERVE, _LEAST_RESERVE = 0.05, GIB // 2
-#: Copies of an adapter's parameters that its training holds: itself, its gradient, and AdamW's two moments.
-_COPIES = 4
 #: Factor for memory that operations use within themselves on a CPU, where only tensors are followed: up to 14% more by
 #: torch's profiler.
 _UNSEEN = 1.15
@@ -44,7 +42,7 @@ class Cost:
 
     Attributes:
         base: the frozen base model.
-        trial: a trial's adapter, gradient and AdamW moments.
+        trial: a trial's adapter, gradient and what its optimizer keeps.
         fixed: what a forward and backward pass takes at its peak whatever its rows.
         row: what each row of it adds, for the largest row there is.
     """
@@ -109,8 +107,9 @@ def cut(sizes: Sequence[int], most: int, capacity: int, padded: bool = True) -> 
 
 def trial_bytes(adapter: Adapter, dtype: torch.dtype) -> int:
     """Bytes of a trial's state; over a base model of another `dtype` a copy of its parameters is held too."""
-    copy = adapter.weights.numel() * dtype.itemsize if dtype != adapter.weights.dtype else 0
-    return _COPIES * adapter.weights.nbytes + copy
+    copy = dtype.itemsize if dtype != adapter.dtype else 0
+    kept = sum(rows.state.nbytes for rows in adapter.blocks)
+    return adapter.numel * (2 * adapter.dtype.itemsize + copy) + kept  # itself and its gradient; the optimizer's
 
 
 def model_bytes(model: nn.Module) -> int:
@@ -190,7 +189,7 @@ class MemoryBudget:
         if gpu and self._given:
             total = torch.cuda.get_device_properties(base.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, self.limit / total), base.device)
-        self._measured: dict[tuple[frozenset[str], bool], tuple[int, int, int]] = {}
+        self._measured: dict[tuple[frozenset[str], bool, bool], tuple[int, int, int]] = {}
         self._costs: dict[str, Cost] = {}
 
     def enter(self, trial: str, adapter: Adapter, lora: PackedLora) -> None:
@@ -230,7 +229,7 @@ class MemoryBudget:
 
     def _cost(self, adapter: Adapter, lora: PackedLora) -> Cost:
         trial = trial_bytes(adapter, self._base.dtype)
-        kind = frozenset(adapter.targets), adapter.dropout > 0
+        kind = frozenset(adapter.targets), adapter.dropout > 0, adapter.magnitude is not None
         rank, fixed, row = self._measured.get(kind, (0, 0, 0))
         if adapter.rank > 2 * rank:  # a rank's own share of a row is small
             fixed, row = measure(
@@ -238,7 +237,8 @@ class MemoryBudget:
                 self.limit - self._held - trial - sum(cost.trial for cost in self._costs.values()),
                 warm=self._base.device.type == "cuda",
             )
-            adapter.rows.grad.zero_()
+            for rows in adapter.blocks:
+                rows.grad.zero_()
             self._measured[kind] = adapter.rank, fixed, row
         return Cost(self._held, trial, fixed, row)
 

@@ -15,7 +15,6 @@ from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example
 from raylora.families.family import Family
 from raylora.lora.adapter import Adapter
-from raylora.lora.columns import lora_shapes
 from raylora.lora.packed import PackedLora
 from raylora.training.memory.budget import Cost, measure, pass_bytes, trial_bytes
 from raylora.training.settings import lora_settings
@@ -48,9 +47,9 @@ def without_numbers() -> Iterator[None]:
 
 def _estimate(family: Family, config: TrainConfig, examples: Sequence[Example], dtype: torch.dtype) -> Cost:
     base = family.meta_model(config, dtype)
-    targets = base.targets(config.lora_targets)
+    targets = base.updated(config)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    adapter = Adapter(lora_shapes(base.model, targets, config.lora_rank), lora_settings(config), base.device, exact)
+    adapter = Adapter(base.model, targets, lora_settings(config), base.device, exact)
     lora = PackedLora(base.model, dtype)
     lora.attach(targets)
     row = base.largest_row(examples)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylora.config.fields import number
+from raylora.config.keys.optimizer import BY_MEMORY
 from raylora.config.schema import TrainConfig
 from raylora.config.space import LISTS
 from raylora.gpus import memory_gib
@@ -89,6 +90,17 @@ def largest(config: TrainConfig, sweep: SweepConfig | None) -> TrainConfig:
     for key in ("lora_rank", "lora_dropout", "batch_size"):
         if sweep and (domain := sweep.space.get(key)):
             most[key] = max(map(number, domain.values)) if domain.kind in LISTS else domain.bounds[1]
+    if sweep and (domain := sweep.space.get("optimizer")):
+        most["optimizer"] = max(map(str, domain.values), key=BY_MEMORY.index)
+    if sweep and (domain := sweep.space.get("ema_decay")) and any(domain.values):
+        most["ema_decay"] = next(filter(None, domain.values))
+    if sweep and (domain := sweep.space.get("conv_rank")):
+        as_others = most.get("lora_rank", config.lora_rank)
+        most["conv_rank"] = max(number(as_others if value is None else value) for value in domain.values)
+    if sweep and (domain := sweep.space.get("use_dora")):
+        most["use_dora"] = True in domain.values
+    if sweep and (domain := sweep.space.get("init_lora_weights")):  # PiSSA holds what it started with, too
+        most["init_lora_weights"] = max(domain.values, key=lambda value: value != "default")
     if sweep and (domain := sweep.space.get("lora_targets")):
         words = {str(value) if value in WORDS else "all" for value in domain.values}  # a pattern means some of all
         most["lora_targets"] = max(words, key=WORDS.index)

@@ -42,6 +42,7 @@ def test_plan_says_what_would_be_made_where(sim: Simulator, tmp_path: Path, caps
 def wrong_password(sim: Simulator, folder: Path) -> dict[str, Any]:
     other = folder / "other.password"
     other.write_text("not it")
+    other.chmod(0o600)
     return {"vcenter": vcenter_of(sim, folder, password_file=str(other))}
 
 

@@ -90,9 +90,24 @@ def test_up_gives_up_with_the_words_of_the_head(
     assert kept is not None and len(kept.token) == 64, "whenever it dies, the token is not lost"
     token = json.dumps(sim.vm("cats-head")["extraConfig"])
     assert kept.token not in token, "packed"
+    assert "guestinfo.userdata" not in sim.vm("cats-head")["extraConfig"], "what it was told has a password in it"
     connection.forget("cats")
     assert exit_code(["cluster", "up", str(path)]) == 2
     assert "its token is not on this machine" in capsys.readouterr().err
+    assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
+
+
+def test_secrets_that_cannot_be_blotted_out_are_told(
+    sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raylora.cluster.commands.up_down._answering", lambda *_: "10.0.0.5")
+    path = in_simulator(sim, tmp_path)
+    sim.fault("ReconfigVM_Task", kind="soap_fault", fault="NoPermission")
+    assert exit_code(["cluster", "up", str(path)]) == 0
+    assert "note: guestinfo.userdata of the head still holds the vCenter's password" in capsys.readouterr().err
+    assert "guestinfo.userdata" in sim.vm("cats-head")["extraConfig"]
+    assert exit_code(["cluster", "up", str(path)]) == 0, "and the next up does it"
+    assert "guestinfo.userdata" not in sim.vm("cats-head")["extraConfig"]
     assert exit_code(["cluster", "down", str(path), "--yes"]) == 0
 
 
@@ -113,6 +128,7 @@ def test_a_head_that_runs_is_handed_a_changed_configuration(
         text = user_data.unpacked_config(sim.vm("cats-head")["extraConfig"]["raylora.config"])
         return dict(json.loads(text))
 
+    assert "guestinfo.userdata" not in sim.vm("cats-head")["extraConfig"], "it has joined"
     before = follows()
     capsys.readouterr()
     sim.reset_calls()

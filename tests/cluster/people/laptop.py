@@ -37,14 +37,24 @@ def undisturbed(config: TrainConfig, cache: Path, every: int) -> list[dict[str, 
         trainer.close()
 
 
-class Command:
-    """A `raylora` command on somebody's laptop."""
+#: Hides a folder from a command, which sees an empty file system in its place.
+HIDING = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
 
-    def __init__(self, folder: Path, *words: str) -> None:
+
+class Command:
+    """A `raylora` command on somebody's laptop.
+
+    Args:
+        folder: where it runs.
+        words: the command.
+        hidden: a folder that the laptop does not have.
+    """
+
+    def __init__(self, folder: Path, *words: str, hidden: Path | None = None) -> None:
         self.words = words
         self.errors = folder / f"{words[0]}-{os.urandom(3).hex()}.log"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "raylora", *words],
+            [*([*HIDING, hidden] if hidden else []), sys.executable, "-m", "raylora", *words],
             cwd=folder,
             env={**os.environ, "XDG_CONFIG_HOME": str(folder / "home"), "RAY_worker_niceness": "0"},
             stdin=subprocess.DEVNULL,

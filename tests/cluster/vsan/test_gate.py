@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyVmomi import vim
 
 from raylora.cli import exit_code
 from raylora.cluster.commands import connection, job
 from raylora.cluster.commands.connection import Connection
 from raylora.cluster.commands.plan import look_at_gate
 from raylora.cluster.config import load_cluster_config
-from raylora.cluster.vsan import machines
+from raylora.cluster.vsan import answers, machines
 from raylora.cluster.vsan.asked import asked
 from raylora.cluster.vsan.finding import Finding, lines
+from raylora.cluster.vsan.spbm import Policy, policies
+from raylora.cluster.vsphere.session import VCenter
 from raylora.errors import UserError
 from tests.cluster import sites
 from tests.cluster.commands.head import TOKEN, serving
@@ -43,6 +46,11 @@ def healthy(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def gate(sim: Simulator, folder: Path, **changes: Any) -> list[Finding]:
     return look_at_gate(load_cluster_config(sites.in_simulator(sim, folder, **changes)))
+
+
+def policies_of(sim: Simulator, folder: Path) -> list[Policy]:
+    with VCenter(load_cluster_config(sites.in_simulator(sim, folder)).vcenter, patience=20.0) as vcenter:
+        return policies(vcenter)
 
 
 def share(used: float, quota: str = "100GB") -> Callable[[Simulator], None]:
@@ -152,6 +160,13 @@ def test_machines_are_looked_at(sim: Simulator, tmp_path: Path, monkeypatch: pyt
         assert (line.level, line.object) == ("good", "1 workers")
         (line,) = machines.encryption(vcenter, config, [node])
         assert (line.level, line.object) == ("refusal", worker), "it was made before the policy asked for it"
+        assert list(machines.encryption(vcenter, config.model_copy(update={"storage_policy": None}), [node])) == []
+        sim.vm_state(worker, "loosen")
+        (line,) = machines.swap(vcenter, config, [node])
+        assert (line.level, line.object) == ("warning", worker) and "swap file" in line.message
+        sim.vm_state(worker, "encrypt")
+        (line,) = machines.encryption(vcenter, config, [node])
+        assert (line.level, line.object, line.message) == ("good", "1 machines", "they are encrypted")
         failed = dataclasses.replace(node, note="failed: the shared folder /srv/raylora is not there")
         assert [each.level for each in machines.shared_folder(config, [failed])] == ["warning"]
         head = dataclasses.replace(failed, type="head")
@@ -161,10 +176,27 @@ def test_machines_are_looked_at(sim: Simulator, tmp_path: Path, monkeypatch: pyt
         assert (line.level, line.message) == ("good", "/srv/raylora was mounted and could be written to")
         monkeypatch.setattr(vcenter, "_ahead", vcenter._ahead + 30.0)
         assert [each.level for each in machines.clocks(vcenter, config)] == ["warning"]
-        monkeypatch.setattr(vcenter, "_ahead", vcenter._ahead - 330.0)
+        monkeypatch.setattr(vcenter, "_ahead", vcenter._ahead - 340.0)
         (line,) = machines.clocks(vcenter, config)
         assert (line.level, line.message) == ("refusal", "its clock is 5 min behind this machine's")
         assert nodes.remove_all(20) == []
+
+
+def test_the_share_s_policy_is_compared(sim: Simulator, tmp_path: Path) -> None:
+    """Through the simulator with a share that has none; with one, in vSAN's own types (govmomi's cannot carry it)."""
+    share(10)(sim)
+    other = "it has another policy than shared_storage_policy"
+    wanted = {"shared_export": EXPORT, "shared_storage_policy": policies_of(sim, tmp_path)[0].name}
+    told = [each for each in gate(sim, tmp_path, **wanted) if each.message == other]
+    assert [(each.level, each.what, each.object) for each in told] == [("warning", "shared folder", "raylora")]
+    assert [each for each in gate(sim, tmp_path, shared_export=EXPORT) if each.message == other] == []
+    config = vim.vsan.FileShareConfig(
+        name="raylora", storagePolicy=vim.vm.DefinedProfileSpec(profileId="aa6d5a82-1c88-45da-85d3-3d74b91a5bad")
+    )
+    runtime = vim.vsan.FileShareRuntimeInfo(accessPoints=[vim.KeyValue(key="NFSv4.1", value=EXPORT)], usedCapacity=1)
+    result = vim.vsan.FileShareQueryResult(fileShares=[vim.vsan.FileShare(config=config, runtime=runtime)])
+    for profile, levels in [("aa6d5a82-1c88-45da-85d3-3d74b91a5bad", ["good"]), ("other", ["good", "warning"])]:
+        assert [each.level for each in answers.share(EXPORT, result, profile)] == levels
 
 
 def test_the_head_s_clock(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,12 @@ def test_cut_weights_are_told(model: Path, keep: int) -> None:
     assert str(weights) in problems_of(model)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_json_that_is_none_is_told_before_anything_is_loaded(model: Path, name: str) -> None:
+    (model / name).write_text("")
+    assert f"{model / name}: base_model: is not valid JSON" in problems_of(model)
+
+
 def test_a_git_lfs_pointer_is_recognised(model: Path) -> None:
     (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
     assert "git lfs pull" in problems_of(model)

@@ -126,7 +126,7 @@ def test_nothing_is_random_and_validation_is_one_row(tmp_path: Path) -> None:
     (row,) = model.validation_rows(example, encoded)
     training = model.training_row(encoded, config_of(tmp_path), torch.Generator())
     assert row.keys() == training.keys() == model.largest_row([example]).keys()
-    assert row.keys() == {"input_ids", "loss_mask", "cut", "bare", "count"}
+    assert row.keys() == {"input_ids", "loss_mask", "cut", "bare", "count", "noise", "noise_seed"}
     assert all(torch.equal(row[key], training[key]) for key in row)
     assert float(row["count"]) == float(encoded["loss_mask"].sum())
     assert model.shape_key(encoded) == model.shape_key(model.encode(chats(2))[1])

@@ -25,6 +25,25 @@ def test_timesteps_lie_between_those_that_are_named() -> None:
     assert int(draw_timestep(recipe(min_timestep=999, max_timestep=5), 1000, seeded(0))) == 4
 
 
+def test_a_bell_of_timesteps_is_made_of_the_same_draw() -> None:
+    def drawn(**values: Any) -> torch.Tensor:
+        settings = recipe(timestep_sampling="logit_normal", **values)
+        return torch.tensor([int(draw_timestep(settings, 1000, seeded(n))) for n in range(2000)])
+
+    even, narrow, noisy = drawn(), drawn(logit_std=0.1), drawn(logit_mean=2.0)
+    assert int(even.min()) >= 0 and int(even.max()) <= 999
+    assert float((even / 1000).double().logit(1e-4).mean()) == pytest.approx(0.0, abs=0.1)
+    assert float((even / 1000).double().logit(1e-4).std()) == pytest.approx(1.0, abs=0.1)
+    assert float(narrow.double().std()) < 30 and abs(float(narrow.double().mean()) - 500) < 5
+    assert float(noisy.double().mean()) > 800
+    within = drawn(min_timestep=300, max_timestep=600)
+    assert int(within.min()) >= 300 and int(within.max()) < 600
+    one, other = seeded(3), seeded(3)
+    draw_timestep(recipe(), 1000, one)
+    draw_timestep(recipe(timestep_sampling="logit_normal"), 1000, other)
+    assert torch.equal(torch.randn(4, generator=one), torch.randn(4, generator=other))
+
+
 def test_noise_of_several_resolutions_is_smoother_and_as_strong() -> None:
     noise = torch.randn(4, 64, 64, generator=seeded(0))
     settings = recipe(multires_noise_iterations=8, multires_noise_discount=0.8)
@@ -63,6 +82,7 @@ RECIPES: list[dict[str, Any]] = [
     {"ip_noise_gamma": 0.3},
     {"multires_noise_iterations": 6},
     {"min_timestep": 900},
+    {"timestep_sampling": "logit_normal", "logit_mean": 1.0},
     {"noise_offset": 0.5},
 ]
 
@@ -78,6 +98,6 @@ def test_trials_of_all_recipes_share_a_pass_and_none_sees_another(root: Path) ->
     plain = rows[0]
     for row, values in zip(rows[1:], RECIPES[1:], strict=True):
         same = {name for name in plain if torch.equal(plain[name], row[name])}
-        assert ("timestep" in same) == ("min_timestep" not in values)
+        assert ("timestep" in same) == (not {"min_timestep", "timestep_sampling"} & set(values))
         assert ("noise" in same) == (not {"multires_noise_iterations", "noise_offset"} & set(values))
         assert ("perturbed" in same) == ("noise" in same and "ip_noise_gamma" not in values)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,3 +138,13 @@ def save_original_sd3(state: dict[str, torch.Tensor], path: Path) -> Path:
     original |= {name: torch.cat([parts[at] for at in sorted(parts)]) for name, parts in fused.items()}
     save_file({f"model.diffusion_model.{name}": t.contiguous() for name, t in original.items()}, path)
     return path
+
+
+@pytest.mark.slow
+def test_a_plan_says_nothing_but_its_own_words(flows: Path, tmp_path: Path) -> None:
+    """Pipelines import image processors that tell of packages which are not there."""
+    lines = [f"base_model: {flows / 'flux'}", f"train_data_dir: {flows / 'data'}", "resolution: 16"]
+    (tmp_path / "c.yaml").write_text("\n".join([*lines, f"output_dir: {tmp_path / 'out'}"]))
+    command = [sys.executable, "-m", "raylora", "plan", str(tmp_path / "c.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    assert "[transformers]" not in done.stderr and "torchvision" not in done.stdout + done.stderr

@@ -117,6 +117,18 @@ def test_levels_are_drawn_from_the_shifted_schedule(flows: Path) -> None:
     drawn = torch.stack([draw_sigma(table, settings, seeded(number)) for number in range(400)])
     assert all(bool((table == level).any()) for level in drawn)
     assert 0.7 < float(drawn.median()) < 0.8  # the middle of the table, u = 1/2, is 3/4 under a shift of 3
+    densities = {
+        "uniform": {"timestep_sampling": "uniform"},
+        "same": {"timestep_sampling": "logit_normal"},
+        "noisy": {"timestep_sampling": "logit_normal", "logit_mean": 2.0},
+        "narrow": {"timestep_sampling": "logit_normal", "logit_std": 0.1},
+    }
+    by = {
+        name: torch.stack([draw_sigma(table, settings.with_values(own), seeded(number)) for number in range(400)])
+        for name, own in densities.items()
+    }
+    assert torch.equal(by["same"], drawn) and float(by["noisy"].median()) > 0.9
+    assert 4 * float(by["narrow"].std()) < float(drawn.std()) < float(by["uniform"].std())
     few = settings.with_values({"min_timestep": 300, "max_timestep": 400})
     low = torch.stack([draw_sigma(table, few, seeded(number)) for number in range(50)])
     assert float(low.min()) >= 0.3 and float(low.max()) < 0.4

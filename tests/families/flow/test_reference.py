@@ -71,7 +71,7 @@ def plain_loop(path: Path, name: str, bench: Lab, trial: TrainConfig, start: Ten
     with torch.no_grad():
         for key, weight in learned.items():
             weight.copy_(start[key])
-    betas = (trial.adam_beta1, trial.adam_beta2)
+    betas = trial.betas
     optimizer = torch.optim.AdamW(
         learned.values(), lr=trial.learning_rate, betas=betas, eps=trial.adam_epsilon, weight_decay=trial.weight_decay
     )

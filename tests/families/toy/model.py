@@ -18,6 +18,7 @@ class Sum:
 
     id: str
     numbers: tuple[float, ...]
+    repeats: int = 1
 
     @property
     def group(self) -> str:
@@ -37,7 +38,7 @@ class ToyModel:
         self.model: nn.Module = layers.to(dtype).requires_grad_(False).eval()
         self.device, self.dtype, self.fingerprint = device, dtype, f"toy-{fingerprint}"
 
-    def targets(self, which: str) -> list[str]:
+    def updated(self, config: Any) -> list[str]:
         return ["0", "2"]
 
     def encode(self, examples: Sequence[Any]) -> list[Tensors]:

@@ -13,18 +13,32 @@ from typing import Any
 
 import torch
 
+from raylora.config.keys.optimizer import HABITS
+from raylora.lora.adapter import Adapter
 from raylora.training.pack import Pack
 from tests.families.loading import load
 from tests.training.device.simulated_device import Counts, counted, simulated_device
 from tests.training.fixtures import FAMILIES, Lab, lab, variants
 from tests.training.test_numerics import TRIALS, staggered
 
-TARGETS = ("attention", "linear", "all")
+#: Values of packs of equal trials.
+KINDS: dict[str, dict[str, object]] = {
+    **{targets: {"lora_targets": targets} for targets in ("attention", "linear", "all")},
+    "DoRA": {"lora_targets": "all", "use_dora": True},
+    **{name: {"lora_targets": "attention", "optimizer": name} for name in HABITS if name != "adamw"},
+    "averaged": {"lora_targets": "attention", "ema_decay": 0.9, "lora_plus_ratio": 4.0},
+    "DoRA by Prodigy": {"lora_targets": "attention", "use_dora": True, "optimizer": "prodigy"},
+}
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The relative difference of two tensors."""
     return float((ours - theirs).norm() / theirs.norm())
+
+
+def furthest(ours: Adapter, theirs: Adapter) -> float:
+    """The largest relative difference of two adapters' tensors."""
+    return max(apart(*pair) for pair in zip(ours.tensors().values(), theirs.tensors().values(), strict=True))
 
 
 def itself(device: torch.device) -> dict[str, Any]:
@@ -55,14 +69,17 @@ def learnt(here: Lab, there: Lab) -> dict[str, float]:
     """How far apart losses and weights are that trials learn on the CPU and on the device."""
     found = {}
     kinds = {"ranks differ": TRIALS[1:3], "alike": [{**TRIALS[1], "seed": seed} for seed in (1, 2)]}
+    kinds["optimizers"] = [{**TRIALS[1], "optimizer": name, "learning_rate": None} for name in HABITS]
     kinds["dropout"] = [{**values, "lora_dropout": 0.3} for values in TRIALS[1:3]]
+    kinds["DoRA"] = [{**TRIALS[2], "use_dora": True, "conv_rank": 2}, {**TRIALS[1], "use_dora": True}]
     for kind, trials in kinds.items():
         configs = variants(here.config, [{**values, "max_steps": 3, "lora_targets": "all"} for values in trials])
         on_cpu, on_device = staggered(here, configs), staggered(there, configs)
         for name, member in on_cpu.done.items():
             losses = torch.tensor([on_cpu.losses[name], on_device.losses[name]], dtype=torch.float64)
-            pairs = zip(on_device.done[name].adapter.tensors().values(), member.adapter.tensors().values(), strict=True)
-            found[f"{kind}: {name}"] = max(apart(losses[1], losses[0]), *(apart(*pair) for pair in pairs))
+            found[f"{kind}: {name}"] = max(
+                apart(losses[1], losses[0]), furthest(on_device.done[name].adapter, member.adapter)
+            )
     return found
 
 
@@ -82,7 +99,7 @@ def resumed(here: Lab, there: Lab) -> float:
         moved.join("a", config, Path(folder) / "saved")
     for pack in (moved, whole):
         pack.step()
-    return apart(moved.members["a"].adapter.weights, whole.members["a"].adapter.weights)
+    return furthest(moved.members["a"].adapter, whole.members["a"].adapter)
 
 
 def diverged(there: Lab) -> dict[str, Any]:
@@ -94,8 +111,7 @@ def diverged(there: Lab) -> dict[str, Any]:
     return {
         "statuses": [together.done[name].status for name in "012"],
         "apart": max(
-            apart(together.done[one].adapter.weights.cpu(), without.done[other].adapter.weights.cpu())
-            for one, other in (("0", "0"), ("2", "1"))
+            furthest(together.done[one].adapter, without.done[other].adapter) for one, other in (("0", "0"), ("2", "1"))
         ),
     }
 
@@ -106,17 +122,17 @@ def asked(there: Lab) -> dict[str, Any]:
     train = [encoded for encoded in there.data.train if there.base.shape_key(encoded) == shape]
     data = dataclasses.replace(there.data, train=train)
     found = {}
-    for targets in TARGETS:
+    for kind, values in KINDS.items():
         for size in (1, 8):
             pack = Pack(there.base, data)
             for seed in range(size):
-                pack.join(str(seed), there.config.with_values({"lora_targets": targets, "seed": seed}))
+                pack.join(str(seed), there.config.with_values({**values, "seed": seed}))
             pack.step()
             with counted() as step:
                 pack.step()
             with counted() as validation:
                 pack.validate("0")
-            found[f"{targets} {size}"] = {**summary(step), "validation": validation.synchronisations}
+            found[f"{kind} {size}"] = {**summary(step), "validation": validation.synchronisations}
     return found
 
 

@@ -64,7 +64,10 @@ def trained(pack: Pack, configs: Sequence[TrainConfig]) -> dict[str, tuple[float
             if member.status == "finished":
                 pack.validate(name)
                 pack.leave(name)
-                done[name] = member.loss_sum, member.adapter.weights.detach()
+                done[name] = (
+                    member.loss_sum,
+                    torch.cat([tensor.flatten() for tensor in member.adapter.tensors().values()]),
+                )
     return done
 
 
@@ -81,7 +84,7 @@ def test_a_low_limit_is_kept_and_changes_no_result(family: str) -> None:
     configs = variants(bench.config, TRIALS)
     roomy = trained(Pack(bench.base, bench.data), configs)
     lora, adapter, row, _ = largest_pass(bench, lora_rank=8)
-    trials = sum(4 * 2 * adapter.weights.nbytes * rank // 8 for rank in (2, 4, 8))  # it is of float32, they of float64
+    trials = sum(4 * 2 * adapter.nbytes * rank // 8 for rank in (2, 4, 8))  # it is of float32, they of float64
     room = pass_bytes(bench.base, lora, adapter, row, 3)
     limit = model_bytes(bench.base.model) + trials + room
     pack = limited(bench, limit)
@@ -96,7 +99,7 @@ def test_a_low_limit_is_kept_and_changes_no_result(family: str) -> None:
 def test_trials_that_join_are_counted_in(family: str) -> None:
     bench = lab(family, torch.float32)
     lora, adapter, row, settings = largest_pass(bench, lora_rank=8)
-    base, trial = model_bytes(bench.base.model), 4 * adapter.weights.nbytes
+    base, trial = model_bytes(bench.base.model), 4 * adapter.nbytes
     pack = limited(bench, base + 3 * trial + pass_bytes(bench.base, lora, adapter, row, 1) + 1000)
     rows = []
     for name in "abc":
@@ -144,7 +147,7 @@ def test_a_trial_without_room_waits_until_another_has_left(tmp_path: Path) -> No
     bench = lab("causal_lm", torch.float32)
     settings = bench.config.with_values({"batch_size": 2, "max_steps": 8, "lora_rank": 8})
     lora, adapter, row, _ = largest_pass(bench, lora_rank=8)
-    trial = 4 * adapter.weights.nbytes
+    trial = 4 * adapter.nbytes
     limit = model_bytes(bench.base.model) + 2 * trial + pass_bytes(bench.base, lora, adapter, row, 1) + 1000
     owner = trainer(tmp_path / "events.jsonl", limit)
     try:

@@ -14,7 +14,9 @@ from tests.training.memory.passes import CPU, largest_pass
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"gradient_checkpointing": True}, {"lora_dropout": 0.1, "lora_targets": "all"}], ids=str
+    "values",
+    [{}, {"gradient_checkpointing": True}, {"lora_dropout": 0.1, "lora_targets": "all"}, {"use_dora": True}],
+    ids=str,
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_estimate_without_weights_agrees_with_the_measurement(family: str, values: dict[str, object]) -> None:
@@ -26,5 +28,5 @@ def test_an_estimate_without_weights_agrees_with_the_measurement(family: str, va
     lora, adapter, row, _ = largest_pass(bench, **values)
     fixed, per_row = measure(lambda rows: pass_bytes(bench.base, lora, adapter, row, rows), GIB)
     assert expected.base == model_bytes(bench.base.model)
-    assert expected.trial == 4 * adapter.weights.nbytes
+    assert expected.trial == 4 * adapter.nbytes
     assert expected.fixed + 3 * expected.row == pytest.approx(fixed + 3 * per_row, rel=0.35)

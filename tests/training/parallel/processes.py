@@ -71,10 +71,10 @@ def _process(rank: int, folder: Path, runs: dict[str, Run], worlds: Sequence[int
                 pace.settle()
             one = trained(run, folder / f"cache-{world}", workers)
             pack = one.pop("pack")
-            pack.save("one", folder / f"{name}-{world}-{rank}")
-            pack.members["one"].adapter.weights[0, 0] += rank * 1e-9
+            pack.take("one")
+            pack.members["one"].adapter.blocks[0].weights[0, 0] += rank * 1e-9
             try:
-                pack.save("one", folder / "never")
+                pack.take("one")
             except DivergedError as error:
                 one["told"] = str(error)
             found[f"{name}-{world}"] = one

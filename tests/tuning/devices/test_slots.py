@@ -109,6 +109,13 @@ def test_the_largest_trial_counts() -> None:
     }
     largest = slots.largest(config("causal_lm"), SweepConfig.model_validate({"space": space}))
     assert (largest.lora_rank, largest.batch_size, largest.lora_targets) == (64, 8, "all")
+    kinds = {
+        "conv_rank": Domain(kind="choice", values=(None, 4)),
+        "use_dora": Domain(kind="choice", values=(False, True)),
+        "init_lora_weights": Domain(kind="choice", values=("default", "pissa")),
+    }
+    largest = slots.largest(config("diffusion"), SweepConfig.model_validate({"space": {**space, **kinds}}))
+    assert (largest.conv_rank, largest.use_dora, largest.init_lora_weights) == (64, True, "pissa")
 
 
 def test_slots_never_exceed_trials_or_memory() -> None:
@@ -155,8 +162,12 @@ def test_trainers_of_a_machine_use_all_cores_and_half_its_memory_for_base_models
 @pytest.mark.parametrize("family", ["diffusion", "causal_lm"])
 def test_a_plan_tells_what_each_card_takes(family: str) -> None:
     sweep = SweepConfig.model_validate({"space": {"lora_rank": [4, 8, 16]}, "trials": 3})
-    plan = make_plan(config(family), sweep)
+    kind = {"use_dora": True, **({"conv_rank": 2, "lora_targets": "all"} if family == "diffusion" else {})}
+    plan = make_plan(config(family).with_values(kind), sweep)
     lines = plan.text().splitlines()
+    (lora,) = [line for line in lines if line.startswith("LoRA")]
+    assert re.search(r"alpha 16, (of convolutions 2 and 16, )?DoRA, on (all|linear) layers$", lora)
+    assert any(line.startswith("note: use_dora: ") and "--layout merged" in line for line in lines)
     start = next(number for number, line in enumerate(lines) if line.startswith("memory"))
     assert lines[start].split("  ")[0] == "memory"
     assert lines[start].endswith("rows at once  slots")

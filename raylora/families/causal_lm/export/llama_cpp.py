@@ -30,9 +30,12 @@ def export_adapter(path: Path, tensors: Mapping[str, Tensor], config: TrainConfi
     """Write an adapter as the GGUF file that `llama-cli --lora` takes.
 
     Raises:
-        UserError: something else than an adapter lies at `path`; the converter is not there, or it refuses the adapter;
-            the base model is gone; no room to write.
+        UserError: it is one of DoRA; something else than an adapter lies at `path`; the converter is not there, or it
+            refuses the adapter; the base model is gone; no room to write.
     """
+    if config.use_dora:
+        hint = "merge it into the model: --layout merged-gguf"
+        raise UserError.one("llama.cpp's adapters have no place for the magnitudes of DoRA", key="use_dora", hint=hint)
     if path.exists() and not _is_adapter(path):
         check_replaces_nothing(path)
     script = converter(_ADAPTER)

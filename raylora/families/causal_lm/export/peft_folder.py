@@ -16,10 +16,17 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.causal_lm.export.ollama import modelfile
 from raylora.families.causal_lm.export.peft_targets import peft_targets
-from raylora.families.causal_lm.export.usage import auto_class, llama_cpp_commands, load_arguments, vllm_command
+from raylora.families.causal_lm.export.usage import (
+    MERGED_ONLY,
+    auto_class,
+    llama_cpp_commands,
+    load_arguments,
+    vllm_command,
+)
 from raylora.families.causal_lm.files import check
 from raylora.families.causal_lm.load import load_tokenizer, read_config, skeleton
 from raylora.files import write_folder_atomically
+from raylora.lora.updates import updates
 
 _CONFIG = "adapter_config.json"
 
@@ -33,8 +40,9 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
 
     Args:
         folder: where to; its parents are made.
-        tensors: `<module>.lora_A.weight` (r, in) and `<module>.lora_B.weight` (out, r).
-        config: the trial's; gives rank, alpha and rsLoRA.
+        tensors: `<module>.lora_A.weight` (r, in) and `<module>.lora_B.weight` (out, r), with DoRA
+            `<module>.lora_magnitude_vector` (out,).
+        config: the trial's; gives rank, alpha, rsLoRA and DoRA.
         base_model: the base model's path, written down as it is given.
 
     Returns:
@@ -47,7 +55,7 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
     from peft import LoraConfig
     from transformers import GenerationConfig
 
-    trained = _modules(tensors, config.lora_rank)
+    trained = _modules(tensors, config)
     files = check(Path(base_model))
     configured = read_config(files)
     tokens = load_tokenizer(files, configured)
@@ -57,13 +65,15 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
         hint = "choose another output_dir, or move it away"
         raise UserError.one("there is something else that is no adapter", where=str(folder), hint=hint)
 
-    alpha, shrink = _whole_alpha(config.scale * config.lora_rank)
+    rank = config.exported_rank(config.lora_rank)
+    alpha, shrink = _whole_alpha(config.scale * rank)
     lora = LoraConfig(
-        r=config.lora_rank,
+        r=rank,
         lora_alpha=alpha,
         # what is exported is not trained on; and PEFT takes no dropout for a weight that is named as a parameter
         lora_dropout=0.0 if targets.parameters else config.lora_dropout,
         bias="none",
+        use_dora=config.use_dora,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_model,
         inference_mode=True,
@@ -86,7 +96,7 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
         tokens.tokenizer.save_pretrained(partial)
         generation.save_pretrained(partial)
         _write(partial / "Modelfile", modelfile(tokens, _seen_from(folder, base_model)))
-        _write(partial / "README.md", _readme(folder.name, base_model, config.lora_rank))
+        _write(partial / "README.md", _readme(folder.name, base_model, config))
         if Path(base_model).is_file():  # llama.cpp's converter asks for the base model's config.json
             (partial / "base").mkdir()
             settings = {**configured.to_dict(), "architectures": [type(make()).__name__]}
@@ -109,16 +119,15 @@ def _whole_alpha(alpha: float) -> tuple[int, float]:
     return math.ceil(alpha), alpha / math.ceil(alpha)
 
 
-def _modules(tensors: Mapping[str, Tensor], rank: int) -> list[str]:
-    modules = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
-    wanted = {f"{name}.lora_{letter}.weight" for name in modules for letter in "AB"}
-    if not modules or wanted != set(tensors):
-        raise ValueError(f"not pairs of lora_A and lora_B: {sorted(wanted ^ set(tensors))[:3]}")
-    for name in modules:
-        ranks = tensors[f"{name}.lora_A.weight"].shape[0], tensors[f"{name}.lora_B.weight"].shape[1]
+def _modules(tensors: Mapping[str, Tensor], config: TrainConfig) -> list[str]:
+    found, rank = updates(tensors), config.exported_rank(config.lora_rank)
+    for name, update in found.items():
+        ranks = update.a.shape[0], update.b.shape[1]
         if ranks != (rank, rank):
             raise ValueError(f"{name} has ranks {ranks}, the configuration {rank}")
-    return modules
+        if (update.magnitude is not None) != config.use_dora:
+            raise ValueError(f"{name}: magnitudes are of DoRA, and of nothing else")
+    return sorted(found)
 
 
 def _sort_targets(path: Path) -> None:
@@ -134,15 +143,15 @@ def _seen_from(folder: Path, base_model: str) -> str:
     return str(base) if base.is_absolute() else os.path.relpath(base, folder)
 
 
-def _readme(name: str, base_model: str, rank: int) -> str:
+def _readme(name: str, base_model: str, config: TrainConfig) -> str:
     convert, run = llama_cpp_commands(base_model, name, name)
     loaded = f"{auto_class(base_model)}.from_pretrained({load_arguments(base_model)})"
-    return (
-        f"# {name}: a LoRA adapter for {base_model}\n\n"
-        f"- PEFT: `PeftModel.from_pretrained({loaded}, {name!r})`\n"
-        f"- vLLM: `{vllm_command(base_model, name, name, rank)}`\n"
-        f"- llama.cpp: `{convert}`, then `{run}`\n"
+    served = (
+        f"vLLM: `{vllm_command(base_model, name, name, config.exported_rank(config.lora_rank))}`",
+        f"llama.cpp: `{convert}`, then `{run}`",
     )
+    lines = (f"PEFT: `PeftModel.from_pretrained({loaded}, {name!r})`", *((MERGED_ONLY,) if config.use_dora else served))
+    return f"# {name}: a LoRA adapter for {base_model}\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 from raylora.errors import UserError
 from raylora.families.causal_lm.files import ModelFiles
 from raylora.families.family import Snippet
 
+#: What is said of DoRA in place of programs that do not take it.
+MERGED_ONLY = "vLLM, llama.cpp and Ollama take no DoRA adapter: export it with --layout merged, or merged-gguf"
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that its --max-lora-rank takes
 
 
@@ -82,19 +86,24 @@ def text_usage(name: str, base_model: str, adapter: Path, rank: int) -> list[Sni
         name: of the sweep, as a model can be called.
         base_model: a folder, or a GGUF file.
         adapter: the exported folder.
-        rank: the adapter's.
+        rank: the trial's, where the folder does not say its own.
     """
     here = adapter.name
+    peft = Snippet(
+        "transformers + PEFT",
+        "",
+        "from peft import PeftModel\n"
+        f"from transformers import {auto_class(base_model)}, AutoTokenizer\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({here!r})\n"
+        f"model = {auto_class(base_model)}.from_pretrained({load_arguments(base_model)})\n"
+        f"model = PeftModel.from_pretrained(model, {here!r})",
+    )
+    settings = _settings(adapter)
+    rank = int(settings.get("r", rank))
+    if settings.get("use_dora"):
+        return [peft, Snippet("other programs", f"{MERGED_ONLY}.", "raylora export RUN --layout merged")]
     return [
-        Snippet(
-            "transformers + PEFT",
-            "",
-            "from peft import PeftModel\n"
-            f"from transformers import {auto_class(base_model)}, AutoTokenizer\n\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({here!r})\n"
-            f"model = {auto_class(base_model)}.from_pretrained({load_arguments(base_model)})\n"
-            f"model = PeftModel.from_pretrained(model, {here!r})",
-        ),
+        peft,
         Snippet(
             "vLLM",
             f"Ask for the model “{name}”.",
@@ -111,3 +120,11 @@ def text_usage(name: str, base_model: str, adapter: Path, rank: int) -> list[Sni
             f"ollama create {name} -f {shlex.quote(f'{here}/Modelfile')}\nollama run {name}",
         ),
     ]
+
+
+def _settings(adapter: Path) -> dict[str, Any]:
+    """PEFT's settings of an exported folder; an adapter that has gone says nothing."""
+    try:
+        return dict(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -13,6 +13,8 @@ from raylora.config.schema import TrainConfig
 from raylora.families.diffusion.base_files.model_files import Kind
 from raylora.families.images.export.metadata import hashes, saved, training_metadata
 from raylora.files import write_atomically
+from raylora.lora.columns import has_kernel
+from raylora.lora.updates import updates
 
 #: kohya's name of the base, Stability's modelspec architecture and implementation.
 _NAMES: dict[Kind, tuple[str, str, str]] = {
@@ -24,6 +26,7 @@ _NAMES: dict[Kind, tuple[str, str, str]] = {
         "https://github.com/Stability-AI/generative-models",
     ),
 }
+_MAGNITUDE = ".lora_magnitude_vector"
 _SIDES: dict[Kind, int] = {"sd15": 512, "sd2": 768, "sdxl": 1024}  #: pixels of an image that they were made for
 
 
@@ -31,12 +34,13 @@ def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig,
     """Write an adapter in kohya's layout: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
     Every reader multiplies up·down by alpha / rank, so `.alpha` carries the true alpha, and with rsLoRA
-    alpha·sqrt(rank), which is the same update. Weights are written in `config.save_precision`.
+    alpha·sqrt(rank), which is the same update. DoRA's magnitudes are `.dora_scale`, (outputs, 1, ...), which readers
+    take for those of outputs by that shape. Weights are written in `config.save_precision`.
 
     Args:
         path: the file, ending in .safetensors; it is whole or absent.
         tensors: `<module>.lora_A.weight` (r, in[, kh, kw]) and `<module>.lora_B.weight` (out, r[, 1, 1]), module names
-            as diffusers' UNet has them.
+            as diffusers' UNet has them; with DoRA `<module>.lora_magnitude_vector`.
         config: rank, alpha, targets, and what the metadata says of the training.
         info: more metadata, and better values for what is guessed here (`ss_num_train_images`, ...).
 
@@ -55,20 +59,25 @@ def export_kohya(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig,
 def _convert(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
     from diffusers.utils import convert_state_dict_to_kohya
 
-    downs = {name for name in tensors if name.endswith(".lora_A.weight")}
-    ups = {name.replace(".lora_A.", ".lora_B.") for name in downs}
-    if not downs or downs | ups != set(tensors):
-        raise ValueError(f"not an adapter's tensors: {sorted(set(tensors) ^ (downs | ups))[:5]}")
+    count = len(updates(tensors))
     written = saved({name: tensor.detach().cpu() for name, tensor in tensors.items()}, config)
-    plain = {f"unet.{name}": tensor for name, tensor in written.items()}
-    converted: dict[str, Tensor] = convert_state_dict_to_kohya(plain)
+    magnitudes = {name: written.pop(name) for name in tensors if name.endswith(_MAGNITUDE)}
+    converted: dict[str, Tensor] = convert_state_dict_to_kohya(
+        {f"unet.{name}": tensor for name, tensor in written.items()}
+    )
     for name in [name for name in converted if name.endswith(".lora_down.weight")]:
         # diffusers writes the rank here, which would change the update's strength.
-        rank = converted[name].shape[0]
-        converted[name.replace(".lora_down.weight", ".alpha")] = torch.tensor(config.scale * rank)
+        down = converted[name]
+        alpha = config.scale_of(down.shape) * down.shape[0]
+        converted[name.replace(".lora_down.weight", ".alpha")] = torch.tensor(alpha)
     wrong = [name for name in converted if not name.startswith("lora_unet_") or name.count(".") not in (1, 2)]
-    if wrong or len(converted) != 3 * len(downs):
+    if wrong or len(converted) != 3 * count:
         raise ValueError(f"diffusers converted to unknown names: {wrong[:5]}")
+    for name, magnitude in magnitudes.items():
+        module = name.removesuffix(_MAGNITUDE)
+        inputs = tensors[f"{module}.lora_A.weight"].shape[1:]
+        key = f"lora_unet_{module.replace('.', '_')}.dora_scale"
+        converted[key] = magnitude.reshape(-1, *(1 for _ in inputs))
     return {name: tensor.contiguous() for name, tensor in sorted(converted.items())}
 
 
@@ -76,9 +85,7 @@ def _metadata(
     path: Path, tensors: Mapping[str, Tensor], config: TrainConfig, info: Mapping[str, str]
 ) -> dict[str, str]:
     kind = _kind(tensors)
-    convolved = any(
-        name.endswith(".lora_A.weight") and tensor.shape[2:].numel() > 1 for name, tensor in tensors.items()
-    )
+    convolved = any(name.endswith(".lora_A.weight") and has_kernel(tensor.shape) for name, tensor in tensors.items())
     return training_metadata(path, config, _SIDES[kind], convolved=convolved) | architecture(kind) | dict(info)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,20 @@ from raylora.errors import UserError
 from raylora.families.diffusion.base_files.describe import describe
 from raylora.families.diffusion.base_files.model_files import UNET, ModelFiles
 from raylora.files import check_replaces_nothing, write_atomically, write_folder_atomically
+from raylora.lora.updates import updates
 
 #: Key in the metadata of a merged file: what it was made of.
 MARK = "raylora_merged"
+#: What an update makes of a layer's weight, by layer.
+Changes = Mapping[str, Callable[[Tensor], Tensor]]
 _WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".onnx", ".onnx_data", ".msgpack", ".h5")
 _STALE = ("sshs_", "modelspec.hash", "modelspec.thumbnail")
 
 
 def export_merged(target: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
     """Write the base model with `weight + scale * B·A` for every layer that has an update, all else as it was.
+
+    DoRA's magnitudes are in the weights then, too.
 
     Weights keep the number format that they have; sums are computed in float32. A single file becomes a single file,
     with the names and all further tensors that it has; a diffusers folder becomes one.
@@ -40,10 +46,9 @@ def export_merged(target: Path, tensors: Mapping[str, Tensor], config: TrainConf
             written to.
     """
     files = describe(Path(config.base_model), config.base_model_config)
-    deltas = {
-        name.removesuffix(".lora_A.weight"): _delta(down, tensors[name.replace(".lora_A.", ".lora_B.")], config.scale)
-        for name, down in tensors.items()
-        if name.endswith(".lora_A.weight")
+    changes = {
+        module: functools.partial(update.applied, scale=config.scale_of(update.a.shape))
+        for module, update in updates(tensors).items()
     }
     told = {"raylora": __version__, "base_model": files.path.name, "adapter": Path(config.output_dir).name}
     if files.layout == "single":
@@ -53,33 +58,27 @@ def export_merged(target: Path, tensors: Mapping[str, Tensor], config: TrainConf
             target = target.with_name(f"{target.name}.safetensors")
     check_replaces_nothing(target)
     if files.layout == "single":
-        _write_file(files, target, deltas, told)
+        _write_file(files, target, changes, told)
     else:
-        _write_folder(files, target, deltas)
+        _write_folder(files, target, changes)
     return target
 
 
-def _delta(down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """The update of a layer's weight: (outputs, inputs, ...)."""
-    product = up.float().flatten(1) @ down.float().flatten(1)
-    return scale * product.reshape(up.shape[0], *down.shape[1:])
-
-
-def _write_file(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
+def _write_file(files: ModelFiles, target: Path, changes: Changes, told: Mapping[str, str]) -> None:
     state, metadata = _load(files.path), _metadata(files.path)
     names = _original_names(state, files.settings("unet"))
-    _check(deltas, names, files)
-    for module, delta in deltas.items():
-        _add(state, names[f"{module}.weight"], delta)
+    _check(changes, names, files)
+    for module, change in changes.items():
+        _apply(state, names[f"{module}.weight"], change)
     kept = {name: value for name, value in metadata.items() if not name.startswith(_STALE)}
     size = sum(tensor.nbytes for tensor in state.values())
     head = {"format": "pt", **kept, MARK: json.dumps(told)}
     write_atomically(target, lambda partial: save_file(state, partial, head), size=size)
 
 
-def _write_folder(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor]) -> None:
+def _write_folder(files: ModelFiles, target: Path, changes: Changes) -> None:
     shards = {file: _load(file) for file in files.weights if file.parent == files.path / "unet"}
-    _check(deltas, [name for state in shards.values() for name in state], files)
+    _check(changes, [name for state in shards.values() for name in state], files)
     parts = [name for name, value in _index(files).items() if isinstance(value, list) and (files.path / name).is_dir()]
 
     def write(partial: Path) -> None:
@@ -92,9 +91,9 @@ def _write_folder(files: ModelFiles, target: Path, deltas: Mapping[str, Tensor])
                     if file not in shards:
                         shutil.copyfile(file, copy)
         for file, state in shards.items():
-            for module, delta in deltas.items():
+            for module, change in changes.items():
                 if f"{module}.weight" in state:
-                    _add(state, f"{module}.weight", delta)
+                    _apply(state, f"{module}.weight", change)
             save_file(state, partial / file.relative_to(files.path), _metadata(file) or {"format": "pt"})
 
     write_folder_atomically(target, write)
@@ -109,14 +108,14 @@ def _original_names(state: Mapping[str, Tensor], settings: dict[str, Any]) -> di
     return {name: of[id(tensor)] for name, tensor in convert_ldm_unet_checkpoint(unet, settings).items()}
 
 
-def _add(state: dict[str, Tensor], name: str, delta: Tensor) -> None:
+def _apply(state: dict[str, Tensor], name: str, change: Callable[[Tensor], Tensor]) -> None:
     weight = state[name]
-    state[name] = (weight.float() + delta.reshape(weight.shape)).to(weight.dtype).contiguous()
+    state[name] = change(weight).to(weight.dtype).contiguous()
 
 
-def _check(deltas: Iterable[str], names: Iterable[str], files: ModelFiles) -> None:
+def _check(modules: Iterable[str], names: Iterable[str], files: ModelFiles) -> None:
     known = set(names)
-    if missing := [module for module in deltas if f"{module}.weight" not in known]:
+    if missing := [module for module in modules if f"{module}.weight" not in known]:
         message = f"has no layers {few(missing)}, which the adapter updates"
         raise UserError.one(
             message, where=shown(files.path), key="base_model", hint="put the model back that was trained on"

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from raylora.families.family import Snippet
+
+if TYPE_CHECKING:
+    from raylora.config.schema import TrainConfig
+
+#: Where magnitudes of outputs are read otherwise than they are meant, by what these programs do in 2026.
+_DORA = (
+    "ComfyUI and Forge read the adapter's magnitudes over the base model's norms, and not over those of the trained "
+    "weights, so the update is a little off there; AUTOMATIC1111 takes them for those of inputs, and diffusers reads "
+    "them in its own layout alone (--layout diffusers); --layout merged is exact everywhere"
+)
+
+
+def adapter_notes(config: TrainConfig) -> Iterator[str]:
+    """What is to be known of the kind of adapter that a run trains: what has no effect, and what does not load it."""
+    targets = config.tried("lora_targets")
+    if set(map(str, targets)) <= {"attention", "linear"}:
+        for key in ("conv_rank", "conv_alpha"):
+            if any(value is not None for value in config.tried(key)):
+                yield f"{key} has no effect: lora_targets: {targets[0]} has no 3x3 convolution; `all` has"
+    if any(config.tried("use_dora")):
+        yield f"use_dora: {_DORA}"
 
 
 def image_usage(name: str, base_model: str, adapter: Path) -> list[Snippet]:

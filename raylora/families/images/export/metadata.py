@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -14,7 +13,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from raylora import __version__
+from raylora.config.keys.optimizer import OptimizerName
 from raylora.config.schema import TrainConfig
+
+#: Optimizers as sd-scripts names them.
+_OPTIMIZERS: dict[OptimizerName, str] = {
+    "adamw": "torch.optim.adamw.AdamW",
+    "lion": "lion_pytorch.lion_pytorch.Lion",
+    "adafactor": "torch.optim._adafactor.Adafactor",
+    "prodigy": "prodigyopt.prodigy.Prodigy",
+    "schedule_free_adamw": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
+}
 
 
 def saved(tensors: Mapping[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
@@ -36,8 +45,15 @@ def training_metadata(path: Path, config: TrainConfig, own_side: int, *, convolv
         convolved: whether convolutions larger than a point have updates.
     """
     side = config.resolution or own_side
-    alpha = _number(config.alpha * math.sqrt(config.lora_rank) if config.use_rslora else config.alpha)
-    convolutions = {"conv_dim": str(config.lora_rank), "conv_alpha": alpha} if convolved else {}
+    rank, of_kernels = config.exported_rank(config.lora_rank), config.exported_rank(config.rank_of_kernels)
+    alpha = _number(config.scale * rank)
+    arguments = {}
+    if convolved:
+        arguments = {"conv_dim": str(of_kernels), "conv_alpha": _number(config.scale_of_kernels * of_kernels)}
+    if config.use_dora:  # by the names that LyCORIS has for these
+        arguments |= {"dora_wd": "True", "wd_on_output": "True"}
+    if config.lora_plus_ratio != 1.0:
+        arguments["loraplus_lr_ratio"] = _number(config.lora_plus_ratio)
     title = PurePath(config.output_dir).name or path.stem
     now = time.time()
     known: dict[str, object] = {
@@ -45,9 +61,9 @@ def training_metadata(path: Path, config: TrainConfig, own_side: int, *, convolv
         "ss_sd_model_name": PurePath(config.base_model).name,
         "ss_v2": False,
         "ss_network_module": "networks.lora",
-        "ss_network_dim": config.lora_rank,
+        "ss_network_dim": rank,
         "ss_network_alpha": alpha,
-        "ss_network_args": json.dumps(convolutions),
+        "ss_network_args": json.dumps(arguments),
         "ss_network_dropout": config.lora_dropout or None,
         "ss_resolution": f"({side}, {side})",
         "ss_enable_bucket": True,
@@ -56,12 +72,12 @@ def training_metadata(path: Path, config: TrainConfig, own_side: int, *, convolv
         "ss_num_train_images": 0,
         "ss_training_started_at": now,
         "ss_training_finished_at": now,
-        "ss_learning_rate": config.learning_rate,
-        "ss_unet_lr": config.learning_rate,
+        "ss_learning_rate": config.peak_learning_rate,
+        "ss_unet_lr": config.peak_learning_rate,
         "ss_text_encoder_lr": None,
         "ss_lr_scheduler": config.lr_scheduler,
         "ss_lr_warmup_steps": config.warmup_steps,
-        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_optimizer": _OPTIMIZERS[config.optimizer],
         "ss_max_grad_norm": config.max_grad_norm,
         "ss_num_epochs": config.epochs,
         "ss_max_train_steps": config.max_steps,
@@ -120,8 +136,9 @@ def _base_model_hash(path: Path) -> str | None:
 
 
 def _number(value: float) -> str:
-    """16 and not 16.0: tools compare these texts with the rank's."""
-    return str(int(value)) if value == int(value) else str(value)
+    """16 and not 16.0, also where rounding has left something: tools compare these texts with the rank's."""
+    near = round(value, 9)
+    return str(int(near)) if near == int(near) else str(near)
 
 
 def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:

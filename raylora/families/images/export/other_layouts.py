@@ -12,6 +12,8 @@ from raylora.config.schema import TrainConfig
 from raylora.errors import UserError
 from raylora.families.images.export.metadata import saved
 from raylora.files import write_atomically, write_folder_atomically
+from raylora.lora.columns import has_kernel
+from raylora.lora.updates import updates
 
 
 def export_diffusers(path: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
@@ -30,21 +32,23 @@ def in_diffusers_names(tensors: Mapping[str, Tensor], config: TrainConfig, part:
     """`<part>.<module>.lora_A.weight` and `.lora_B.weight`, as diffusers' own scripts write them.
 
     There is no alpha in this layout, so B is written times the scale: at strength 1 the update is the one that was
-    trained, in every program.
+    trained, in every program. DoRA's magnitudes are `<part>.<module>.lora_magnitude_vector`.
 
     Args:
         tensors: of an adapter.
         config: scale, and the precision that is written.
         part: of a pipeline: `unet` or `transformer`.
     """
-    scaled = {name: tensor * config.scale if ".lora_B." in name else tensor for name, tensor in tensors.items()}
+    scaled = dict(tensors)
+    for module, update in updates(tensors).items():
+        scaled[f"{module}.lora_B.weight"] = update.b * config.scale_of(update.a.shape)
     return {f"{part}.{name}": tensor.contiguous() for name, tensor in saved(scaled, config).items()}
 
 
 def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig) -> Path:
     """Write a folder that `PeftModel.from_pretrained(network, folder)` loads.
 
-    rsLoRA is written as the plain LoRA of the same update.
+    rsLoRA is written as the plain LoRA of the same update; convolutions with another rank or alpha are named.
 
     Raises:
         UserError: something else lies there, there is no room, or the place cannot be written to.
@@ -55,10 +59,18 @@ def export_peft(folder: Path, tensors: Mapping[str, Tensor], config: TrainConfig
     if not free and not (folder / "adapter_config.json").is_file():
         hint = "name a new folder"
         raise UserError.one("there is something else that is no adapter", where=str(folder), key="--to", hint=hint)
+    found = updates(tensors)
+    rank, kernels = config.exported_rank(config.lora_rank), {m: u for m, u in found.items() if has_kernel(u.a.shape)}
+    alpha = config.scale * rank
     settings = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.scale * config.lora_rank,  # type: ignore[arg-type]  # PEFT divides it, whole or not
-        target_modules=sorted(name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name),
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it, whole or not
+        rank_pattern={module: update.rank for module, update in kernels.items() if update.rank != rank},
+        alpha_pattern={  # type: ignore[arg-type]
+            module: own for module, update in kernels.items() if (own := config.scale_of_kernels * update.rank) != alpha
+        },
+        use_dora=config.use_dora,
+        target_modules=sorted(found),
         lora_dropout=config.lora_dropout,
         bias="none",
         base_model_name_or_path=config.base_model,

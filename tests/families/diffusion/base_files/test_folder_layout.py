@@ -24,10 +24,11 @@ def test_incomplete_folder_lists_everything_that_is_missing(sd: Path) -> None:
     (sd / "vae" / "diffusion_pytorch_model.safetensors").rename(sd / "vae" / "diffusion_pytorch_model.bin")
     shutil.rmtree(sd / "text_encoder")
     (sd / "scheduler" / "scheduler_config.json").unlink()
+    (sd / "tokenizer" / "tokenizer_config.json").write_text("")
     weights = sd / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     text = problems(sd)
-    assert all(part in text for part in ("pickle", "text_encoder", "scheduler_config.json", "is cut off"))
+    assert all(part in text for part in ("pickle", "text_encoder", "scheduler_config.json", "is cut off", "not JSON"))
 
 
 def test_half_precision_only_is_found(sd: Path) -> None:

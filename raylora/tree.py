@@ -8,13 +8,12 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from raylora.console import Progress
 from raylora.errors import Problem, UserError
-from raylora.files import PARTIAL_PREFIX, sha256
+from raylora.files import LEASE, LOCK, PARTIAL_PREFIX, sha256
 from raylora.suggest import printable
-from raylora.tuning.folder_lock import LEASE, LOCK
 
 T = TypeVar("T")
 #: Names that say who works in a folder; they are no part of what it holds. Nor is what is still being written.
@@ -56,6 +55,21 @@ class Tree:
     links: Mapping[str, str]
     folders: Mapping[str, int]
 
+    @classmethod
+    def parse(cls, values: Any) -> Tree:
+        """The tree of which `dataclasses.asdict` gave the values.
+
+        Raises:
+            ValueError: they are no tree's, or name a place outside of its folder.
+        """
+        try:
+            files = {safe(path): File(**file) for path, file in values["files"].items()}
+            links = {safe(path): str(target) for path, target in values["links"].items()}
+            folders = {safe(path): int(mode) for path, mode in values["folders"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("is not what raylora wrote there") from error
+        return cls(files, links, folders)
+
     @property
     def size(self) -> int:
         """Bytes of all files."""
@@ -93,6 +107,22 @@ def read_tree(folder: Path, what: str) -> Tree:
         raise UserError(few(problems))
     whole = {path: outcome for path, outcome in read.items() if isinstance(outcome, File)}
     return Tree(dict(sorted(whole.items())), dict(sorted(links.items())), dict(sorted(folders.items())))
+
+
+def read_single(path: Path) -> Tree:
+    """Read a single file as a folder that holds nothing else.
+
+    Raises:
+        UserError: it cannot be read, or is written at this moment.
+    """
+    try:
+        path.name.encode()
+        outcome = _read(path, path.stat())
+    except UnicodeEncodeError:
+        outcome = Problem("its name is not in UTF-8", printable(str(path), 200), "", "rename it")
+    if isinstance(outcome, Problem):
+        raise UserError([outcome])
+    return Tree({path.name: outcome}, {}, {})
 
 
 def each(act: Callable[[str], T], paths: Iterable[str], what: str) -> list[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,63 @@ _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 _NAME = click.argument("name")
 
 
-@click.group()
+class _AlsoOnHead(click.Command):
+    """A command that may run on the head of a cluster, on folders of its shared folder."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        help_ = "Do it on the shared folder of the cluster of this YAML file; paths count from there."
+        kind = click.Path(path_type=Path)
+        self.params.append(click.Option(["--cluster"], metavar="CLUSTER", type=kind, help=help_))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it here, or there."""
+        cluster = ctx.params.pop("cluster")
+        if cluster is None:
+            return super().invoke(ctx)
+        from raylora.cluster.commands import on_head
+        from raylora.cluster.config import load_cluster_config
+
+        site = load_cluster_config(cluster, check_files=False)
+        if ctx.params.get("yes") is False:
+            click.confirm(f"{ctx.command_path} on the cluster {site.name}: go on?", abort=True, err=True)
+            ctx.params["yes"] = True
+        group = ctx.parent.info_name if ctx.parent else ""
+        return on_head.run(site, [str(group), str(ctx.info_name), *self._words(ctx.params)])
+
+    def _words(self, values: dict[str, Any]) -> list[str]:
+        """The words of the command line, without the cluster."""
+        options, arguments = [], []
+        for param in self.params:
+            value = values.get(str(param.name))
+            if value is None or value is False or value == "":
+                continue
+            if isinstance(value, Path):
+                value = _on_shared_folder(value)
+            if isinstance(param, click.Argument):
+                arguments.append(str(value))
+            else:
+                options += [param.opts[0], *([] if value is True else [str(value)])]
+        return [*options, "--", *arguments]
+
+
+def _on_shared_folder(path: Path) -> str:
+    from raylora.cluster.data.protocol import place_of
+    from raylora.errors import UserError
+
+    try:
+        return place_of(path.as_posix())
+    except ValueError as error:
+        raise UserError.one(str(error), hint="raylora data ls CLUSTER lists what is there") from error
+
+
+class _Commands(click.Group):
+    """A group whose commands may run on the head of a cluster."""
+
+    command_class = _AlsoOnHead
+
+
+@click.group(cls=_Commands)
 def snapshot() -> None:
     """Keep a folder of data, or of a sweep, as it is now; go back to it, or work on copies of it.
 
@@ -107,7 +164,7 @@ def remove(folder: Path, name: str, yes: bool) -> None:
     click.echo(f"{name} is removed")
 
 
-class _OrFolder(click.Group):
+class _OrFolder(_Commands):
     """A group in which a word that is none of its commands is a folder to be written."""
 
     def resolve_command(

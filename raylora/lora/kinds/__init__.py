@@ -1,0 +1,1 @@
+"""Kinds of LoRA: what they train beside A and B, and where these start."""
