@@ -12,6 +12,7 @@ from raylora.families.flow.base_files import describe
 from raylora.families.flow.components import assemble, load_transformer, load_vae
 from raylora.families.images.loading import quiet
 from raylora.families.resolve import resolve
+from raylora.training import checkpoint
 from raylora.training.pack import Pack
 from raylora.tuning.plan import make_plan
 from tests.families.flow.test_model import config
@@ -48,7 +49,7 @@ def test_from_the_plan_to_the_exported_adapter(name: str, flows: Path, tmp_path:
     member = pack.join("a", trial)
     for _ in range(8):
         pack.step()
-    pack.save("a", tmp_path / "checkpoint")
+    checkpoint.write(tmp_path / "checkpoint", pack.take("a"))
     for _ in range(16):
         pack.step()
     assert pack.validate("a") < 0.0  # better than the base model
