@@ -28,7 +28,7 @@ from raylora.tuning.run_folder import RunFolder
 from raylora.tuning.tune.callback import KEEP_EVERY, lowest_value, reported
 from raylora.tuning.tune.continuation import Continuation
 from raylora.tuning.tune.journal import State, TrialRecord
-from raylora.tuning.tune.result_keys import CURVES, DEVICE_ID, DIVERGED_VALUE, METRIC, NODE, REASON, STATUS, TIME
+from raylora.tuning.tune.result_keys import CURVE, CURVES, DEVICE_ID, DIVERGED_VALUE, METRIC, NODE, REASON, STATUS, TIME
 
 #: Seconds after which the run's folder and clock are looked at, whether anything happens or not.
 LOOK = 1.0
@@ -156,7 +156,7 @@ class _Driver:
             self._lowest = min(self._lowest, result[METRIC])
         for key in CURVES:
             if result.get(key) not in (None, DIVERGED_VALUE):
-                self._curves.add_scalar(f"ray/tune/{key}", result[key], int(result[TIME]))
+                self._curves.add_scalar(CURVE % key, result[key], int(result[TIME]))
 
     def _note(self, state: State, result: Mapping[str, Any] | None = None, error: str = "") -> None:
         self._trial.state, self._trial.error = state, error

@@ -10,6 +10,8 @@ DIVERGED_VALUE = 1e9
 STATUS, REASON, NODE, DEVICE_ID, DEVICE = "trial_status", "trial_reason", "node", "device_id", "device"
 #: And what a step takes: steps done and in all, rows of the trial's batch and of the pack's, seconds of such a step.
 STEP, TOTAL_STEPS, ROWS, PACK_ROWS, STEP_SECONDS = "step", "total_steps", "rows", "pack_rows", "step_seconds"
+#: The name of such a curve in TensorBoard, as Ray Tune itself writes it.
+CURVE = "ray/tune/%s"
 #: What TensorBoard shows of a report.
 CURVES = (METRIC, "train_loss", "learning_rate", "grad_norm", PACK_ROWS, STEP_SECONDS)
 #: Tune's own key for how far a trial is: TensorBoard's axis, which must go on where a trial does.
