@@ -15,6 +15,7 @@ import torch
 
 from raylora.config.keys.optimizer import HABITS
 from raylora.lora.adapter import Adapter
+from raylora.training import checkpoint
 from raylora.training.pack import Pack
 from tests.families.loading import load
 from tests.training.device.simulated_device import Counts, counted, simulated_device
@@ -94,7 +95,7 @@ def resumed(here: Lab, there: Lab) -> float:
         pack.validate("a")
         pack.step()
     with tempfile.TemporaryDirectory() as folder:
-        moved.save("a", Path(folder) / "saved")
+        checkpoint.write(Path(folder) / "saved", moved.take("a"))
         moved = Pack(here.base, here.data)
         moved.join("a", config, Path(folder) / "saved")
     for pack in (moved, whole):
