@@ -26,6 +26,7 @@ from common import measuring, tasks
 from raylora.config.schema import SweepConfig, TrainConfig
 from raylora.families.registry import named
 from raylora.tuning.devices import ray_cluster
+from raylora.tuning.live.events import also
 from raylora.tuning.plan import make_plan
 from raylora.tuning.results.types import SweepOutcome, Validation
 from raylora.tuning.run import run
@@ -79,7 +80,7 @@ def compare(family: tasks.Family, folder: Path, arguments: argparse.Namespace) -
     space = {"learning_rate": {"loguniform": [low, high]}, "lora_rank": list(ranks)}
     search = SweepConfig.model_validate({"space": space, "trials": trials})
     outcomes = {
-        name: run(make_plan(_placed(config, folder / name), sweep), RunFolder(folder / name), False, False)
+        name: run(make_plan(_placed(config, folder / name), sweep), RunFolder(folder / name), False, False, (), also())
         for name, sweep in (("grid", grid), ("ASHA", search))
     }
     best = min((trial.best for trial in outcomes["grid"].trials if trial.best), key=lambda best: best.value)

@@ -29,8 +29,14 @@ sys.addaudithook(note)
 assert exit_code(["plan", sys.argv[1]]) == 0
 print(json.dumps(seen), file=sys.stderr)
 """
-#: AutoTokenizer of transformers 5 opens these itself: the first for the class, for the template, and for the settings.
-_BY_TRANSFORMERS = {"tokenizer_config.json": 3, "chat_template.jinja": 2}
+#: Files that transformers 5 opens itself (AutoTokenizer the first for the class, for the template, and for the
+#: settings), after raylora has seen that they are JSON at all.
+_BY_TRANSFORMERS = {
+    "tokenizer_config.json": 4,
+    "chat_template.jinja": 2,
+    "tokenizer.json": 2,
+    "generation_config.json": 2,
+}
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ class Begun(BaseException):  # noqa: N818 - no error, and nobody may catch it
 
 
 def tune_alone(
-    plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool, callbacks: Any
+    plan: Plan, folder: RunFolder, before: Continuation | None, dashboard: bool, callbacks: Any, tell: Any
 ) -> tuple[str, bool]:
     """In the place of `raylora.tuning.run._tune`: what is left of the trials, one after another.
 
