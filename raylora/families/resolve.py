@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 from raylora.config.schema import TrainConfig
@@ -43,6 +46,26 @@ def read_dataset(family: Family, config: TrainConfig) -> Dataset:
     Raises:
         UserError: everything that is wrong with the data.
     """
+    with _without_collections():
+        return _read_dataset(family, config)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Let nobody look for cycles meanwhile: each look goes over all examples read so far, which have none.
+
+    Of 200,000 chats it took a fifth of a plan's time.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def _read_dataset(family: Family, config: TrainConfig) -> Dataset:
     try:
         found = family.read(config)
     except UserError as error:

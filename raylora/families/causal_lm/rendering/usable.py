@@ -117,7 +117,9 @@ class _Judge:
     def _count_tokens(self, texts: Sequence[str | None]) -> list[int]:
         """The number of tokens of each text; `_LONGEST` for one that is not known."""
         known = [text for text in texts if text is not None]
-        found = iter(self._tokens.tokenizer(known, add_special_tokens=False)["input_ids"] if known else ())
+        # not by transformers' own call, which makes lists of ids, masks and places of them all
+        encode = self._tokens.tokenizer.backend_tokenizer.encode_batch_fast
+        found = iter(encode(known, add_special_tokens=False) if known else ())
         return [_LONGEST if text is None else len(next(found)) for text in texts]
 
     def _prompt(self, example: ChatExample | TextExample) -> str | None:
