@@ -6,14 +6,12 @@ ended it, the command fetches what is missing, unless something was written on t
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +19,13 @@ from typing import Any, Final
 import filelock
 
 from raylora.cluster.data.protocol import PIECE, Kind, place_of
+from raylora.cluster.data.tally import Tally, several_at_once
 from raylora.cluster.data.wire import AwayError, Wire
-from raylora.console import Progress
 from raylora.errors import Problem, UserError
 from raylora.files import PARTIAL_PREFIX, human_size, sha256, sync_file_system, sync_folder, user_errors_for
 from raylora.suggest import printable
 from raylora.tree import few, safe
 
-_AT_ONCE: Final = 4
 _MARK: Final = f"{PARTIAL_PREFIX}pull-"
 
 
@@ -154,9 +151,7 @@ class _Work:
     def __init__(self, wire: Wire, what: Listing, folder: Path) -> None:
         self._wire, self._what = wire, what
         self._data, self._parts = folder / "data", folder / "parts"
-        self._lock = threading.Lock()
-        self._progress = Progress("fetching")
-        self._files = self._bytes = self._came = 0
+        self._tally = Tally("fetching", len(what.files), what.size)
 
     def run(self) -> int:
         """Fetch all that is missing; gives the bytes that came."""
@@ -164,31 +159,17 @@ class _Work:
         self._data.mkdir(exist_ok=True)
         for path in sorted(self._what.folders):
             (self._data / path).mkdir(exist_ok=True)
-        numbered = list(enumerate(sorted(self._what.files)))
-        stopped = threading.Event()
-
-        def one(number: int, path: str) -> None:
-            if not stopped.is_set():
-                self._fetch(number, path)
-
-        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            going = [pool.submit(one, number, path) for number, path in numbered]
-            try:
-                for future in concurrent.futures.as_completed(going):
-                    future.result()
-            except BaseException:
-                stopped.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-            finally:
-                self._progress.end()
-        return self._came
+        try:
+            several_at_once(lambda one: self._fetch(*one), enumerate(sorted(self._what.files)))
+        finally:
+            self._tally.end()
+        return self._tally.moved
 
     def _fetch(self, number: int, path: str) -> None:
         size, version = self._what.files[path]
         whole, part = self._data / path, self._parts / str(number)
         if whole.exists():
-            self._tell(size, files=1)
+            self._tally.add(size, files=1)
             return
         query = {"place": self._what.place, "version": version}
         query |= {"path": path} if self._what.kind == "folder" else {}
@@ -205,33 +186,20 @@ class _Work:
                 raise UserError.one("it does not arrive as it was sent", where=printable(path, 200), hint="try again")
             went_on = False  # what was here of an earlier try was not right: once from the start
         part.rename(whole)
-        self._tell(0, files=1)
+        self._tally.add(0, files=1)
 
     def _append(self, part: Path, size: int, query: Mapping[str, Any], go_on: bool) -> None:
         """Write the bytes of a file that are not here yet."""
         with part.open("ab" if go_on else "wb") as stream:
             at = stream.tell()
-            self._tell(at)
+            self._tally.add(at)
             while at < size:
                 data, digest = self._wire.send("GET", "file", offset=at, **query)
                 if hashlib.sha256(data).hexdigest() != digest or not data or at + len(data) > size:
                     raise AwayError(f"{query.get('path', query['place'])} does not arrive as it was sent")
                 stream.write(data)
                 at += len(data)
-                with self._lock:
-                    self._came += len(data)
-                self._tell(len(data))
-
-    def _tell(self, count: int, files: int = 0) -> None:
-        with self._lock:
-            self._bytes += count
-            self._files += files
-            self._progress.tell(
-                lambda: (
-                    f"{self._files:,} of {len(self._what.files):,} files, {human_size(self._bytes)} of "
-                    f"{human_size(self._what.size)}"
-                )
-            )
+                self._tally.add(len(data), moved=True)
 
 
 @contextlib.contextmanager

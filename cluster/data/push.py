@@ -6,23 +6,19 @@ Run again after whatever ended it, it sends what is missing.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import hashlib
-import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from raylora import suggest
 from raylora.cluster.data.protocol import DIGEST, PIECE, Kind, place_of
+from raylora.cluster.data.tally import Tally, several_at_once
 from raylora.cluster.data.wire import ServiceRefusedError, Wire
-from raylora.console import Progress
 from raylora.errors import Problem, UserError
 from raylora.files import human_size, open_regular
 from raylora.suggest import printable
 from raylora.tree import Tree, few, read_single, read_tree
-
-_AT_ONCE: Final = 4  # connections: small files wait for answers, not for the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,45 +131,30 @@ class _Work:
         self._id = str(begun["id"])
         self._have: dict[str, int] = begun["have"]
         self._maybe = set(begun["maybe"])
-        self._lock = threading.Lock()
-        self._progress = Progress("sending")
-        self._files = self._bytes = self._sent = 0
+        self._tally = Tally("sending", len(tree.files), tree.size)
 
     def run(self) -> int:
         """Send all that is missing; gives the bytes that were sent."""
-        stopped = threading.Event()
-
-        def one(path: str) -> None:
-            if not stopped.is_set():
-                self._send(path)
-
-        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            going = [pool.submit(one, path) for path in self._tree.files]
-            try:
-                for future in concurrent.futures.as_completed(going):
-                    future.result()
-            except BaseException:
-                stopped.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-            finally:
-                self._progress.end()
-        return self._sent
+        try:
+            several_at_once(self._send, self._tree.files)
+        finally:
+            self._tally.end()
+        return self._tally.moved
 
     def _send(self, path: str) -> None:
         file = self._tree.files[path]
         at = self._have.get(path, 0)
-        self._tell(at)
+        self._tally.add(at)
         if not (at == file.size and path in self._have) and not self._taken(path):
             self._put(path, at)
-        self._tell(0, files=1)
+        self._tally.add(0, files=1)
 
     def _taken(self, path: str) -> bool:
         if path not in self._maybe:
             return False
         size = self._tree.files[path].size
         taken = self._wire.json("POST", f"uploads/{self._id}/take", size=size, path=path)["taken"]
-        self._tell(size if taken else 0)
+        self._tally.add(size if taken else 0)
         return bool(taken)
 
     def _put(self, path: str, at: int) -> None:
@@ -201,20 +182,7 @@ class _Work:
                     if at >= file.size > 0:
                         return  # somebody else who sends the same was faster
                     continue
-                with self._lock:
-                    self._sent += len(piece)
                 at += len(piece)
-                self._tell(len(piece))
+                self._tally.add(len(piece), moved=True)
                 if at >= file.size:
                     return
-
-    def _tell(self, count: int, files: int = 0) -> None:
-        with self._lock:
-            self._bytes += count
-            self._files += files
-            self._progress.tell(
-                lambda: (
-                    f"{self._files:,} of {len(self._tree.files):,} files, {human_size(self._bytes)} of "
-                    f"{human_size(self._tree.size)}"
-                )
-            )

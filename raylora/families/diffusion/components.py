@@ -8,7 +8,7 @@ import torch
 
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.base_files.single_file import has_old_clip, with_new_clip
-from raylora.families.images.loading import complete, lacks, quiet, translated
+from raylora.families.images.loading import complete, from_folder, quiet, translated
 from raylora.families.safetensors_header import read_shapes
 
 
@@ -61,7 +61,7 @@ def load_texts(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
         tokenizers = {name: tokenizer(files, name) for name in names}
         if files.layout == "single":
             return {**_single_file_texts(files, classes, tokenizers, dtype), **tokenizers}
-        encoders = {name: _load_folder(class_, files, name, dtype) for name, class_ in classes.items()}
+        encoders = {name: from_folder(class_, files, name, dtype) for name, class_ in classes.items()}
     return {**encoders, **tokenizers}
 
 
@@ -122,7 +122,7 @@ def tokenizer(files: ModelFiles, name: str) -> Any:
 def _load_diffusers(class_: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
     with quiet():
         if files.layout == "folder":
-            return _load_folder(class_, files, part, dtype)
+            return from_folder(class_, files, part, dtype)
 
         def load() -> Any:
             return class_.from_single_file(
@@ -133,25 +133,6 @@ def _load_diffusers(class_: Any, files: ModelFiles, part: str, dtype: torch.dtyp
             )
 
         return complete(translated(load, files, part), files, part, dtype)
-
-
-def _load_folder(class_: Any, files: ModelFiles, part: str, dtype: torch.dtype) -> Any:
-    def load() -> Any:
-        return class_.from_pretrained(
-            str(files.path),
-            subfolder=part,
-            torch_dtype=dtype,
-            variant="fp16" if part in files.halves else None,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-
-    model, report = translated(load, files, part)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise lacks(missing, files, part)
-    return model.eval()
 
 
 def _single_file_texts(

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from raylora.data.examples import ImageExample
 from raylora.families.base import Tensors
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.components import load_vae
 from raylora.families.diffusion.texts import TextEncoders
 from raylora.families.images import buckets
-from raylora.families.images.encoding import encode_example, gives_nan, pixels_of
+from raylora.families.images.encoders import PictureEncoders
+from raylora.families.images.encoding import pixels_of
 
 
-class Encoders:
+class Encoders(PictureEncoders):
     """A model's VAE and text encoders, loaded when they are needed, in float32.
 
     Args:
@@ -28,32 +27,10 @@ class Encoders:
     """
 
     def __init__(self, files: ModelFiles, device: torch.device, most_chunks: int) -> None:
+        super().__init__(files.path, device)
         self._files = files
-        self._device = device
         self.most_chunks = most_chunks
-        self._vae: torch.nn.Module | None = None
-        self._texts: TextEncoders | None = None
         self._empty: dict[int, Tensors] = {}
-
-    def release(self) -> None:
-        """Drop them; they are loaded again when they are needed."""
-        self._vae = self._texts = None
-        gc.collect()  # pipelines refer to themselves
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @torch.no_grad()
-    def encode(self, example: ImageExample, sizes: list[tuple[int, int]]) -> Tensors:
-        """An image brought to its bucket, of `sizes`, and its caption; see `DiffusionModel.encode`.
-
-        Raises:
-            UserError: it cannot be decoded, or the model gives numbers that are not finite.
-        """
-        found = encode_example(example, sizes, self._latents, self._captions, self._told)
-        for name, part in (("latents", "VAE"), ("prompt", "text encoder")):
-            if not bool(found[name].isfinite().all()):
-                raise gives_nan(self._files.path, part, example)
-        return found
 
     def caption(self, caption: str, chunks: int | None = None) -> Tensors:
         """A caption's embeddings, in as many chunks as it needs or as are given."""
@@ -88,8 +65,8 @@ class Encoders:
             self._vae = load_vae(self._files, torch.float32).to(self._device)
         vae = self._vae
         inputs = pixels_of(picture)[None].to(self._device)
-        mean: Tensor = vae.encode(inputs).latent_dist.mean[0]  # type: ignore[operator]
-        return (mean * vae.config.scaling_factor).float().cpu().contiguous()  # type: ignore[union-attr,operator]
+        mean: Tensor = vae.encode(inputs).latent_dist.mean[0] * vae.config.scaling_factor
+        return mean.float().cpu().contiguous()
 
     def _told(self, fitted: Sequence[buckets.Fitted]) -> Tensors:
         """What the UNet is told of each view of a picture."""
@@ -100,7 +77,8 @@ class Encoders:
     def _loaded_texts(self) -> TextEncoders:
         if self._texts is None:
             self._texts = TextEncoders.load(self._files, self._device, torch.float32, self.most_chunks)
-        return self._texts
+        loaded: TextEncoders = self._texts
+        return loaded
 
 
 def _time_ids(fitted: buckets.Fitted) -> list[int]:

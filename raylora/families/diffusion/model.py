@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
 from raylora.data.examples import Example, ImageExample
-from raylora.errors import Problem, UserError
 from raylora.families.base import Losses, Tensors
 from raylora.families.diffusion.base_files.model_files import ModelFiles
 from raylora.families.diffusion.components import load_scheduler, load_unet, meta_unet
@@ -22,7 +21,8 @@ from raylora.families.diffusion.noise import draw_timestep, multires_noise, weig
 from raylora.families.diffusion.prediction import check_prediction, velocity
 from raylora.families.diffusion.sizes import sizes, vae_factor
 from raylora.families.diffusion.texts import chunk_tokens, chunks_needed
-from raylora.families.images.encoded import form, has_forms, seed_of
+from raylora.families.images.encoded import drawn_form, form, has_forms, seed_of
+from raylora.families.images.encoding import encode_all
 from raylora.families.images.loss import row_losses
 from raylora.families.images.sizes import Sizes
 from raylora.families.objectives import TIMESTEPS, diffusion_objective
@@ -154,17 +154,7 @@ class DiffusionModel:
             UserError: pictures that cannot be decoded, all of them at once; or the model is broken, or of another kind
                 than its file says.
         """
-        encoded: list[Tensors] = []
-        problems: list[Problem] = []
-        for example in examples:
-            if not isinstance(example, ImageExample):
-                raise TypeError(f"an image model was given a {type(example).__name__}")
-            try:
-                encoded.append(self._encoders.encode(example, self._buckets))
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(problems)
+        encoded = encode_all(examples, lambda example: self._encoders.encode(example, self._buckets))
         if not self._prediction_is_known and encoded:
             self._prediction_is_known = True
             rows = [self.validation_rows(example, found) for example, found in zip(examples, encoded[:2], strict=False)]
@@ -213,15 +203,7 @@ class DiffusionModel:
         noise = torch.randn(shape, generator=generator)
         shift = torch.randn((shape[0], 1, 1), generator=generator)
         dropped = bool(torch.rand((), generator=generator) < config.caption_dropout)
-        own_weight = 1.0
-        if has_forms(encoded):
-            own_weight = config.prior_loss_weight if "prior" in encoded else 1.0
-            view, caption = (
-                int(torch.randint(encoded[name].shape[0], (), generator=generator)) for name in ("latents", "prompt")
-            )
-            encoded = form(encoded, view, caption)
-            if "mask" in encoded:
-                encoded["mask"] = config.unmasked_weight + (1.0 - config.unmasked_weight) * encoded["mask"]
+        encoded, own_weight = drawn_form(encoded, config, generator)
         noise = multires_noise(noise, config, generator) + config.noise_offset * shift
         perturbed = noise
         if config.ip_noise_gamma:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from raylora.families.flow.base_files import FlowFiles
-from raylora.families.images.loading import complete, lacks, quiet, translated
+from raylora.families.images.loading import complete, from_folder, quiet, translated
 from raylora.lora.four_bits import pack_linear_layers
 
 
@@ -23,7 +23,7 @@ def load_transformer(files: FlowFiles, dtype: torch.dtype, device: torch.device,
         class_ = getattr(diffusers, files.architecture.transformer)
         _pipeline_class(files)  # whose parts networks use: imported here, where libraries keep their advice
         if files.layout == "folder":
-            model = _from_folder(class_, files, "transformer", dtype)
+            model = from_folder(class_, files, "transformer", dtype)
         else:
             model = _from_file(class_, files, dtype)
         if quantize:
@@ -57,7 +57,7 @@ def load_vae(files: FlowFiles, dtype: torch.dtype) -> Any:
 
         named = files.settings("vae").get("_class_name", "AutoencoderKL")
         class_ = translated(lambda: getattr(diffusers, str(named)), files, "vae")
-        return _from_folder(class_, files, "vae", dtype)
+        return from_folder(class_, files, "vae", dtype)
 
 
 def load_texts(files: FlowFiles, dtype: torch.dtype) -> Any:
@@ -113,24 +113,6 @@ def _pipeline_class(files: FlowFiles) -> Any:
     import diffusers
 
     return getattr(diffusers, files.pipeline)
-
-
-def _from_folder(class_: Any, files: FlowFiles, part: str, dtype: torch.dtype) -> Any:
-    def load() -> Any:
-        return class_.from_pretrained(
-            str(files.config),
-            subfolder=part,
-            torch_dtype=dtype,
-            variant="fp16" if part in files.halves else None,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-
-    model, report = translated(load, files, part)
-    if missing := sorted(report["missing_keys"]):
-        raise lacks(missing, files, part)
-    return model.eval()
 
 
 def _from_file(class_: Any, files: FlowFiles, dtype: torch.dtype) -> Any:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import gc
-from typing import Any
-
 import torch
 from PIL import Image
 from torch import Tensor
 
-from raylora.data.examples import ImageExample
 from raylora.families.base import Tensors
 from raylora.families.flow.base_files import FlowFiles
 from raylora.families.flow.components import load_texts, load_vae
 from raylora.families.flow.networks.network import Network
 from raylora.families.images.encoded import filled
-from raylora.families.images.encoding import encode_example, gives_nan, pixels_of
+from raylora.families.images.encoders import PictureEncoders
+from raylora.families.images.encoding import pixels_of
 from raylora.families.images.loading import quiet
 
 
-class Encoders:
+class Encoders(PictureEncoders):
     """A model's VAE and text encoders, loaded when they are needed.
 
     Args:
@@ -31,33 +28,11 @@ class Encoders:
     """
 
     def __init__(self, files: FlowFiles, network: Network, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(files.path, device)
         self._files = files
         self._network = network
-        self._device = device
         self._text_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-        self._vae: Any = None
-        self._texts: Any = None
         self._empty: Tensors = {}
-
-    def release(self) -> None:
-        """Drop them; they are loaded again when they are needed."""
-        self._vae = self._texts = None
-        gc.collect()  # pipelines refer to themselves
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @torch.no_grad()
-    def encode(self, example: ImageExample, sizes: list[tuple[int, int]]) -> Tensors:
-        """An image brought to its bucket, of `sizes`, and its caption; see `FlowModel.encode`.
-
-        Raises:
-            UserError: it cannot be decoded, or the model gives numbers that are not finite.
-        """
-        found = encode_example(example, sizes, self._latents, self._captions, lambda fitted: {})
-        for name, part in (("latents", "VAE"), ("prompt", "text encoder")):
-            if not bool(found[name].isfinite().all()):
-                raise gives_nan(self._files.path, part, example)
-        return found
 
     @torch.no_grad()
     def caption(self, text: str) -> Tensors:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raylora.config.schema import TrainConfig
-from raylora.data.examples import Example, ImageExample
-from raylora.errors import Problem, UserError
+from raylora.data.examples import Example
 from raylora.families.base import Losses, Tensors
 from raylora.families.flow.base_files import FlowFiles
 from raylora.families.flow.components import load_scheduler, load_transformer, meta_transformer
@@ -26,7 +25,8 @@ from raylora.families.flow.networks.network import Network
 from raylora.families.flow.sigmas import VALIDATION_SIGMAS, draw_sigma
 from raylora.families.flow.sizes import sizes
 from raylora.families.flow.targets import layers
-from raylora.families.images.encoded import filled, form, has_forms, seed_of
+from raylora.families.images.encoded import drawn_form, filled, form, has_forms, seed_of
+from raylora.families.images.encoding import encode_all
 from raylora.families.images.loss import row_losses
 from raylora.families.images.sizes import Sizes
 from raylora.families.objectives import diffusion_objective
@@ -123,18 +123,7 @@ class FlowModel:
         Raises:
             UserError: pictures that cannot be decoded, all of them at once; or the model is broken.
         """
-        encoded: list[Tensors] = []
-        problems: list[Problem] = []
-        for example in examples:
-            if not isinstance(example, ImageExample):
-                raise TypeError(f"an image model was given a {type(example).__name__}")
-            try:
-                encoded.append(self._encoders.encode(example, self._buckets))
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(problems)
-        return encoded
+        return encode_all(examples, lambda example: self._encoders.encode(example, self._buckets))
 
     def notes(self, encoded: Sequence[Tensors]) -> list[str]:
         """Nothing: pictures are read as they are."""
@@ -166,15 +155,7 @@ class FlowModel:
         sigma = draw_sigma(self._sigmas, config, generator)
         noise = torch.randn(encoded["latents"].shape[-3:], generator=generator)
         dropped = bool(torch.rand((), generator=generator) < config.caption_dropout)
-        weight = 1.0
-        if has_forms(encoded):
-            weight = config.prior_loss_weight if "prior" in encoded else 1.0
-            view, caption = (
-                int(torch.randint(encoded[name].shape[0], (), generator=generator)) for name in ("latents", "prompt")
-            )
-            encoded = form(encoded, view, caption)
-            if "mask" in encoded:
-                encoded["mask"] = config.unmasked_weight + (1.0 - config.unmasked_weight) * encoded["mask"]
+        encoded, weight = drawn_form(encoded, config, generator)
         if dropped:
             encoded = {**encoded, **self._encoders.empty_caption()}
         return _row(encoded, sigma, noise, weight, 0.0 if config.loss == "l2" else config.huber_delta)

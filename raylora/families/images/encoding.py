@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,12 +10,31 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from raylora.data.examples import Forms, ImageExample
+from raylora.data.examples import Example, Forms, ImageExample
 from raylora.data.images.decoding import open_rgb, open_with_alpha
-from raylora.data.reading import shown
-from raylora.errors import UserError
+from raylora.errors import Problem, UserError
 from raylora.families.base import Tensors
 from raylora.families.images import buckets
+
+
+def encode_all(examples: Sequence[Example], encode: Callable[[ImageExample], Tensors]) -> list[Tensors]:
+    """What `encode` makes of each picture.
+
+    Raises:
+        UserError: pictures that cannot be decoded, all of them at once; or the model is broken.
+    """
+    encoded: list[Tensors] = []
+    problems: list[Problem] = []
+    for example in examples:
+        if not isinstance(example, ImageExample):
+            raise TypeError(f"an image model was given a {type(example).__name__}")
+        try:
+            encoded.append(encode(example))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return encoded
 
 
 def encode_example(
@@ -58,16 +76,6 @@ def encode_example(
 def pixels_of(picture: Image.Image) -> Tensor:
     """A picture as VAEs take it: (3, height, width), float32, from -1 to 1."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32).copy()).permute(2, 0, 1) / 127.5 - 1.0
-
-
-def gives_nan(model: Path, part: str, example: ImageExample) -> UserError:
-    """The error for a part of a model that makes an example numbers that are not finite."""
-    return UserError.one(
-        f"its {part} gives numbers that are not finite, for {shown(example.path.name)} first",
-        where=shown(model),
-        key="base_model",
-        hint="the file is broken, as merged models often are: use another copy or another model",
-    )
 
 
 def _at_latents(mask: Image.Image, latents: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ class Files(Protocol):
     def config(self) -> Path:
         """The folder with its configuration."""
 
+    @property
+    def halves(self) -> frozenset[str]:
+        """The parts of it that have their weights only in float16."""
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -67,6 +71,30 @@ def translated(load: Callable[[], Any], files: Files, part: str) -> Any:
             key=KEY,
             hint=f"the weights and the configuration in {shown(files.config)} do not belong together",
         ) from error
+
+
+def from_folder(class_: Any, files: Files, part: str, dtype: torch.dtype) -> Any:
+    """A part of a model that lies in the folder of its configuration, in eval mode, by the library's class for it.
+
+    Raises:
+        UserError: it does not load, or lacks weights.
+    """
+
+    def load() -> Any:
+        return class_.from_pretrained(
+            str(files.config),
+            subfolder=part,
+            torch_dtype=dtype,
+            variant="fp16" if part in files.halves else None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+
+    model, report = translated(load, files, part)
+    if missing := sorted(report["missing_keys"]):
+        raise lacks(missing, files, part)
+    return model.eval()
 
 
 def complete(model: Any, files: Files, part: str, dtype: torch.dtype) -> Any:

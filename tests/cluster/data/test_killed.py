@@ -13,7 +13,7 @@ import pytest
 
 from raylora import files, tree
 from raylora.cluster.commands.connection import Connection
-from raylora.cluster.data import incoming, pull, push, shelf
+from raylora.cluster.data import incoming, pull, push, shelf, tally
 from raylora.cluster.data import wire as wires
 from raylora.cluster.data.incoming import Incoming
 from raylora.cluster.data.shelf import Shelf
@@ -35,7 +35,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "sync_file_system", lambda _: None)
     monkeypatch.setattr(pull, "sync_file_system", lambda _: None)
     monkeypatch.setattr(files, "_sync", lambda _: None)
-    for module in (tree, pull, push):  # so that the steps of each try come in the same order
+    for module in (tree, tally):  # so that the steps of each try come in the same order
         monkeypatch.setattr(module, "_THREADS" if module is tree else "_AT_ONCE", 1)
 
 
