@@ -273,6 +273,8 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder,
         at(Path(folder)) as place,
     ):
+        if arguments.only and arguments.only not in place.faults:
+            parser.error(f"no such fault: {arguments.only}; there are: {', '.join(place.faults)}")
         try:
             whole.disturb(place, count, [arguments.only] if arguments.only else list(place.faults), arguments.seed)
             whole.left = place.close()

@@ -211,19 +211,28 @@ class Cluster:
         return " ".join(name for name, _ in hit)
 
     def _unplug(self, draw: random.Random, seconds: list[float]) -> str:
-        """Pull a worker's cable for so long, again and again."""
+        """Pull a worker's cable for so long, again and again; nothing if its machine goes before that."""
         name = draw.choice(self._workers() or [""])
         machine = self.machines.on.get(name)
-        for time_away in seconds if machine is not None else ():
-            subprocess.run(["ip", "link", "set", machine.link, "down"], capture_output=True, check=False)  # type: ignore[union-attr]
+        if machine is None:
+            return ""
+        pulled = False
+        for time_away in seconds:
+            pulled |= _set_link(machine.link, "down")
             time.sleep(time_away)
-            subprocess.run(["ip", "link", "set", machine.link, "up"], capture_output=True, check=False)  # type: ignore[union-attr]
+            _set_link(machine.link, "up")
             time.sleep(draw.uniform(0.2, 1.0))
-        return name
+        return name if pulled else ""
 
     def _vcenter(self, draw: random.Random) -> str:
         self.sim.restart(down_ms=draw.randint(5000, 25_000))
         return "the vCenter"
+
+
+def _set_link(link: str, state: str) -> bool:
+    """Pull a cable or put it back; False if it has gone, with its machine."""
+    done = subprocess.run(["ip", "link", "set", link, state], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 @contextlib.contextmanager
